@@ -1,0 +1,1 @@
+"""Traffic, and what it measured: arrival schedules, the Locust fleet, verdicts."""

@@ -1,0 +1,104 @@
+"""Latency histograms that keep three significant digits and merge exactly.
+
+HDR histograms (G. Tene) in units of 100 ns, from 100 ns to 10 minutes. Locust rounds
+its own percentiles to 1 ms and then to two digits, which is why we keep ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+from pydantic import Field
+
+from serving.records import Record
+
+UNIT_S = 1e-7
+_HIGHEST = int(600 / UNIT_S)
+_DIGITS = 3
+
+
+class Histogram(Record):
+    """A frozen histogram of durations; build one with :class:`HistogramBuilder`.
+
+    ``encoded`` is the compressed HDR form in base64, readable by any HDR tool.
+    """
+
+    count: int = Field(ge=0)
+    encoded: str
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> Self:
+        """Histogram of the given durations in seconds."""
+        builder = HistogramBuilder()
+        for value in seconds:
+            builder.record(value)
+        return cls(count=builder.count, encoded=builder.encode())
+
+    @classmethod
+    def merge(cls, parts: Iterable[Histogram]) -> Self:
+        """Histogram of all samples of ``parts``; associative and commutative."""
+        total = HdrHistogram(1, _HIGHEST, _DIGITS)
+        for part in parts:
+            total.add(part.decoded())
+        return cls(count=total.get_total_count(), encoded=total.encode().decode())
+
+    def decoded(self) -> HdrHistogram:
+        """The library's object behind this record."""
+        return HdrHistogram.decode(self.encoded)
+
+    def quantile_s(self, q: float) -> float:
+        """Value at quantile ``q`` in seconds (the bucket's upper edge); nan when empty."""
+        return self.quantiles_s([q])[0]
+
+    def quantiles_s(self, qs: Iterable[float]) -> list[float]:
+        """Several quantiles in one decoding."""
+        wanted = list(qs)
+        if not self.count:
+            return [float("nan")] * len(wanted)
+        decoded = self.decoded()
+        return [decoded.get_value_at_percentile(100 * q) * UNIT_S for q in wanted]
+
+    def mean_s(self) -> float:
+        """Mean in seconds; nan when empty."""
+        values, counts = self.values()
+        return float(np.average(values, weights=counts)) if self.count else float("nan")
+
+    def count_above(self, limit_s: float) -> int:
+        """Samples beyond ``limit_s`` (by the middle of their bucket)."""
+        values, counts = self.values()
+        return int(counts[values > limit_s].sum())
+
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bucket middles in seconds and their counts, both of shape [buckets]."""
+        if not self.count:
+            return np.empty(0), np.empty(0, dtype=np.int64)
+        items = [
+            ((item.value_iterated_from + item.value_iterated_to) / 2, item.count_added_in_this_iter_step)
+            for item in self.decoded().get_recorded_iterator()
+        ]
+        middles, counts = zip(*items, strict=True)
+        return np.array(middles) * UNIT_S, np.array(counts, dtype=np.int64)
+
+
+class HistogramBuilder:
+    """Mutable side: record durations one by one, then freeze or encode."""
+
+    def __init__(self) -> None:
+        self._histogram = HdrHistogram(1, _HIGHEST, _DIGITS)
+        self.count = 0
+
+    def record(self, seconds: float) -> None:
+        """Add one duration; negative ones count as the smallest, huge ones as the largest."""
+        self._histogram.record_value(min(max(round(seconds / UNIT_S), 1), _HIGHEST))
+        self.count += 1
+
+    def encode(self) -> str:
+        """Compressed base64 form."""
+        return str(self._histogram.encode().decode())
+
+    def freeze(self) -> Histogram:
+        """The record."""
+        return Histogram(count=self.count, encoded=self.encode())

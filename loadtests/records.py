@@ -1,0 +1,171 @@
+"""Records of the load room. ``Measurement`` is the waist of Tonnage.
+
+Left of a Measurement, code touches processes, clocks and networks; right of it
+everything is pure and works from a file of these.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from loadtests.histogram import Histogram
+from serving.records import SCHEMA_VERSION, Deployment, Grant, Record
+
+Mode = Literal["paced", "closed", "open"]
+
+
+class LoadRun(Record):
+    """What traffic was asked for.
+
+    paced: one request at a time, evenly spaced at ``rate_rps`` (no queue can form).
+    closed: ``users`` clients, each sending its next request when the last is answered.
+    open: requests fall due on a seeded schedule, whatever the server does.
+    """
+
+    mode: Mode
+    batch: int = Field(ge=1, description="rows in a request")
+    duration_s: float = Field(gt=0)
+    seed: int = 0
+    workers: int = Field(ge=1, default=1)
+    users: int | None = Field(default=None, ge=1)
+    rate_rps: float | None = Field(default=None, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way_to_say_how_much(self) -> Self:
+        if (self.mode == "closed") == (self.users is None):
+            raise ValueError("'users' belongs to closed-loop runs, and only to them")
+        if (self.mode == "closed") == (self.rate_rps is not None):
+            raise ValueError("'rate_rps' belongs to paced and open runs, and only to them")
+        return self
+
+
+class Slo(Record):
+    """A latency objective: the ``quantile`` of due-to-done is at most ``limit_ms``."""
+
+    quantile: float = Field(gt=0, lt=1, default=0.99)
+    limit_ms: float = Field(gt=0)
+
+
+class FaultCode(StrEnum):
+    """Why a measurement must not be believed. A closed list."""
+
+    GENERATOR_AT_LIMIT = "generator_at_limit"
+    DISPATCH_LAG = "dispatch_lag"
+    WORKER_LOST = "worker_lost"
+    RATE_NOT_MET = "rate_not_met"
+    BACKLOG_GROWING = "backlog_growing"
+    OVER_GRANT = "over_grant"
+    THROTTLED = "throttled"
+    CORES_SHARED = "cores_shared"
+    NOISY_HOST = "noisy_host"
+    DRIFT = "drift"
+    TOO_FEW_SAMPLES = "too_few_samples"
+    REPLICA_CHANGED = "replica_changed"
+    WRONG_CELL = "wrong_cell"
+    FALLBACK_PROXY = "fallback_proxy"
+    WRONG_ANSWERS = "wrong_answers"
+    ERRORS = "errors"
+    NOT_ENFORCED = "not_enforced"
+
+
+class Fault(Record):
+    """One reason against a measurement, with the figures behind it."""
+
+    code: FaultCode
+    detail: str
+
+
+class CpuUse(Record):
+    """CPU-seconds spent during the run, by whom."""
+
+    replica_s: float = Field(ge=0)
+    ingress_s: float = Field(ge=0)
+    generator_s: float = Field(ge=0)
+    others_on_replica_cores: float | None = Field(
+        default=None, description="fraction of the replica's cores that others used"
+    )
+
+
+class Throttling(Record):
+    """CFS bandwidth control during the run (zero where there is no quota)."""
+
+    periods: int = Field(ge=0)
+    throttled_periods: int = Field(ge=0)
+    throttled_s: float = Field(ge=0)
+
+
+class Measurement(Record):
+    """One load run against one deployment, with everything needed to judge it later.
+
+    ``due_to_done`` is the latency a user would have seen: from when the request was
+    due, not from when the generator got round to sending it.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    role: Literal["cell", "reference", "floor"] = "cell"
+    sequence: int = Field(ge=0, description="place in the study's order; drift shows along it")
+    started_at: str
+    deployment: Deployment
+    grant: Grant
+    inference: str = Field(description="inline or thread, as the replica reported")
+    run: LoadRun
+    elapsed_s: float = Field(gt=0)
+    offered: int = Field(ge=0)
+    ok: int = Field(ge=0)
+    errors: dict[str, int] = Field(default_factory=dict)
+    unsent: int = Field(ge=0, default=0, description="due, but not sent within their timeout")
+    checked: int = Field(ge=0, default=0, description="answers compared with the expected one")
+    wrong: int = Field(ge=0, default=0)
+    due_to_done: Histogram
+    sent_to_done: Histogram
+    dispatch_lag: Histogram
+    queue: Histogram
+    service: Histogram
+    cpu: CpuUse
+    throttling: Throttling
+    peak_memory_bytes: int = Field(ge=0)
+    startup_s: float | None = None
+    environment: str = Field(description="hash of the Environment it was made in")
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """A measurement is valid when nothing speaks against it."""
+        return not self.faults
+
+    @property
+    def completed_rps(self) -> float:
+        """Correctly answered requests per second."""
+        return self.ok / self.elapsed_s
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows answered per second: completed requests times batch."""
+        return self.completed_rps * self.run.batch
+
+    @property
+    def offered_rps(self) -> float:
+        """Requests that fell due (open, paced) or were sent (closed), per second."""
+        return self.offered / self.elapsed_s
+
+    @property
+    def replica_cpu_ms(self) -> float:
+        """CPU-milliseconds of all replicas per answered request; nan without answers."""
+        return 1e3 * self.cpu.replica_s / self.ok if self.ok else float("nan")
+
+    @property
+    def utilisation(self) -> float:
+        """Used share of the CPU granted to all replicas."""
+        granted = self.grant.vcpus * self.deployment.replicas
+        return self.cpu.replica_s / self.elapsed_s / granted
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """(variant, instance label, threads, batch): what is being measured."""
+        d = self.deployment
+        return (d.variant.name, d.instance.label, d.threads, self.run.batch)

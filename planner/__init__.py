@@ -1,0 +1,1 @@
+"""From measurements to a claim: profiles, predictions, search and cost. All pure."""

