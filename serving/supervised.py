@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,13 +47,9 @@ class Supervised:
             "remove": [str(r) for r in remove],
             "grace_s": grace_s,
         }
-        handle, path = tempfile.mkstemp(prefix="tonnage-", suffix=".json")
-        with os.fdopen(handle, "w") as stream:
-            json.dump(settings, stream)
-        self._settings = Path(path)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", supervisor.__file__, str(read_end), path],
+                [sys.executable, "-I", supervisor.__file__, str(read_end), json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -124,7 +119,6 @@ class Supervised:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._settings.unlink(missing_ok=True)
 
     def _gone(self) -> Infrastructure:
         time.sleep(0.1)

@@ -4,11 +4,11 @@ A subreaper: whatever the command starts, daemons included, stays findable below
 process and is killed at the end; then control groups and private folders are removed.
 Standard library only, executed by path:
 
-    supervisor.py LIFELINE_FD SETTINGS.json
+    supervisor.py LIFELINE_FD SETTINGS
 
 The lifeline is the read end of a pipe whose write end the caller holds. The kernel
 closes it however the caller dies, SIGKILL included; that is the signal to clean up.
-SETTINGS.json: ``{"command": [...], "remove": [folders], "groups": [cgroup folders],
+SETTINGS is JSON: ``{"command": [...], "remove": [folders], "groups": [cgroup folders],
 "grace_s": 10}``.
 """
 
@@ -79,8 +79,7 @@ def remove_groups(bases: list[str]) -> None:
 def main() -> int:
     """Run, watch, clean up; returns the command's exit code."""
     lifeline = int(sys.argv[1])
-    with open(sys.argv[2]) as stream:
-        settings = json.load(stream)
+    settings = json.loads(sys.argv[2])
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     stop: list[int] = []

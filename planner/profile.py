@@ -1,0 +1,154 @@
+"""Service profiles: what a deployment size does with one batch size, from its measurements."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from loadtests.histogram import Histogram
+from loadtests.records import Measurement, Mode
+from planner.records import Interval, MeasuredPoint, ServiceProfile
+from serving.errors import BadInput
+
+Key = tuple[str, str, int, int]
+"""(variant, instance label, threads, batch), as ``Measurement.key``."""
+
+Refusal = tuple[Key, str]
+
+NOT_VALID = "no valid"
+"""How the reason of a refusal begins when there were runs, and none can be believed."""
+
+CAPACITY_FLOOR = 0.05
+"""Two deployments of the same thing differ by this much before anything is wrong: a spread
+within one deployment's ladder says nothing about the next one."""
+
+CAPACITY_CEILING = 0.15
+"""A rung further below the best is not the plateau seen twice but a rung before it. A lone
+rung shows no plateau at all and gets this much."""
+
+
+def build_profiles(
+    measurements: Iterable[Measurement],
+) -> tuple[list[ServiceProfile], list[Refusal]]:
+    """Profiles by key, sorted, and the keys that give none, each with its reason.
+
+    Floors (no-op replicas) are left out, and so is every measurement with faults. BadInput
+    when the measurements come from unlike environments or unlike files of one variant.
+    """
+    relevant = [m for m in measurements if m.role in ("cell", "reference")]
+    _refuse_mixtures(relevant)
+    groups: dict[Key, list[Measurement]] = {}
+    for measurement in relevant:
+        groups.setdefault(measurement.key, []).append(measurement)
+    profiles, refusals = [], []
+    for key, group in sorted(groups.items()):
+        reason = _refusal(group)
+        if reason is None:
+            profiles.append(_profile([m for m in group if m.valid]))
+        else:
+            refusals.append((key, reason))
+    return profiles, refusals
+
+
+def _refuse_mixtures(measurements: Sequence[Measurement]) -> None:
+    environments = sorted({m.environment for m in measurements})
+    if len(environments) > 1:
+        raise BadInput(
+            f"measurements come from {len(environments)} environments "
+            f"({', '.join(environments)}); plan from one at a time"
+        )
+    shas: dict[str, str] = {}
+    for m in measurements:
+        variant = m.deployment.variant
+        if shas.setdefault(variant.name, variant.sha256) != variant.sha256:
+            raise BadInput(
+                f"measurements of '{variant.name}' come from two model files "
+                f"({shas[variant.name][:12]}, {variant.sha256[:12]}); measure it again"
+            )
+
+
+def _refusal(group: Sequence[Measurement]) -> str | None:
+    for mode, words in (("paced", "paced run"), ("closed", "closed-loop run")):
+        runs = [m for m in group if m.run.mode == mode]
+        if not runs:
+            return f"no {words}"
+        if not any(_usable(m) for m in runs):
+            fault = next((m.faults[0] for m in runs if m.faults), None)
+            why = f"{fault.code}: {fault.detail}" if fault else "not one request was answered"
+            return f"{NOT_VALID} {words}: {why}"
+    return None
+
+
+def _usable(measurement: Measurement) -> bool:
+    return measurement.valid and measurement.ok > 0 and measurement.service.count > 0
+
+
+def _profile(valid: Sequence[Measurement]) -> ServiceProfile:
+    """Profile of one key; ``valid`` holds at least one paced and one closed-loop run."""
+    paced = _of_mode(valid, "paced")
+    closed = sorted(_of_mode(valid, "closed"), key=_per_replica_rps, reverse=True)
+    service = Histogram.merge(m.service for m in paced)
+    best = closed[0]
+    capacity = _per_replica_rps(best)
+    startups = [m.startup_s for m in valid if m.startup_s is not None]
+    deployment = best.deployment
+    return ServiceProfile(
+        variant=deployment.variant,
+        instance=deployment.instance,
+        threads=deployment.threads,
+        batch=best.run.batch,
+        service=service,
+        overhead_ms=_overhead_ms(paced, service),
+        # At the highest load, where fixed work (timers, health checks) weighs least.
+        cpu_ms=best.replica_cpu_ms,
+        capacity_rps=capacity,
+        capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed]),
+        ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
+        peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
+        startup_s=statistics.median(startups) if startups else None,
+        measured_points=_points(_of_mode(valid, "open"), capacity),
+        measurement_ids=tuple(m.id for m in valid),
+    )
+
+
+def _of_mode(measurements: Sequence[Measurement], mode: Mode) -> list[Measurement]:
+    return [m for m in measurements if m.run.mode == mode and _usable(m)]
+
+
+def _per_replica_rps(measurement: Measurement) -> float:
+    return measurement.completed_rps / measurement.deployment.replicas
+
+
+def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
+    """What the round trip adds to the service time, from medians: paced requests meet no
+    queue, and a stall in one part does not then show up as a cost of the other."""
+    sent_to_done = Histogram.merge(m.sent_to_done for m in paced).quantile_s(0.5)
+    queue = Histogram.merge(m.queue for m in paced)
+    waited = queue.quantile_s(0.5) if queue.count else 0.0
+    return max(0.0, 1e3 * (sent_to_done - service.quantile_s(0.5) - waited))
+
+
+def _capacity_interval(rungs: Sequence[float]) -> Interval:
+    """Range around the best of ``rungs`` (per replica, descending), from the two best."""
+    best = rungs[0]
+    spread = (best - rungs[1]) / best if len(rungs) > 1 else CAPACITY_CEILING
+    share = min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING)
+    return Interval(low=best * (1 - share), mid=best, high=best * (1 + share))
+
+
+def _points(runs: Sequence[Measurement], capacity_rps: float) -> tuple[MeasuredPoint, ...]:
+    """Open-loop runs against one replica, by rate; several replicas queue otherwise."""
+    single = sorted((m for m in runs if m.deployment.replicas == 1), key=lambda m: m.offered_rps)
+    return tuple(_point(m, capacity_rps) for m in single)
+
+
+def _point(measurement: Measurement, capacity_rps: float) -> MeasuredPoint:
+    p50, p95, p99 = measurement.due_to_done.quantiles_s((0.5, 0.95, 0.99))
+    return MeasuredPoint(
+        rate_rps=measurement.offered_rps,
+        utilisation=measurement.offered_rps / capacity_rps,
+        p50_ms=1e3 * p50,
+        p95_ms=1e3 * p95,
+        p99_ms=1e3 * p99,
+        n=measurement.due_to_done.count,
+    )

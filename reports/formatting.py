@@ -1,0 +1,185 @@
+"""All number formatting of the reports, in one file.
+
+Every function takes a plain number in the unit its name says, or None (or nan),
+which prints as "-". Three significant digits, as many as the histograms keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from planner.records import Interval
+
+NOTHING = "-"
+_DIGITS = 3
+
+
+def _is_nothing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _decimals(value: float, digits: int = _DIGITS) -> int:
+    """Decimals that leave ``digits`` significant digits, none for large numbers."""
+    if value == 0 or math.isinf(value):
+        return 0
+    magnitude = math.floor(math.log10(abs(value)))
+    # 9.996 rounds up to 10.0: rounding may add a digit before the point.
+    if abs(round(value, digits - 1 - magnitude)) >= 10 ** (magnitude + 1):
+        magnitude += 1
+    return min(max(0, digits - 1 - magnitude), 9)
+
+
+def number(value: float | None, digits: int = _DIGITS) -> str:
+    """A bare number: 0.123, 4.56, 78.9, 1,234."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    return f"{value:,.{_decimals(value, digits)}f}"
+
+
+def given(value: float) -> str:
+    """A number that a person wrote, as written: 60, 2.5, 6,000."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with its thousands marked: 6,000."""
+    return NOTHING if value is None else f"{value:,d}"
+
+
+def count_of(value: int, noun: str) -> str:
+    """A count in words: 1 thread, 2 threads."""
+    return f"{value:,d} {noun}" + ("" if value == 1 else "s")
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return text if text == NOTHING else text + unit
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds: 0.123 ms, 4.56 ms, 1,234 ms."""
+    return _with_unit(number(value), " ms")
+
+
+def seconds(value: float | None) -> str:
+    """Seconds: 8.12 s."""
+    return _with_unit(number(value), " s")
+
+
+def rate(value: float | None) -> str:
+    """Requests per second: 4,585 req/s."""
+    return _with_unit(number(value), " req/s")
+
+
+def compact(value: float | None) -> str:
+    """A large count, shortened: 823, 4.56k, 450k, 1.17M."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    # The limits lie where rounding to three digits would print "1,000k".
+    for limit, scale, suffix in ((999.5e6, 1e9, "B"), (999.5e3, 1e6, "M"), (999.5, 1e3, "k")):
+        if abs(value) >= limit:
+            return number(value / scale) + suffix
+    return number(value)
+
+
+def rows(value: float | None) -> str:
+    """Rows per second: 1.17M rows/s."""
+    return _with_unit(compact(value), " rows/s")
+
+
+def file_size(value: float | None) -> str:
+    """Size of a file in decimal units, as file managers print it: 26.4 KB, 1.02 MB."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    for limit, scale, suffix in ((999.5e6, 1e9, "GB"), (999.5e3, 1e6, "MB"), (999.5, 1e3, "KB")):
+        if value >= limit:
+            return f"{number(value / scale)} {suffix}"
+    return f"{number(value)} B"
+
+
+def memory(value: float | None) -> str:
+    """Memory in binary units, as limits are set: 312 MiB, 1.50 GiB."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    if value >= 2**30:
+        return f"{number(value / 2**30)} GiB"
+    return f"{number(value / 2**20)} MiB"
+
+
+def gib(value: float | None) -> str:
+    """Memory that is given in GiB, without trailing zeros: 0.5 GiB, 2 GiB."""
+    return NOTHING if value is None or _is_nothing(value) else f"{value:.3g} GiB"
+
+
+def vcpus(value: float | None) -> str:
+    """Virtual CPUs: 0.25 vCPU, 2 vCPU."""
+    return NOTHING if value is None or _is_nothing(value) else f"{value:g} vCPU"
+
+
+def usd(value: float | None) -> str:
+    """Money: USD 12.34, USD 1,234, USD 0.0021."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    if 0 < abs(value) < 0.01:
+        return f"USD {number(value, 2)}"
+    return f"USD {value:,.0f}" if abs(value) >= 1000 else f"USD {value:.2f}"
+
+
+def usd_per_month(value: float | None) -> str:
+    """USD 12.34 per month."""
+    return _with_unit(usd(value), " per month")
+
+
+def usd_per_million(value: float | None) -> str:
+    """USD 0.0021 per million rows."""
+    return _with_unit(usd(value), " per million rows")
+
+
+def percent(fraction: float | None) -> str:
+    """A share of one: 0.4%, 72%."""
+    if fraction is None or _is_nothing(fraction):
+        return NOTHING
+    value = 100 * fraction
+    return f"{value:.0f}%" if value == 0 or abs(value) >= 9.95 else f"{value:.1f}%"
+
+
+def ratio(value: float | None, decimals: int = 1) -> str:
+    """How many times: 2.3x; ``decimals=2`` where it is near one."""
+    return NOTHING if value is None or _is_nothing(value) else f"{value:,.{decimals}f}x"
+
+
+def metric(value: float | None) -> str:
+    """A quality metric, a fraction of one: 0.767."""
+    return NOTHING if value is None or _is_nothing(value) else f"{value:.3f}"
+
+
+def delta(value: float | None) -> str:
+    """A signed difference of quality metrics, to four decimals: -0.0012."""
+    if value is None or _is_nothing(value):
+        return NOTHING
+    # Adding 0.0 turns the -0.0 of a rounded tiny loss into 0.0.
+    return f"{round(value, 4) + 0.0:+.4f}"
+
+
+def tiny(value: float | None) -> str:
+    """A difference that is near zero: 1.2e-07."""
+    return NOTHING if value is None or _is_nothing(value) else f"{value:.1e}"
+
+
+def quantile(value: float) -> str:
+    """A quantile by its usual name: p50, p99, p99.9."""
+    return f"p{100 * value:g}"
+
+
+def interval(value: Interval | None, unit: Callable[[float], str] | None = None) -> str:
+    """A figure with its range, 12.3 (10.1-15.0); a measured one has no range.
+
+    The range takes the decimals of the middle. ``unit`` formats the middle, e.g. ``ms``.
+    """
+    if value is None or _is_nothing(value.mid):
+        return NOTHING
+    middle = (unit or number)(value.mid)
+    if value.low == value.high:
+        return middle
+    decimals = _decimals(value.mid)
+    return f"{middle} ({value.low:,.{decimals}f}-{value.high:,.{decimals}f})"

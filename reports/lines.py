@@ -1,0 +1,75 @@
+"""Which predicted curves and measured points a latency plot shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.records import Curve, MeasuredPoint, Plan, Recommendation
+from reports import formatting as f
+from reports import words
+from reports.bundle import Bundle
+
+_WITHOUT_A_PLAN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One predicted curve and the runs that measured the very same deployment."""
+
+    name: str
+    curve: Curve
+    points: tuple[MeasuredPoint, ...]
+
+    @property
+    def measured_range(self) -> str:
+        """Where the curve is interpolation, in words."""
+        low, high = self.curve.measured_from_rps, self.curve.measured_to_rps
+        return f"{self.name}: measured from {f.number(low)} to {f.rate(high)}"
+
+
+def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
+    """Curves of the recommended plan and of the best one on the host's own sizes.
+
+    Each is shown as deployed; one replica is shown too, as that is what was measured.
+    Without a plan, the first curves of the profile's batch show what there is.
+    """
+    at_batch = [c for c in bundle.curves if c.batch == answer.demand.batch and c.points]
+    plans = [p for p in (answer.best, words.host_plan(answer)) if p]
+    wanted = [c for p in plans for c in sorted(at_batch, key=_replicas) if _shows(c, p)]
+    chosen = list(dict.fromkeys(wanted)) or at_batch[:_WITHOUT_A_PLAN]
+    return tuple(
+        Line(name=_name(curve), curve=curve, points=_points(bundle, curve)) for curve in chosen
+    )
+
+
+def _replicas(curve: Curve) -> int:
+    return curve.replicas
+
+
+def _shows(curve: Curve, plan: Plan) -> bool:
+    c = plan.candidate
+    return (
+        (curve.variant, curve.threads) == (c.variant, c.threads)
+        # A curve names its size bare or with its enforcement: sim-1, or sim-1 (cpuset).
+        and curve.instance.split(" ")[0] == c.size.split(" ")[0]
+        and curve.replicas in {1, plan.replicas}
+    )
+
+
+def _name(curve: Curve) -> str:
+    threads = f.count_of(curve.threads, "thread")
+    return f"{curve.replicas} x {curve.instance}, {curve.variant}, {threads}"
+
+
+def _points(bundle: Bundle, curve: Curve) -> tuple[MeasuredPoint, ...]:
+    """Measured points of one replica: they say nothing about a pool of several."""
+    if curve.replicas != 1:
+        return ()
+    key = (curve.variant, curve.threads, curve.batch)
+    return tuple(
+        point
+        for p in bundle.profiles
+        if (p.variant.name, p.threads, p.batch) == key
+        and curve.instance in {p.instance.name, p.instance.label}
+        for point in p.measured_points
+    )

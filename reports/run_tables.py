@@ -1,0 +1,85 @@
+"""Tables about the run: where it ran, what it left out, how to do it again."""
+
+from __future__ import annotations
+
+from reports import formatting as f
+from reports.bundle import Bundle
+from reports.table import Mark, Table
+
+FILES = (
+    ("study.json", "what was studied, the seed, what was left out"),
+    ("environment.json", "the host and the versions"),
+    ("variants.jsonl", "model files, sizes, quality, parity"),
+    ("bench.jsonl", "in-process latency and throughput"),
+    ("measurements.jsonl", "every load run with its full histograms and faults"),
+    ("profiles.jsonl", "service profiles drawn from the measurements"),
+    ("curves.jsonl", "predicted latency against rate"),
+    ("recommendations.jsonl", "plans and every rejected candidate"),
+    ("report.json", "every table of this report, and all records with their quantiles"),
+)
+
+
+def environment(bundle: Bundle) -> Table:
+    """The host and the versions that the figures belong to."""
+    env = bundle.environment
+    rows: list[tuple[str, str]] = []
+    if env:
+        rows = [
+            ("CPU", env.cpu_model),
+            ("Logical CPUs", f"{env.logical_cpus}, threads per core {env.threads_per_core}"),
+            ("Instruction sets", ", ".join(env.instruction_sets) or f.NOTHING),
+            ("Memory", f.gib(env.memory_gib)),
+            ("Kernel", env.kernel),
+            ("Frequency governor", env.governor or "not visible"),
+            ("Virtualised", "yes" if env.virtualised else "no"),
+            ("Instance sizes enforced by", env.enforcement),
+            ("CPUs of replicas", _cpus(env.replica_cpus)),
+            ("CPUs of ingress, generator, Ray", _cpus(env.platform_cpus)),
+            ("Python", env.python),
+            *sorted(env.packages.items()),
+            *sorted(env.settings.items()),
+            ("Environment hash", env.content_hash()),
+        ]
+    info = bundle.info
+    rows += [
+        ("Data", info.dataset),
+        ("Study configuration hash", info.config_hash),
+        ("Seed", str(info.seed)),
+        ("Started", info.started_at),
+    ]
+    return Table(
+        name="environment",
+        title="Environment",
+        header=("What", "Value"),
+        rows=tuple(rows),
+        mark=Mark.STATED,
+        text_columns=(0, 1),
+    )
+
+
+def skipped(bundle: Bundle) -> Table:
+    """Cells that were left out, each with why."""
+    return Table(
+        name="skipped",
+        title="Left out of this run",
+        header=("Cell and reason",),
+        rows=tuple((line,) for line in bundle.info.skipped),
+        mark=Mark.REFUSED,
+    )
+
+
+def files(bundle: Bundle) -> Table:
+    """The machine-readable files behind every table (seed row C6)."""
+    return Table(
+        name="files",
+        title="Machine-readable results, in the folder of this run",
+        header=("File", "What it holds"),
+        rows=FILES,
+        mark=None,
+        text_columns=(0, 1),
+        notes=(f"Study {bundle.info.name}; JSON Lines hold one record a line.",),
+    )
+
+
+def _cpus(cpus: tuple[int, ...]) -> str:
+    return ", ".join(map(str, cpus)) or "none"

@@ -1,0 +1,202 @@
+"""Tables of what was measured through the serving path, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from loadtests.histogram import Histogram
+from loadtests.records import Measurement
+from reports import formatting as f
+from reports.bundle import Bundle
+from reports.table import Mark, Table, marked
+
+Cell = tuple[str, str, int, int, int]
+_CELL_HEADER = ("Variant", "Instance", "Threads", "Batch")
+
+
+@lru_cache(maxsize=4096)
+def quantiles_ms(histogram: Histogram) -> tuple[float, float, float]:
+    """p50, p95 and p99 in milliseconds; cached, as decoding is what costs time here."""
+    p50, p95, p99 = histogram.quantiles_s((0.5, 0.95, 0.99))
+    return 1e3 * p50, 1e3 * p95, 1e3 * p99
+
+
+def capacities(bundle: Bundle) -> Table:
+    """One row a cell: what it carries in a closed loop, and what a request costs it."""
+    return Table(
+        name="served_capacity",
+        title="Served: capacity of one deployment, and what a request costs",
+        header=(
+            *_CELL_HEADER,
+            "Capacity (req/s)",
+            "Rows/s",
+            "Users",
+            "Paced p50 (ms)",
+            "Model p50 (ms)",
+            "Replica CPU (ms/req)",
+            "Ingress CPU (ms/req)",
+            "Generator (cores)",
+            "Throttled",
+            "Peak memory",
+            "Basis",
+        ),
+        rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
+        mark=None,
+        text_columns=(0, 1, 14),
+        notes=(
+            "Capacity is the best valid rung of a ladder of closed-loop users.",
+            "Paced p50 is one request at a time from due to done; "
+            "Model p50 is the time inside the replica in the same run.",
+            "Throttled is the share of CFS periods in which the quota ran out, at capacity.",
+        ),
+    )
+
+
+def open_runs(bundle: Bundle) -> Table:
+    """One row an open-loop run: latency from when requests were due, at its rate."""
+    rows = [
+        _open_row(cell, m)
+        for cell, runs in _cells(bundle).items()
+        for m in sorted(runs, key=lambda m: m.offered_rps)
+        if m.run.mode == "open"
+    ]
+    return Table(
+        name="served_latency",
+        title="Served: latency under open-loop load",
+        header=(
+            *_CELL_HEADER,
+            "Offered (req/s)",
+            "Utilisation",
+            "p50 (ms)",
+            "p95 (ms)",
+            "p99 (ms)",
+            "Sent-to-done p99 (ms)",
+            "Dispatch lag p99 (ms)",
+            "Throttled",
+            "Failed",
+            "Basis",
+        ),
+        rows=tuple(rows),
+        mark=None,
+        text_columns=(0, 1, 13),
+        notes=(
+            "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
+            "Utilisation is used CPU over granted CPU of the replica.",
+        ),
+    )
+
+
+def load_in_words(m: Measurement) -> str:
+    """What traffic a run asked for: "8 users", "open 400 req/s", "paced 50 req/s"."""
+    if m.run.users is not None:
+        return f.count_of(m.run.users, "user")
+    return f"{m.run.mode} {f.rate(m.run.rate_rps)}"
+
+
+def best_rung(runs: Iterable[Measurement]) -> Measurement | None:
+    """The valid closed-loop run that completed most requests per second."""
+    closed = (m for m in runs if m.run.mode == "closed" and m.valid)
+    return max(closed, key=lambda m: m.completed_rps, default=None)
+
+
+def _cells(bundle: Bundle) -> dict[Cell, list[Measurement]]:
+    """Measurements by cell, in a readable order; repeats of the reference are left to drift."""
+    cells: dict[Cell, list[Measurement]] = {}
+    ordered = sorted(bundle.measurements, key=lambda m: (m.role != "cell", m.sequence))
+    known: set[Cell] = set()
+    for m in ordered:
+        cell = (*m.key, m.deployment.replicas)
+        if m.role == "cell":
+            known.add(cell)
+        if m.role == "cell" or (m.role == "reference" and cell not in known):
+            cells.setdefault(cell, []).append(m)
+    names = [v.name for v in bundle.variants]
+
+    def place(cell: Cell) -> tuple[int, int, float, str, int, int]:
+        d = cells[cell][0].deployment
+        variant = names.index(cell[0]) if cell[0] in names else len(names)
+        return (cell[3], variant, d.instance.vcpus, cell[1], cell[2], cell[4])
+
+    return {cell: cells[cell] for cell in sorted(cells, key=place)}
+
+
+def _names(cell: Cell) -> tuple[str, str, str, str]:
+    variant, instance, threads, batch, replicas = cell
+    size = instance if replicas == 1 else f"{replicas} x {instance}"
+    return variant, size, f.count(threads), f.count(batch)
+
+
+def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
+    best = best_rung(runs)
+    paced = next((m for m in runs if m.run.mode == "paced" and m.valid), None)
+    shown: tuple[str, ...] = (f.NOTHING,) * 3
+    costs: tuple[str, ...] = (f.NOTHING,) * 5
+    if best:
+        shown = (f.number(best.completed_rps), f.compact(best.rows_per_s), f.count(best.run.users))
+        costs = (
+            f.number(best.replica_cpu_ms),
+            f.number(over(1e3 * best.cpu.ingress_s, best.ok)),
+            f.number(best.cpu.generator_s / best.elapsed_s),
+            _throttled(best),
+            f.memory(max(m.peak_memory_bytes for m in runs)),
+        )
+    return (
+        *_names(cell),
+        *shown,
+        f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
+        f.number(quantiles_ms(paced.service)[0] if paced else None),
+        *costs,
+        _cell_basis([m for m in runs if m.run.mode != "open"], best or paced),
+    )
+
+
+def _cell_basis(runs: list[Measurement], believed: Measurement | None) -> str:
+    """Measured with the sum of samples, or refused; faulty rungs are named either way."""
+    faulty = [m for m in runs if not m.valid]
+    reasons = "; ".join(f"{load_in_words(m)} refused: {_reasons(m)}" for m in faulty)
+    if believed is None:
+        return marked(reasons or "no closed-loop run", Mark.REFUSED)
+    samples = f"n = {f.count(sum(m.ok for m in runs if m.valid))}"
+    return marked(f"{samples}; {reasons}" if reasons else samples, Mark.MEASURED)
+
+
+def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
+    shown: tuple[str, ...] = (f.NOTHING,) * 6
+    if m.valid:
+        shown = (
+            f.percent(m.utilisation),
+            *(f.number(value) for value in quantiles_ms(m.due_to_done)),
+            f.number(quantiles_ms(m.sent_to_done)[2]),
+            f.number(quantiles_ms(m.dispatch_lag)[2]),
+        )
+    failed = m.offered - m.ok
+    return (
+        *_names(cell),
+        f.number(m.offered_rps),
+        *shown,
+        _throttled(m),
+        f.count(failed),
+        basis(m),
+    )
+
+
+def basis(m: Measurement) -> str:
+    """What the figures of a run are: measured with their number, or refused and why."""
+    if m.valid:
+        return marked(f"n = {f.count(m.due_to_done.count)}", Mark.MEASURED)
+    return marked(_reasons(m), Mark.REFUSED)
+
+
+def _reasons(m: Measurement) -> str:
+    return ", ".join(f"{fault.code.replace('_', ' ')}: {fault.detail}" for fault in m.faults)
+
+
+def _throttled(m: Measurement) -> str:
+    t = m.throttling
+    return f.percent(t.throttled_periods / t.periods) if t.periods else f.NOTHING
+
+
+def over(value: float, base: float) -> float | None:
+    """A quotient; None where there is nothing to divide by."""
+    return value / base if base else None

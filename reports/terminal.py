@@ -1,0 +1,86 @@
+"""What the command line prints: plain text, no colours, at most 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tabulate import tabulate
+
+from planner.records import Recommendation
+from reports import formatting as f
+from reports import words
+from reports.bundle import Bundle
+from reports.table import Table
+
+WIDTH = 100
+_LABEL = 11
+
+
+def recommendation_text(bundle: Bundle, report: str | None = None) -> str:
+    """The result of a run: for each profile what to run, what it costs, how sure that is.
+
+    ``report`` is where the full report lies, as the reader should type it.
+    """
+    title = bundle.info.title + (" (quick run: a smoke test)" if bundle.info.quick else "")
+    parts = [_wrap(title) + "\n" + "=" * min(len(title), WIDTH)]
+    parts += [_profile(bundle, answer) for answer in bundle.recommendations]
+    if not bundle.recommendations:
+        parts.append("No recommendation: this run has not been planned.")
+    if report:
+        # A path is never broken: it is there to be copied.
+        parts.append(f"Report: {report}")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(t: Table) -> str:
+    """A table with its title and notes, for the terminal."""
+    body = tabulate(
+        [list(row) for row in t.rows],
+        headers=[head.strip() for head in t.header],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=["left" if i in t.text_columns else "right" for i in range(len(t.header))]
+        if t.rows
+        else None,
+    )
+    title = t.title + (f" [{t.mark}]" if t.mark else "")
+    return "\n".join((title, "", body, *(_wrap(note) for note in t.notes))) + "\n"
+
+
+def _profile(bundle: Bundle, answer: Recommendation) -> str:
+    wanted, best = answer.demand, answer.best
+    lines = [_wrap(f"{wanted.title}: {words.demand(wanted)}")]
+    if best is None:
+        lines.append(_item("nothing", "no candidate holds this demand [refused]"))
+    else:
+        size = f"{f.vcpus(best.vcpus)}, {f.gib(best.memory_gib)} RAM in all"
+        lines += [
+            _item("run", words.configuration(best)),
+            _item("", f"{size}; model file {best.model_file}"),
+            _item("cost", words.cost(best)),
+            _item("latency", words.latency(best)),
+            _item("margin", best.margin),
+        ]
+        host = words.host_plan(answer)
+        if host is not None and host is not best:
+            lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
+        inside = words.in_process(bundle, wanted, best)
+        if inside:
+            lines.append(_item("model only", inside))
+    rejected = words.commonest(answer)
+    if rejected:
+        lines.append(_item("rejected", rejected))
+    if answer.note:
+        lines.append(_item("note", answer.note))
+    return "\n".join(lines)
+
+
+def _item(label: str, text: str) -> str:
+    indent = " " * (2 + _LABEL)
+    return _wrap(text, f"  {label:<{_LABEL}}", indent)
+
+
+def _wrap(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )

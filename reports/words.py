@@ -1,0 +1,164 @@
+"""The report's sentences: what a recommendation says when it is read aloud."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from loadtests.records import Measurement
+from planner.records import Bottleneck, Demand, Plan, Recommendation
+from reports import formatting as f
+from reports.bundle import Bundle
+from reports.served_tables import best_rung
+from reports.table import Mark, marked
+from serving.records import BenchRow
+
+
+def host_plan(recommendation: Recommendation) -> Plan | None:
+    """The best plan on this host's own sizes: there, what is bought is what was measured."""
+    plans = (recommendation.best, *recommendation.alternatives)
+    return next((p for p in plans if p and p.candidate.instance == p.candidate.size), None)
+
+
+def demand(wanted: Demand) -> str:
+    """The demand: "batch 100 at 400 req/s, p99 at most 60 ms"."""
+    return (
+        f"batch {f.count(wanted.batch)} at {f.given(wanted.rate_rps)} req/s, "
+        f"{f.quantile(wanted.slo.quantile)} at most {f.given(wanted.slo.limit_ms)} ms"
+    )
+
+
+def machines(plan: Plan) -> str:
+    """What is bought: "2 x sim-1", or "1 x c7i.large with 2 replicas of sim-1"."""
+    c = plan.candidate
+    if c.instance == c.size:
+        return f"{f.count(plan.replicas)} x {c.size}"
+    held = f.count_of(plan.replicas, "replica")
+    return f"{f.count(plan.instances)} x {c.instance} with {held} of {c.size}"
+
+
+def configuration(plan: Plan) -> str:
+    """What is bought and what runs on it."""
+    c = plan.candidate
+    return f"{machines(plan)}, {c.variant}, {f.count_of(c.threads, 'thread')}"
+
+
+def latency(plan: Plan) -> str:
+    """Both quantiles of a plan with their interval and what they rest on."""
+    figures = f"p50 {f.interval(plan.p50_ms, f.ms)}, p99 {f.interval(plan.p99_ms, f.ms)}"
+    return marked(figures, Mark(plan.latency_basis))
+
+
+def cost(plan: Plan) -> str:
+    """Monthly cost and cost per million rows, or why there is none."""
+    if plan.usd_per_month is None:
+        return marked(f"no price: {plan.price_basis}", Mark.REFUSED)
+    month, million = f.usd_per_month(plan.usd_per_month), f.usd_per_million(plan.usd_per_million)
+    return marked(f"{month}, {million}", Mark.PREDICTED)
+
+
+def answer(recommendation: Recommendation) -> str:
+    """One sentence that answers one demand, or says that nothing holds it and why."""
+    wanted, best = recommendation.demand, recommendation.best
+    if best is None:
+        why = commonest(recommendation)
+        return marked(
+            f"{wanted.title} ({demand(wanted)}): no candidate holds" + (f"; {why}" if why else ""),
+            Mark.REFUSED,
+        )
+    price = (
+        f"for {f.usd_per_month(best.usd_per_month)} ({f.usd_per_million(best.usd_per_million)})"
+        if best.usd_per_month is not None
+        else "without a price"
+    )
+    return (
+        f"{wanted.title} ({demand(wanted)}): run {configuration(best)} {price}; "
+        f"expect {latency(best)}."
+    )
+
+
+def commonest(recommendation: Recommendation) -> str:
+    """How many candidates were rejected, and what most of them failed on."""
+    if not recommendation.rejections:
+        return ""
+    counts = Counter(r.bottleneck for r in recommendation.rejections)
+    bottleneck, n = counts.most_common(1)[0]
+    total = len(recommendation.rejections)
+    example = next(r for r in recommendation.rejections if r.bottleneck == bottleneck)
+    return (
+        f"{f.count_of(total, 'candidate')} rejected, {f.count(n)} for {bottleneck}"
+        f" (e.g. {example.candidate.variant} on {example.candidate.instance}: {example.reason})"
+    )
+
+
+def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
+    """The bare model call against its own limit; "" when the demand states none."""
+    if wanted.in_process_limit_ms is None:
+        return ""
+    row = _bench_row(bundle, wanted.batch, plan.candidate.variant, plan.candidate.threads)
+    limit = f"limit {f.given(wanted.in_process_limit_ms)} ms"
+    if row is None:
+        return marked(f"not benched in process ({limit})", Mark.REFUSED)
+    verdict = "within" if row.p50_ms <= wanted.in_process_limit_ms else "beyond"
+    return marked(
+        f"p50 {f.ms(row.p50_ms)}, p99 {f.ms(row.p99_ms)} in process; median {verdict} the {limit}",
+        Mark.MEASURED,
+    )
+
+
+def gpu(bundle: Bundle) -> tuple[str, ...]:
+    """The GPU verdict, kept to what was measured: no figure for a GPU is ever made up."""
+    none = marked("No GPU was measured, so no GPU figure is given.", Mark.REFUSED)
+    measured = _fastest(bundle)
+    plans = [(r.demand, r.best) for r in bundle.recommendations if r.best]
+    if measured is None or not plans:
+        return (none, "What a GPU would have to beat is not known from this run either.")
+    wanted, plan = max(plans, key=lambda item: item[0].batch)
+    lines = [
+        marked(
+            f"One replica carried up to {f.rows(measured.rows_per_s)} "
+            f"({measured.deployment.label}, batch {f.count(measured.run.batch)})",
+            Mark.MEASURED,
+        ),
+        marked(
+            f"The {wanted.title} plan on CPU carries at least "
+            f"{f.rows(plan.capacity_rps * wanted.batch)}"
+            + (f" for {f.usd_per_month(plan.usd_per_month)}" if plan.usd_per_month else ""),
+            Mark.PREDICTED,
+        ),
+        none,
+    ]
+    reach = measured.rows_per_s * wanted.max_replicas
+    needed = wanted.rate_rps * wanted.batch
+    lines.append(
+        f"Worth measuring above {f.rows(reach)}: the measured maximum times the "
+        f"{f.count_of(wanted.max_replicas, 'replica')} that the profile allows. "
+        f"The demand here is {f.rows(needed)}."
+    )
+    return tuple(lines)
+
+
+def rejected_for(bottleneck: Bottleneck) -> str:
+    """What a bottleneck means, in the words of the report."""
+    return {
+        Bottleneck.QUALITY: "loses too much quality",
+        Bottleneck.UNMEASURED: "not measured here, and not predictable from what was",
+        Bottleneck.INVALID: "its measurements can't be trusted",
+        Bottleneck.MEMORY: "does not fit in memory",
+        Bottleneck.CAPACITY: "can't carry the rate",
+        Bottleneck.LATENCY: "misses the latency objective",
+        Bottleneck.COST: "holds, but costs more",
+    }[bottleneck]
+
+
+def _bench_row(bundle: Bundle, batch: int, variant: str, threads: int) -> BenchRow | None:
+    wanted = (batch, variant, threads)
+    return next((r for r in bundle.bench if (r.batch, r.variant, r.threads) == wanted), None)
+
+
+def _fastest(bundle: Bundle) -> Measurement | None:
+    """The valid closed-loop run of one replica that answered most rows per second."""
+    single = [m for m in bundle.measurements if m.deployment.replicas == 1 and m.role != "floor"]
+    rungs = [
+        best_rung(m for m in single if m.run.batch == b) for b in {m.run.batch for m in single}
+    ]
+    return max((m for m in rungs if m), key=lambda m: m.rows_per_s, default=None)

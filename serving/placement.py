@@ -1,0 +1,86 @@
+"""Which CPUs belong to the replicas, and which to everything else.
+
+Generator, ingress and Ray's own processes must not run on the replica's cores: what
+they use there, the model does not get. Whole physical cores are divided, so that no
+replica shares a core with them through a hyper-thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.errors import BadInput
+from serving.records import InstanceType
+
+
+class CannotBeMeasured(BadInput):
+    """This host cannot give that size truthfully; the text says why."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Logical CPUs for the replicas and for the platform; ``shared`` when they overlap."""
+
+    replica_cpus: tuple[int, ...]
+    platform_cpus: tuple[int, ...]
+    shared: bool = False
+
+
+def divide(cores: Sequence[tuple[int, ...]]) -> Placement:
+    """Split a host: the platform gets one core of two to four, then about a quarter.
+
+    ``cores`` are the logical CPUs of each physical core. A host with a single core has
+    to share it, and nothing measured there is free of the generator.
+    """
+    if len(cores) == 1:
+        return Placement(tuple(cores[0]), tuple(cores[0]), shared=True)
+    platform = max(1, len(cores) // 4)
+    flat = [cpu for core in cores[platform:] for cpu in core]
+    return Placement(tuple(flat), tuple(cpu for core in cores[:platform] for cpu in core))
+
+
+def check_measurable(instance: InstanceType, replicas: int, placement: Placement) -> None:
+    """Raise CannotBeMeasured when ``replicas`` of this size do not fit beside the platform."""
+    available = len(placement.replica_cpus)
+    if placement.shared:
+        raise CannotBeMeasured(
+            "this host has one core: generator and replica would share it, "
+            "so nothing here can be measured truthfully"
+        )
+    needed = cpus_needed(instance, replicas)
+    if needed > available:
+        total = available + len(placement.platform_cpus)
+        raise CannotBeMeasured(
+            f"{replicas} x {instance.label} needs {needed} CPUs; this host has {total}, of which "
+            f"{len(placement.platform_cpus)} carry generator and ingress: left to prediction"
+        )
+
+
+def cpus_needed(instance: InstanceType, replicas: int) -> int:
+    """CPUs that ``replicas`` of this size occupy: quotas pack, cpusets do not share."""
+    if instance.enforcement == "cpuset":
+        return int(instance.vcpus) * replicas
+    return math.ceil(round(instance.vcpus * replicas, 6))
+
+
+def cpus_of_replicas(
+    instance: InstanceType, replicas: int, available: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """CPUs of each replica. A cpuset replica has its own; quota replicas share the pool.
+
+    The last CPUs of the host are taken first: interrupts tend to arrive on the first.
+    Raises BadInput when the host is too small.
+    """
+    needed = cpus_needed(instance, replicas)
+    if needed > len(available):
+        raise BadInput(
+            f"{replicas} x {instance.label} needs {needed} CPUs, this host has "
+            f"{len(available)} for replicas; choose a smaller instance"
+        )
+    pool = tuple(available[len(available) - needed :])
+    if instance.enforcement == "quota":
+        return [pool] * replicas
+    size = int(instance.vcpus)
+    return [pool[i * size : (i + 1) * size] for i in range(replicas)]

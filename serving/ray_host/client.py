@@ -1,0 +1,321 @@
+"""The client of the Ray process: start it, deploy on enforced instances, tear it down."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal, Self
+
+import psutil
+
+from serving import host_facts, placement
+from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
+from serving.errors import BadInput, Infrastructure, TonnageError
+from serving.ray_host import enter_instance, host
+from serving.ray_host.settings import admin_socket, host_environment
+from serving.records import Deployment, Endpoint, Environment, Grant, Replica
+from serving.supervised import Supervised
+
+READY_TIMEOUT_S = 60.0
+# A worker of Ray with onnxruntime and no model yet, as measured; below it nothing starts.
+_BASE_MEMORY_BYTES = 200 << 20
+
+
+class RayHost:
+    """Ray Serve behind HAProxy on a loopback port, with replicas on enforced instances.
+
+    A context manager; leaving it (or dying inside it) leaves no process, control group,
+    token or folder behind. ``overlap`` lets replicas use the platform's CPUs as well,
+    which serving may do and measuring may not.
+    """
+
+    def __init__(self, log: Path, *, port: int | None = None, overlap: bool = False) -> None:
+        self.port = _check_free(port) if port else _free_port()
+        self._log = log
+        self._replica_groups: dict[str, list[Group]] = {}
+        self._deployments: dict[str, Deployment] = {}
+        self.placement = placement.divide(host_facts.physical_cores())
+        self._all_cpus = tuple(sorted(os.sched_getaffinity(0)))
+        self._available = self._all_cpus if overlap else self.placement.replica_cpus
+        remove_stale()
+        remove_stale_folders()
+        run = f"tonnage-{os.getpid()}-{secrets.token_hex(3)}"
+        self.tree: CgroupTree | None = find_cgroups(run)
+        # Short on purpose: Ray puts Unix sockets below it, whose paths end at 107 bytes.
+        self.folder = Path(tempfile.gettempdir()) / run
+        self._process: Supervised | None = None
+
+    @property
+    def enforcement(self) -> Literal["cgroup-v1", "cgroup-v2", "affinity"]:
+        """How instance types are enforced on this host."""
+        if self.tree is None:
+            return "affinity"
+        return "cgroup-v1" if self.tree.version == 1 else "cgroup-v2"
+
+    def environment(self) -> Environment:
+        """The environment of what is measured here."""
+        return host_facts.environment(self.placement, self.enforcement)
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(mode=0o700)
+        token = self.folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        env = host_environment(os.environ, self.folder, _free_port(), _free_port())
+        # Ray opens its own folder to everybody; inside ours, which is 0700, that is harmless.
+        settings = {"folder": str(self.folder / "r"), "http_port": self.port}
+        self._process = Supervised(
+            [sys.executable, "-P", host.__file__, json.dumps(settings)],
+            name="Ray Serve",
+            log=self._log,
+            cwd=self.folder,
+            env=env,
+            cpus=self.placement.platform_cpus,
+            groups=self.tree.bases if self.tree else (),
+            remove=[self.folder],
+        )
+        try:
+            reply = self._process.receive()
+            if "error" in reply:
+                raise Infrastructure(f"Ray Serve did not start: {reply['error']} (log: {self._log})")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End Ray and wait until nothing of it is left. Safe to repeat."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        if self.tree is not None:
+            self.tree.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def process(self) -> Supervised:
+        """The supervised Ray process; Infrastructure before it was started."""
+        if self._process is None:
+            raise Infrastructure("Ray Serve is not running")
+        return self._process
+
+    def deploy(self, deployment: Deployment) -> Endpoint:
+        """Deploy, wait until it answers through the ingress, and audit what it was given.
+
+        Raises BadInput when the model does not fit its instance, Infrastructure when
+        Serve could not start it.
+        """
+        name = deployment.variant.model_name
+        _check_memory(deployment)
+        grants = self._grants(deployment)
+        slots, groups = [], []
+        for index, grant in enumerate(grants):
+            procs: list[str] = []
+            if self.tree is not None:
+                group = self.tree.create(f"{deployment.cell_id}-{index}", grant)
+                groups.append(group)
+                procs = [str(path) for path in group.procs_files]
+            slots.append({"procs": procs, "cpus": list(grant.cpus)})
+        self._replica_groups[name] = groups
+        self._deployments[name] = deployment
+        slots_file = self.folder / f"slots-{deployment.cell_id}.json"
+        slots_file.write_text(json.dumps(slots))
+        started = time.monotonic()
+        try:
+            self.process.call(
+                {
+                    "op": "deploy",
+                    "name": name,
+                    "replicas": deployment.replicas,
+                    "max_ongoing_requests": deployment.max_ongoing_requests,
+                    "max_queued_requests": deployment.max_queued_requests,
+                    "py_executable": f"{sys.executable} -I {enter_instance.__file__} {slots_file}",
+                    "variant": deployment.variant.model_dump_json(),
+                    "threads": deployment.threads,
+                    "cell_id": deployment.cell_id,
+                }
+            )
+        except TonnageError as error:
+            killed = any(group.usage().oom_kills for group in groups)
+            self.delete(name)
+            if killed:
+                raise BadInput(_too_small(deployment)) from None
+            raise type(error)(f"{deployment.label}: {error}") from None
+        self._await_ready(name, deployment.cell_id)
+        startup_s = time.monotonic() - started
+        replicas = []
+        for index, (slot, grant) in enumerate(
+            zip(json.loads(slots_file.read_text()), grants, strict=True)
+        ):
+            group_name = groups[index].name if groups else None
+            replicas.append(Replica(pid=slot["pid"], grant=grant, group=group_name))
+        self._audit(replicas, groups)
+        return Endpoint(
+            url=f"http://127.0.0.1:{self.port}",
+            model_name=name,
+            managed=True,
+            cell_id=deployment.cell_id,
+            replicas=tuple(replicas),
+            startup_s=startup_s,
+        )
+
+    def deploy_front(self) -> None:
+        """Deploy what answers for the server as a whole, over the models deployed now."""
+        self.process.call({"op": "front", "models": {n: n for n in self._deployments}})
+
+    def delete(self, name: str) -> None:
+        """Take a deployment down and remove its control groups."""
+        self.process.call({"op": "delete", "name": name})
+        for group in self._replica_groups.pop(name, ()):
+            deadline = time.monotonic() + 5
+            while group.pids() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            group.remove()
+        self._deployments.pop(name, None)
+
+    def groups(self, name: str) -> list[Group]:
+        """Control groups of a deployment's replicas; empty where there are none."""
+        return self._replica_groups.get(name, [])
+
+    def ingress_pids(self) -> list[int]:
+        """Ids of the HAProxy processes."""
+        found = []
+        for pid in self.process.pids():
+            try:
+                if psutil.Process(pid).name() == "haproxy":
+                    found.append(pid)
+            except psutil.Error:
+                continue
+        return found
+
+    def fallback_sessions(self) -> int:
+        """Requests that HAProxy has sent to the Python fallback proxy so far.
+
+        From ``show stat`` on the admin socket: sessions of backup servers.
+        """
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(admin_socket(self.folder)))
+            client.sendall(b"show stat\n")
+            text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        lines = text.lstrip("# ").splitlines()
+        fields = lines[0].split(",")
+        rows = [dict(zip(fields, line.split(","), strict=False)) for line in lines[1:] if line]
+        return sum(int(row["stot"] or 0) for row in rows if row.get("bck") == "1" and row["svname"] != "BACKEND")
+
+    def _grants(self, deployment: Deployment) -> list[Grant]:
+        instance = deployment.instance
+        if instance.vcpus > len(self._all_cpus):
+            raise BadInput(
+                f"instance {instance.name} has {instance.vcpus:g} vCPUs, this host has "
+                f"{len(self._all_cpus)}; choose a smaller --instance"
+            )
+        if instance.memory_gib > host_facts.memory_limit_gib():
+            raise BadInput(
+                f"instance {instance.name} has {instance.memory_gib:g} GiB, this host has "
+                f"{host_facts.memory_limit_gib():.1f}; choose a smaller --instance"
+            )
+        cpus = placement.cpus_of_replicas(instance, deployment.replicas, self._available)
+        if self.tree is None:
+            return [
+                Grant(method="affinity", cpus=c, quota_cpus=None, memory_bytes=None) for c in cpus
+            ]
+        quota = instance.vcpus if instance.enforcement == "quota" else None
+        memory = int(instance.memory_gib * 2**30)
+        return [
+            Grant(method=self.enforcement, cpus=c, quota_cpus=quota, memory_bytes=memory)
+            for c in cpus
+        ]
+
+    def _await_ready(self, name: str, cell_id: str) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        seen = "no answer"
+        while time.monotonic() < deadline:
+            if not self.process.alive():
+                raise Infrastructure(f"Ray Serve ended while {name} was starting (log: {self._log})")
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection.request("GET", f"/v2/models/{name}/ready")
+                response = connection.getresponse()
+                body = response.read()
+                if response.status == 200 and response.headers.get("tonnage-cell") == cell_id:
+                    return
+                seen = f"{response.status} {body[:80].decode(errors='replace')}"
+            except OSError as error:
+                seen = str(error)
+            time.sleep(0.02)
+        raise Infrastructure(f"{name} was not ready after {READY_TIMEOUT_S:.0f} s: {seen}")
+
+    def _audit(self, replicas: list[Replica], groups: list[Group]) -> None:
+        """Hold what the kernel says against what was asked; a false cell must not run."""
+        for index, replica in enumerate(replicas):
+            allowed = set(os.sched_getaffinity(replica.pid))
+            if not allowed <= set(replica.grant.cpus):
+                raise Infrastructure(
+                    f"replica {replica.pid} may run on CPUs {sorted(allowed)}, "
+                    f"granted were {list(replica.grant.cpus)}"
+                )
+            if groups:
+                group = groups[index]
+                if replica.pid not in group.pids():
+                    raise Infrastructure(f"replica {replica.pid} is not in its control group")
+                if group.read_limits() != replica.grant:
+                    raise Infrastructure(
+                        f"control group {group.name} has {group.read_limits()}, "
+                        f"asked were {replica.grant}"
+                    )
+
+
+def remove_stale_folders() -> None:
+    """Remove private folders of Tonnage processes that no longer live."""
+    for folder in Path(tempfile.gettempdir()).glob("tonnage-*-*"):
+        owner = folder.name.split("-")[1]
+        mine = folder.is_dir() and folder.stat().st_uid == os.getuid()
+        if mine and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _too_small(deployment: Deployment) -> str:
+    return (
+        f"{deployment.variant.name} does not fit {deployment.instance.name}: its replica was "
+        f"killed at the limit of {deployment.instance.memory_gib:g} GiB; choose an instance with "
+        "more memory, or raise memory_gib in instances.toml"
+    )
+
+
+def _check_memory(deployment: Deployment) -> None:
+    needed = _BASE_MEMORY_BYTES + 2 * deployment.variant.size_bytes
+    if deployment.instance.memory_gib * 2**30 < needed:
+        raise BadInput(
+            f"{deployment.variant.name} needs about {needed / 2**30:.2f} GiB to load, "
+            f"{deployment.instance.name} has {deployment.instance.memory_gib:g}; choose an "
+            "instance with more memory, or raise memory_gib in instances.toml"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_free(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"port {port} cannot be used ({error}); choose another with --port") from None
+    return port
