@@ -41,7 +41,7 @@ def load_prices(path: Path) -> PriceList:
 
 
 def staleness(price: Price, today: date) -> str | None:
-    """A warning when the price was noted over a year before ``today``, else None."""
+    """Warn when the price was noted over a year before ``today``; None when it was not."""
     age = (today - date.fromisoformat(price.as_of)).days
     if age <= STALE_AFTER_DAYS:
         return None

@@ -120,8 +120,11 @@ def _per_replica_rps(measurement: Measurement) -> float:
 
 
 def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
-    """What the round trip adds to the service time, from medians: paced requests meet no
-    queue, and a stall in one part does not then show up as a cost of the other."""
+    """Subtract medians: what the round trip adds to the service time.
+
+    Paced requests meet no queue, and with medians a stall in one part does not show up as
+    a cost of the other.
+    """
     sent_to_done = Histogram.merge(m.sent_to_done for m in paced).quantile_s(0.5)
     queue = Histogram.merge(m.queue for m in paced)
     waited = queue.quantile_s(0.5) if queue.count else 0.0

@@ -18,6 +18,7 @@ QUOTA_PERIOD_S = 0.1
 LANE_REQUESTS = 2000
 WARM_UP_REQUESTS = 1000
 _REMEMBERED = 32
+_ROUNDING_S = 1e-10  # a request that ends with the budget must not wait for the next one
 
 
 def simulate(
@@ -43,14 +44,14 @@ def simulate(
     arrivals = np.cumsum(rng.exponential(1 / rate_rps, (length, lanes)), axis=0)
     service = draw(values_s, counts, rng.random((length, lanes)))
     times = sojourns(arrivals, service, replicas=replicas, quota=quota)
-    return times[WARM_UP_REQUESTS:].T.ravel()[:n]
+    return np.asarray(times[WARM_UP_REQUESTS:].T.ravel()[:n])
 
 
 def draw(values: np.ndarray, counts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """Values at the quantiles ``uniform`` (in [0, 1), any shape) of a histogram."""
     cumulative = np.cumsum(counts)
     places = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-    return np.asarray(values)[np.minimum(places, len(values) - 1)]
+    return np.asarray(values[np.minimum(places, len(values) - 1)])
 
 
 def sojourns(
@@ -163,20 +164,24 @@ class _Bandwidth:
     def __init__(self, servers: int, quota: float) -> None:
         self._budget = quota * QUOTA_PERIOD_S
         self._period = np.full(servers, -1.0)
-        self._used = np.zeros(servers)
+        self._left = np.zeros(servers)
 
     def run(self, at: np.ndarray, start: np.ndarray, demand: np.ndarray) -> np.ndarray:
         """When ``demand`` CPU-seconds begun at ``start`` are done; starts never go back."""
         period = np.floor(start / QUOTA_PERIOD_S)
-        used = np.where(self._period[at] == period, self._used[at], 0.0)
+        left = np.where(self._period[at] == period, self._left[at], self._budget)
         until_refill = (period + 1) * QUOTA_PERIOD_S - start
-        now = np.minimum(demand, np.minimum(self._budget - used, until_refill))
-        rest = demand - now
-        stalled = rest > 0
-        # The budget is less than a period, so from the next refill on it alone binds.
-        whole = np.where(stalled, np.ceil(rest / self._budget) - 1, 0.0)
-        tail = rest - whole * self._budget
-        self._period[at] = np.where(stalled, period + 1 + whole, period)
-        self._used[at] = np.where(stalled, tail, used + now)
-        resumed = (period + 1 + whole) * QUOTA_PERIOD_S + tail
-        return np.asarray(np.where(stalled, resumed, start + demand))
+        rest = demand - np.minimum(left, until_refill)
+        done = start + demand
+        left -= demand
+        late = np.flatnonzero(rest > _ROUNDING_S)
+        if late.size:
+            # The budget is less than a period, so from the next refill on it alone binds.
+            whole = np.ceil(rest[late] / self._budget - _ROUNDING_S) - 1
+            tail = rest[late] - whole * self._budget
+            period[late] += 1 + whole
+            left[late] = self._budget - tail
+            done[late] = period[late] * QUOTA_PERIOD_S + tail
+        self._period[at] = period
+        self._left[at] = left
+        return np.asarray(done)

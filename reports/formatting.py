@@ -31,24 +31,24 @@ def _decimals(value: float, digits: int = _DIGITS) -> int:
 
 
 def number(value: float | None, digits: int = _DIGITS) -> str:
-    """A bare number: 0.123, 4.56, 78.9, 1,234."""
+    """Bare number: 0.123, 4.56, 78.9, 1,234."""
     if value is None or _is_nothing(value):
         return NOTHING
     return f"{value:,.{_decimals(value, digits)}f}"
 
 
 def given(value: float) -> str:
-    """A number that a person wrote, as written: 60, 2.5, 6,000."""
+    """Print a number that a person wrote, as written: 60, 2.5, 6,000."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,}"
 
 
 def count(value: int | None) -> str:
-    """A whole number with its thousands marked: 6,000."""
+    """Whole number with its thousands marked: 6,000."""
     return NOTHING if value is None else f"{value:,d}"
 
 
 def count_of(value: int, noun: str) -> str:
-    """A count in words: 1 thread, 2 threads."""
+    """Count in words: 1 thread, 2 threads."""
     return f"{value:,d} {noun}" + ("" if value == 1 else "s")
 
 
@@ -67,12 +67,12 @@ def seconds(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Requests per second: 4,585 req/s."""
+    """Rate in requests per second: 4,585 req/s."""
     return _with_unit(number(value), " req/s")
 
 
 def compact(value: float | None) -> str:
-    """A large count, shortened: 823, 4.56k, 450k, 1.17M."""
+    """Large count, shortened: 823, 4.56k, 450k, 1.17M."""
     if value is None or _is_nothing(value):
         return NOTHING
     # The limits lie where rounding to three digits would print "1,000k".
@@ -117,10 +117,10 @@ def vcpus(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Money: USD 12.34, USD 1,234, USD 0.0021."""
+    """Money: USD 12.34, USD 1,234, and two significant digits below one: USD 0.0021."""
     if value is None or _is_nothing(value):
         return NOTHING
-    if 0 < abs(value) < 0.01:
+    if 0 < abs(value) < 1:
         return f"USD {number(value, 2)}"
     return f"USD {value:,.0f}" if abs(value) >= 1000 else f"USD {value:.2f}"
 
@@ -136,7 +136,7 @@ def usd_per_million(value: float | None) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A share of one: 0.4%, 72%."""
+    """Share of one: 0.4%, 72%."""
     if fraction is None or _is_nothing(fraction):
         return NOTHING
     value = 100 * fraction
@@ -149,12 +149,12 @@ def ratio(value: float | None, decimals: int = 1) -> str:
 
 
 def metric(value: float | None) -> str:
-    """A quality metric, a fraction of one: 0.767."""
+    """Quality metric, a fraction of one: 0.767."""
     return NOTHING if value is None or _is_nothing(value) else f"{value:.3f}"
 
 
 def delta(value: float | None) -> str:
-    """A signed difference of quality metrics, to four decimals: -0.0012."""
+    """Signed difference of quality metrics, to four decimals: -0.0012."""
     if value is None or _is_nothing(value):
         return NOTHING
     # Adding 0.0 turns the -0.0 of a rounded tiny loss into 0.0.
@@ -162,17 +162,17 @@ def delta(value: float | None) -> str:
 
 
 def tiny(value: float | None) -> str:
-    """A difference that is near zero: 1.2e-07."""
+    """Difference that is near zero: 1.2e-07."""
     return NOTHING if value is None or _is_nothing(value) else f"{value:.1e}"
 
 
 def quantile(value: float) -> str:
-    """A quantile by its usual name: p50, p99, p99.9."""
+    """Quantile by its usual name: p50, p99, p99.9."""
     return f"p{100 * value:g}"
 
 
 def interval(value: Interval | None, unit: Callable[[float], str] | None = None) -> str:
-    """A figure with its range, 12.3 (10.1-15.0); a measured one has no range.
+    """Figure with its range, 12.3 (10.1-15.0); a measured one has no range.
 
     The range takes the decimals of the middle. ``unit`` formats the middle, e.g. ``ms``.
     """

@@ -43,10 +43,11 @@ class Card:
     in_process: str
     host: str
     rejected: str
+    note: str
 
 
 def render(bundle: Bundle) -> str:
-    """The report as one HTML page. It loads nothing: script, style and data are inside."""
+    """Report as one HTML page. It loads nothing: script, style and data are inside."""
     # Imported late: only this page needs Plotly, and the other formats start faster.
     from plotly.offline import get_plotlyjs
 
@@ -91,12 +92,13 @@ def _card(bundle: Bundle, answer: Recommendation) -> Card:
         latency_mark=Mark(best.latency_basis) if best else Mark.REFUSED,
         gauge=_gauge(answer, best) if best else None,
         limit=f"limit {f.given(wanted.slo.limit_ms)} ms",
-        margin=best.margin if best else "",
+        margin=best.margin if best and best.margin not in answer.note else "",
         in_process=words.in_process(bundle, wanted, best) if best else "",
         host=f"{words.configuration(host)}; {words.latency(host)}"
         if host and host is not best
         else "",
         rejected=words.commonest(answer),
+        note=answer.note,
     )
 
 

@@ -17,7 +17,7 @@ _QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p99
 
 
 def render(bundle: Bundle) -> str:
-    """The report as JSON, keys in the order of the records, so that two runs can be diffed.
+    """Report as JSON, keys in the order of the records, so that two runs can be diffed.
 
     ``tables`` holds the strings that a reader sees, ``records`` the numbers behind them,
     in which each histogram is replaced by its quantiles. What is not a number is null.

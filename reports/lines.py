@@ -24,6 +24,8 @@ class Line:
     def measured_range(self) -> str:
         """Where the curve is interpolation, in words."""
         low, high = self.curve.measured_from_rps, self.curve.measured_to_rps
+        if not high:
+            return f"{self.name}: no open-loop run"
         return f"{self.name}: measured from {f.number(low)} to {f.rate(high)}"
 
 
@@ -35,25 +37,36 @@ def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
     """
     at_batch = [c for c in bundle.curves if c.batch == answer.demand.batch and c.points]
     plans = [p for p in (answer.best, words.host_plan(answer)) if p]
-    wanted = [c for p in plans for c in sorted(at_batch, key=_replicas) if _shows(c, p)]
+    candidates = [p.candidate for p in (*plans, *answer.alternatives)]
+    candidates += [r.candidate for r in answer.rejections]
+    sizes = {candidate.size for candidate in candidates}
+    wanted = [
+        curve
+        for plan in plans
+        for curve in sorted(at_batch, key=lambda c: c.replicas)
+        if _size(curve.instance, sizes) == plan.candidate.size and _shows(curve, plan)
+    ]
     chosen = list(dict.fromkeys(wanted)) or at_batch[:_WITHOUT_A_PLAN]
     return tuple(
         Line(name=_name(curve), curve=curve, points=_points(bundle, curve)) for curve in chosen
     )
 
 
-def _replicas(curve: Curve) -> int:
-    return curve.replicas
+def _size(label: str, sizes: set[str]) -> str:
+    """Turn a curve's label into the size that candidates call it by.
+
+    Of two enforcements of one size, candidates name the unusual one: "sim-1 (quota)" is
+    sim-1:quota where there is such a candidate, and else sim-1.
+    """
+    name, _, enforcement = label.removesuffix(")").partition(" (")
+    unusual = f"{name}:{enforcement}"
+    return unusual if unusual in sizes else name
 
 
 def _shows(curve: Curve, plan: Plan) -> bool:
     c = plan.candidate
-    return (
-        (curve.variant, curve.threads) == (c.variant, c.threads)
-        # A curve names its size bare or with its enforcement: sim-1, or sim-1 (cpuset).
-        and curve.instance.split(" ")[0] == c.size.split(" ")[0]
-        and curve.replicas in {1, plan.replicas}
-    )
+    same = (curve.variant, curve.threads) == (c.variant, c.threads)
+    return same and curve.replicas in {1, plan.replicas}
 
 
 def _name(curve: Curve) -> str:

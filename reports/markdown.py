@@ -15,11 +15,11 @@ from reports.tables import answers, sections
 # report.html and report.json.
 _LONG_LIST = 12
 # What Markdown or the HTML inside it would take for markup.
-_SPECIAL = re.compile(r"([\\`*|<>&#])|(?<!\w)(_)|(_)(?!\w)")
+_SPECIAL = re.compile(r"([\\`*|<>&#\[\]])|(?<!\w)(_)|(_)(?!\w)")
 
 
 def render(bundle: Bundle, plots: Mapping[str, str]) -> str:
-    """The report as Markdown.
+    """Report as Markdown.
 
     ``plots`` maps the name of a figure to the picture that shows it, as a path
     relative to the report; without any, the reader is sent to report.html.
@@ -31,7 +31,11 @@ def render(bundle: Bundle, plots: Mapping[str, str]) -> str:
 
 
 def _first_screen(bundle: Bundle) -> list[str]:
-    answered = [f"- {_text(line)}" for line in answers(bundle)]
+    titles = (answer.demand.title for answer in bundle.recommendations)
+    answered = [
+        f"- **{_escape(title)}** {_text(line.removeprefix(title).strip())}"
+        for title, line in zip(titles, answers(bundle), strict=True)
+    ]
     kind = " This is a quick run: a smoke test, not a basis for a purchase."
     meanings = ", ".join(f"**[{mark}]** {meaning}" for mark, meaning in MEANINGS.items())
     return [
@@ -45,16 +49,23 @@ def _first_screen(bundle: Bundle) -> list[str]:
 def _body(section: Section, plots: Mapping[str, str]) -> list[str]:
     parts = []
     if section.code:
-        parts.append("\n".join(("```bash", *section.code, "```")))
-    for table in section.tables:
-        parts += _table(table)
-    if section.items:
-        parts.append("\n".join(f"- {_text(item)}" for item in section.items))
+        parts.append(_code(section.code))
     shown = [name for name in plots if name.split("_")[0] in section.plots]
     parts += [f"![{name.replace('_', ' ')}]({plots[name]})" for name in shown]
     if section.plots and not shown:
         parts.append("The plots are in `report.html`.")
+    for table in section.tables:
+        parts += _table(table)
+    if section.items:
+        parts.append("\n".join(f"- {_text(item)}" for item in section.items))
     return parts
+
+
+def _code(lines: tuple[str, ...]) -> str:
+    """Commands in a fence that is longer than any run of backticks in them."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join((f"{fence}bash", *lines, fence))
 
 
 def _table(table: Table) -> list[str]:
@@ -63,12 +74,12 @@ def _table(table: Table) -> list[str]:
         return [title, f"{len(table.rows)} rows: see `report.html` or `report.json`."]
     body = tabulate(
         [[_text(cell) for cell in row] for row in table.rows],
-        headers=[_escape(head.strip()) for head in table.header],
+        headers=[_escape(head) for head in table.header],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["left" if i in table.text_columns else "right" for i in range(len(table.header))],
     )
-    notes = [_escape(note) for note in table.notes]
+    notes = [_text(note) for note in table.notes]
     return [title, body, *(["  \n".join(notes)] if notes else [])]
 
 

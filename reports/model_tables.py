@@ -160,6 +160,7 @@ def configurations(bundle: Bundle) -> Table:
         mark=Mark.MEASURED,
         text_columns=(0, 2 + len(batches)),
         notes=(
+            *best_lines(bundle),
             "Batch 1 is the median latency of a call; the other batches are rows per second.",
             "Oversubscribed: more threads than the host has cores, so not a size to choose by.",
         ),
@@ -167,7 +168,7 @@ def configurations(bundle: Bundle) -> Table:
 
 
 def best_lines(bundle: Bundle) -> tuple[str, ...]:
-    """The lowest latency and the highest throughput in process, oversubscribed rows left out."""
+    """Lowest latency and the highest throughput in process, oversubscribed rows left out."""
     fair = [row for row in bundle.bench if not row.oversubscribed]
     singles = [row for row in fair if row.batch == 1]
     lines = []
@@ -215,7 +216,7 @@ def _speed_up(row: BenchRow, reference: BenchRow | None) -> str:
 
 
 def _successive_speed_ups(bundle: Bundle, batch: int, threads: list[int]) -> list[str]:
-    """The seed's lines "ONNX vs sklearn 1.9x", "quantized vs ONNX 1.2x", per thread count."""
+    """Seed's lines "ONNX vs sklearn 1.9x", "quantized vs ONNX 1.2x", per thread count."""
     lines = []
     for slower, faster in pairwise(v.name for v in bundle.variants):
         found = []

@@ -10,11 +10,16 @@ from reports import words
 from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
 
+_POINTS = (
+    "Capacity is the lower bound over all replicas at the utilisation cap; "
+    "cost is the list price of the machines, whatever their load."
+)
+
 
 def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
-    """The chosen plan beside the best on this host's own sizes, property by property (C5)."""
+    """Chosen plan beside the best on this host's own sizes, property by property (C5)."""
     wanted, best, host = answer.demand, answer.best, words.host_plan(answer)
-    columns = [("Recommended", best)] if best else []
+    columns: list[tuple[str, Plan | None]] = [("Recommended", best)] if best else []
     if host and host is not best:
         columns.append(("Best on this host's sizes", host))
     columns = columns or [("Recommended", None)]
@@ -34,7 +39,7 @@ def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
         rows=tuple(rows),
         mark=None,
         text_columns=tuple(range(1 + len(columns))),
-        notes=tuple(filter(None, (answer.note,))),
+        notes=tuple(filter(None, (answer.note, _POINTS if answer.best else ""))),
     )
 
 
@@ -46,13 +51,13 @@ def alternatives(answer: Recommendation) -> Table:
             words.machines(p),
             p.candidate.variant,
             f.count(p.candidate.threads),
+            marked("", Mark(p.latency_basis)),
             f.interval(p.p50_ms),
             f.interval(p.p99_ms),
             f.number(p.capacity_rps),
             f.percent(p.utilisation),
             f.usd(p.usd_per_month),
             f.usd(p.usd_per_million),
-            marked("", Mark(p.latency_basis)).strip(),
         )
         for p in plans
     ]
@@ -63,18 +68,18 @@ def alternatives(answer: Recommendation) -> Table:
             "Machines",
             "Variant",
             "Threads",
+            "Latency is",
             "p50 (ms)",
             "p99 (ms)",
             "Capacity (req/s)",
             "Utilisation",
             "Per month",
             "Per million rows",
-            "Latency is",
         ),
         rows=tuple(rows),
         mark=None,
-        text_columns=(0, 1, 9),
-        notes=("Capacity, utilisation and cost are predicted from measured single replicas.",),
+        text_columns=(0, 1, 3),
+        notes=(_POINTS,),
         long=True,
     )
 
@@ -125,7 +130,7 @@ def rejections(answer: Recommendation) -> Table:
 
 
 def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str, str]:
-    """What one column of a recommendation says; "" where it has nothing to say."""
+    """Properties of one column; "" where it has nothing to say."""
     wanted, c = answer.demand, plan.candidate
     basis = Mark(plan.latency_basis)
     priced = plan.usd_per_month is not None
@@ -146,10 +151,10 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
             Mark.PREDICTED,
         ),
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
-        "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.PREDICTED)
+        "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced
         else marked("no price", Mark.REFUSED),
-        "Cost per million rows": marked(f.usd(plan.usd_per_million), Mark.PREDICTED)
+        "Cost per million rows": marked(f.usd(plan.usd_per_million), Mark.STATED)
         if priced
         else marked("no price", Mark.REFUSED),
         "Price basis": plan.price_basis,

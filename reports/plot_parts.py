@@ -26,7 +26,7 @@ def trace(
 
 
 def faded(colour: str) -> str:
-    """The colour of a band behind a line of ``colour``."""
+    """Colour of a band behind a line of ``colour``."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
 
@@ -37,16 +37,16 @@ def layout(x: str, y: str) -> Figure:
     return {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 10, "r": 10, "t": 24, "b": 10},
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
         "xaxis": {**axis, "title": {"text": x}},
         "yaxis": {**axis, "title": {"text": y}, "rangemode": "normal"},
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hoverlabel": {"namelength": -1},
     }
 
 
 def rule(axis: str, value: float) -> Figure:
-    """A dashed line across the plot at ``value`` of ``axis``."""
+    """Dashed line across the plot at ``value`` of ``axis``."""
     along = "x" if axis == "y" else "y"
     return {
         "type": "line",
@@ -60,9 +60,16 @@ def rule(axis: str, value: float) -> Figure:
 
 
 def label(
-    text: str, *, x: float, y: float, xref: str = "x", yref: str = "y", log_y: bool = False
+    text: str,
+    *,
+    x: float,
+    y: float,
+    side: str = "right",
+    xref: str = "x",
+    yref: str = "y",
+    log_y: bool = False,
 ) -> Figure:
-    """A text without an arrow that ends at (x, y) and sits on top of it."""
+    """Text without an arrow with its ``side`` at x: on top of y, or hanging from the edge."""
     return {
         "text": text,
         "x": x,
@@ -70,8 +77,8 @@ def label(
         # Plotly wants the exponent where an annotation meets a logarithmic axis.
         "y": math.log10(y) if log_y else y,
         "yref": yref,
-        "xanchor": "right",
-        "yanchor": "bottom",
+        "xanchor": side,
+        "yanchor": "top" if yref == "paper" else "bottom",
         "showarrow": False,
         "font": {"size": 12},
     }

@@ -15,7 +15,7 @@ from reports.plot_parts import Figure
 
 # Dark enough on white, light enough on black, told apart by colour-blind readers.
 COLOURS = ("#2a7fba", "#d5762a", "#3a9b6f", "#9a6fc4", "#b8554f", "#8a8a3c")
-_DASH = {"cpuset": "solid", "quota": "dot"}
+_SYMBOL = {"cpuset": "circle", "quota": "circle-open"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def figures(bundle: Bundle) -> tuple[Plot, ...]:
 
 
 def static_svg(bundle: Bundle) -> str:
-    """The first latency figure as SVG text; "" when there is nothing to draw.
+    """First latency figure as SVG text; "" when there is nothing to draw.
 
     Needs matplotlib, which only development installs: raises ImportError without it.
     """
@@ -51,7 +51,7 @@ def static_svg(bundle: Bundle) -> str:
     # A fixed salt and no date: the same records draw the same file. Paths instead of
     # fonts, so that it looks the same wherever it is shown.
     with mpl.rc_context({"svg.hashsalt": "tonnage", "svg.fonttype": "path", "font.size": 10}):
-        canvas = Canvas(figsize=(8, 4.2), layout="constrained")
+        canvas = Canvas(figsize=(8, 4.8), layout="constrained")
         axes = canvas.add_subplot()
         for colour, line in zip(COLOURS, lines, strict=False):
             x = [p.rate_rps for p in line.curve.points]
@@ -75,9 +75,22 @@ def static_svg(bundle: Bundle) -> str:
                     mfc="white",
                     label="p50 measured",
                 )
+            else:
+                for _ in range(2):  # empty entries keep the legend at one column a deployment
+                    axes.plot([], [], " ", label=" ")
         slo = answer.demand.slo
         limit = f"{f.quantile(slo.quantile)} limit {f.given(slo.limit_ms)} ms"
-        axes.axhline(slo.limit_ms, color="#777777", ls="--", lw=1, label=limit)
+        axes.axhline(slo.limit_ms, color="#777777", ls="--", lw=1)
+        axes.annotate(
+            limit,
+            (1, slo.limit_ms),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
         axes.set_yscale("log")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -86,7 +99,7 @@ def static_svg(bundle: Bundle) -> str:
         axes.set_title(_latency_title(answer), loc="left", fontsize=11)
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False, ncols=2)
+        canvas.legend(fontsize=8, frameon=False, ncols=max(1, len(lines)), loc="outside lower left")
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
@@ -112,14 +125,14 @@ def _latency(bundle: Bundle, answer: Recommendation) -> Plot | None:
         rate = answer.demand.rate_rps
         layout["shapes"].append(draw.rule("x", rate))
         text = f"demand {f.given(rate)} req/s"
-        layout["annotations"].append(draw.label(text, x=rate, y=1, yref="paper"))
+        layout["annotations"].append(draw.label(text, x=rate, y=1, yref="paper", side="left"))
     return Plot(
         name=f"latency_{answer.demand.name}",
         group="latency",
         title=_latency_title(answer),
         caption="Lines are predicted (band: interval of p99), markers are measured. "
         + "; ".join(line.measured_range for line in lines)
-        + ". Beyond that the curve is extrapolated.",
+        + ". Beyond that the curve is extrapolated. All at the speed of this host.",
         figure={"data": traces, "layout": layout},
     )
 
@@ -169,23 +182,28 @@ def _traces(line: Line, colour: str) -> list[Figure]:
 
 def _throughput(bundle: Bundle, batch: int) -> Plot:
     """Measured capacity of one replica against its vCPUs, with the best threads of each size."""
-    best: dict[tuple[str, str, float], ServiceProfile] = {}
+    best: dict[tuple[str, float, str], ServiceProfile] = {}
     for p in (p for p in bundle.profiles if p.batch == batch):
-        key = (p.variant.name, p.instance.enforcement, p.instance.vcpus)
+        key = (p.variant.name, p.instance.vcpus, p.instance.enforcement)
         if key not in best or p.capacity_rps > best[key].capacity_rps:
             best[key] = p
     variants = list(dict.fromkeys(p.variant.name for p in bundle.profiles))
     traces = []
-    for variant, enforcement in dict.fromkeys((v, e) for v, e, _ in best):
-        keys = sorted(key for key in best if key[:2] == (variant, enforcement))
-        chosen = [best[key] for key in keys]
+    for variant in dict.fromkeys(key[0] for key in best):
+        chosen = [best[key] for key in sorted(best) if key[0] == variant]
         colour = COLOURS[variants.index(variant) % len(COLOURS)]
-        name = escape(f"{variant} ({enforcement})")
         y = [p.capacity_rps * batch for p in chosen]
         trace = draw.trace(
-            name, name, [p.instance.vcpus for p in chosen], y, colour, dash=_DASH[enforcement]
+            escape(variant), escape(variant), [p.instance.vcpus for p in chosen], y, colour
         )
+        symbols = [_SYMBOL[p.instance.enforcement] for p in chosen]
         trace["mode"] = "lines+markers"
+        trace["marker"] = {
+            "color": colour,
+            "size": 9,
+            "symbol": symbols,
+            "line": {"color": colour, "width": 2},
+        }
         trace["error_y"] = _bars([p.capacity_interval for p in chosen], y, batch)
         trace["text"] = [
             escape(f"{p.instance.label}, {f.count_of(p.threads, 'thread')}: {f.rows(value)}")
@@ -198,9 +216,9 @@ def _throughput(bundle: Bundle, batch: int) -> Plot:
     return Plot(
         name=f"throughput_{batch}",
         group="throughput",
-        title=f"Throughput against vCPU, batch {f.count(batch)}",
-        caption="Measured: best valid closed-loop rung of one replica, best thread count of "
-        "each size, bars are its interval.",
+        title=f"Rows/s against vCPU, batch {f.count(batch)}",
+        caption="Measured: best valid closed-loop rung of one replica with the best thread count "
+        "of its size. Filled: whole CPUs (cpuset); hollow: a quota.",
         figure={"data": traces, "layout": layout},
     )
 

@@ -20,7 +20,7 @@ FILES = (
 
 
 def environment(bundle: Bundle) -> Table:
-    """The host and the versions that the figures belong to."""
+    """Host and the versions that the figures belong to."""
     env = bundle.environment
     rows: list[tuple[str, str]] = []
     if env:
@@ -52,7 +52,7 @@ def environment(bundle: Bundle) -> Table:
         title="Environment",
         header=("What", "Value"),
         rows=tuple(rows),
-        mark=Mark.STATED,
+        mark=Mark.MEASURED,
         text_columns=(0, 1),
     )
 
@@ -69,7 +69,7 @@ def skipped(bundle: Bundle) -> Table:
 
 
 def files(bundle: Bundle) -> Table:
-    """The machine-readable files behind every table (seed row C6)."""
+    """Machine-readable files behind every table (seed row C6)."""
     return Table(
         name="files",
         title="Machine-readable results, in the folder of this run",

@@ -12,7 +12,7 @@ from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
 
 Cell = tuple[str, str, int, int, int]
-_CELL_HEADER = ("Variant", "Instance", "Threads", "Batch")
+_CELL_HEADER = ("Variant", "Instance", "Threads", "Batch", "Basis")
 
 
 @lru_cache(maxsize=4096)
@@ -39,11 +39,11 @@ def capacities(bundle: Bundle) -> Table:
             "Generator (cores)",
             "Throttled",
             "Peak memory",
-            "Basis",
+            "Samples and faults",
         ),
         rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
         mark=None,
-        text_columns=(0, 1, 14),
+        text_columns=(0, 1, 4, 15),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
@@ -75,11 +75,11 @@ def open_runs(bundle: Bundle) -> Table:
             "Dispatch lag p99 (ms)",
             "Throttled",
             "Failed",
-            "Basis",
+            "Samples or faults",
         ),
         rows=tuple(rows),
         mark=None,
-        text_columns=(0, 1, 13),
+        text_columns=(0, 1, 4, 14),
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Utilisation is used CPU over granted CPU of the replica.",
@@ -88,14 +88,14 @@ def open_runs(bundle: Bundle) -> Table:
 
 
 def load_in_words(m: Measurement) -> str:
-    """What traffic a run asked for: "8 users", "open 400 req/s", "paced 50 req/s"."""
+    """Say what traffic a run asked for: "8 users", "open 400 req/s", "paced 50 req/s"."""
     if m.run.users is not None:
         return f.count_of(m.run.users, "user")
-    return f"{m.run.mode} {f.rate(m.run.rate_rps)}"
+    return f"{m.run.mode} {f.given(m.run.rate_rps or 0)} req/s"
 
 
 def best_rung(runs: Iterable[Measurement]) -> Measurement | None:
-    """The valid closed-loop run that completed most requests per second."""
+    """Pick the valid closed-loop run that completed most requests per second."""
     closed = (m for m in runs if m.run.mode == "closed" and m.valid)
     return max(closed, key=lambda m: m.completed_rps, default=None)
 
@@ -139,26 +139,28 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
             f.number(over(1e3 * best.cpu.ingress_s, best.ok)),
             f.number(best.cpu.generator_s / best.elapsed_s),
             _throttled(best),
-            f.memory(max(m.peak_memory_bytes for m in runs)),
+            f.memory(max(m.peak_memory_bytes for m in runs if m.valid)),
         )
+    ladder = [m for m in runs if m.run.mode != "open"]
     return (
         *_names(cell),
+        # The row is about capacity: without a valid rung it is refused, whatever else is known.
+        marked("", Mark.MEASURED if best else Mark.REFUSED),
         *shown,
         f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
         f.number(quantiles_ms(paced.service)[0] if paced else None),
         *costs,
-        _cell_basis([m for m in runs if m.run.mode != "open"], best or paced),
+        _samples_and_faults(ladder),
     )
 
 
-def _cell_basis(runs: list[Measurement], believed: Measurement | None) -> str:
-    """Measured with the sum of samples, or refused; faulty rungs are named either way."""
-    faulty = [m for m in runs if not m.valid]
-    reasons = "; ".join(f"{load_in_words(m)} refused: {_reasons(m)}" for m in faulty)
-    if believed is None:
-        return marked(reasons or "no closed-loop run", Mark.REFUSED)
-    samples = f"n = {f.count(sum(m.ok for m in runs if m.valid))}"
-    return marked(f"{samples}; {reasons}" if reasons else samples, Mark.MEASURED)
+def _samples_and_faults(runs: list[Measurement]) -> str:
+    """Sum of the believed samples, then every run that is not believed, with why."""
+    if not any(m.run.mode == "closed" for m in runs):
+        return "no closed-loop run"
+    samples = sum(m.ok for m in runs if m.valid)
+    faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
+    return "; ".join((f"n = {f.count(samples)}", *faulty))
 
 
 def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
@@ -173,22 +175,24 @@ def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
     failed = m.offered - m.ok
     return (
         *_names(cell),
+        marked("", Mark.MEASURED if m.valid else Mark.REFUSED),
         f.number(m.offered_rps),
         *shown,
         _throttled(m),
         f.count(failed),
-        basis(m),
+        f"n = {f.count(m.due_to_done.count)}" if m.valid else reasons(m),
     )
 
 
 def basis(m: Measurement) -> str:
-    """What the figures of a run are: measured with their number, or refused and why."""
+    """Say what the figures of a run are: measured with their number, or refused and why."""
     if m.valid:
         return marked(f"n = {f.count(m.due_to_done.count)}", Mark.MEASURED)
-    return marked(_reasons(m), Mark.REFUSED)
+    return marked(reasons(m), Mark.REFUSED)
 
 
-def _reasons(m: Measurement) -> str:
+def reasons(m: Measurement) -> str:
+    """List the faults of a run with the figures behind them."""
     return ", ".join(f"{fault.code.replace('_', ' ')}: {fault.detail}" for fault in m.faults)
 
 
@@ -198,5 +202,5 @@ def _throttled(m: Measurement) -> str:
 
 
 def over(value: float, base: float) -> float | None:
-    """A quotient; None where there is nothing to divide by."""
+    """Quotient; None where there is nothing to divide by."""
     return value / base if base else None

@@ -16,16 +16,16 @@ class Mark(StrEnum):
 
 
 MEANINGS = {
-    Mark.MEASURED: "timed or counted on this host in this run",
+    Mark.MEASURED: "timed, counted or read on this host in this run",
     Mark.PREDICTED: "computed from measurements, with the range it may be in",
     Mark.REFUSED: "no figure, because none could be trusted; the reason is given",
-    Mark.STATED: "an input that was given: a demand, a limit, a price list",
+    Mark.STATED: "an input that was given (a demand, a limit, a list price), or arithmetic on it",
 }
 
 
 def marked(text: str, mark: Mark) -> str:
-    """A cell or sentence that says itself what it is: ``8.1 ms [predicted]``."""
-    return f"{text} [{mark}]"
+    """Cell or sentence that says itself what it is: ``8.1 ms [predicted]``."""
+    return f"{text} [{mark}]".lstrip()
 
 
 def split_mark(text: str) -> tuple[str, Mark | None]:

@@ -8,7 +8,7 @@ from reports.table import Section, Table
 
 
 def answers(bundle: Bundle) -> tuple[str, ...]:
-    """The answer of the report: one sentence a profile."""
+    """Answer of the report: one sentence a profile."""
     return tuple(words.answer(r) for r in bundle.recommendations)
 
 
@@ -31,7 +31,6 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
                 steadiness_tables.floors(bundle),
                 steadiness_tables.drift(bundle),
             ),
-            items=model_tables.best_lines(bundle),
             plots=("latency", "throughput"),
         ),
         Section(

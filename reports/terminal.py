@@ -14,10 +14,11 @@ from reports.table import Table
 
 WIDTH = 100
 _LABEL = 11
+_CELL = 40
 
 
 def recommendation_text(bundle: Bundle, report: str | None = None) -> str:
-    """The result of a run: for each profile what to run, what it costs, how sure that is.
+    """Say the result of a run: for each profile what to run, what it costs, how sure that is.
 
     ``report`` is where the full report lies, as the reader should type it.
     """
@@ -33,12 +34,13 @@ def recommendation_text(bundle: Bundle, report: str | None = None) -> str:
 
 
 def table(t: Table) -> str:
-    """A table with its title and notes, for the terminal."""
+    """Table with its title and notes, for the terminal."""
     body = tabulate(
         [list(row) for row in t.rows],
-        headers=[head.strip() for head in t.header],
+        headers=list(t.header),
         tablefmt="simple",
         disable_numparse=True,
+        maxcolwidths=[_CELL if i in t.text_columns else None for i in range(len(t.header))],
         colalign=["left" if i in t.text_columns else "right" for i in range(len(t.header))]
         if t.rows
         else None,
@@ -59,8 +61,9 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             _item("", f"{size}; model file {best.model_file}"),
             _item("cost", words.cost(best)),
             _item("latency", words.latency(best)),
-            _item("margin", best.margin),
         ]
+        if best.margin not in answer.note:  # the planner's note often says it already
+            lines.append(_item("margin", best.margin))
         host = words.host_plan(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))

@@ -14,13 +14,13 @@ from serving.records import BenchRow
 
 
 def host_plan(recommendation: Recommendation) -> Plan | None:
-    """The best plan on this host's own sizes: there, what is bought is what was measured."""
+    """Best plan on this host's own sizes: there, what is bought is what was measured."""
     plans = (recommendation.best, *recommendation.alternatives)
     return next((p for p in plans if p and p.candidate.instance == p.candidate.size), None)
 
 
 def demand(wanted: Demand) -> str:
-    """The demand: "batch 100 at 400 req/s, p99 at most 60 ms"."""
+    """Demand: "batch 100 at 400 req/s, p99 at most 60 ms"."""
     return (
         f"batch {f.count(wanted.batch)} at {f.given(wanted.rate_rps)} req/s, "
         f"{f.quantile(wanted.slo.quantile)} at most {f.given(wanted.slo.limit_ms)} ms"
@@ -28,7 +28,7 @@ def demand(wanted: Demand) -> str:
 
 
 def machines(plan: Plan) -> str:
-    """What is bought: "2 x sim-1", or "1 x c7i.large with 2 replicas of sim-1"."""
+    """Say what is bought: "2 x sim-1", or "1 x c7i.large with 2 replicas of sim-1"."""
     c = plan.candidate
     if c.instance == c.size:
         return f"{f.count(plan.replicas)} x {c.size}"
@@ -37,7 +37,7 @@ def machines(plan: Plan) -> str:
 
 
 def configuration(plan: Plan) -> str:
-    """What is bought and what runs on it."""
+    """Say what is bought and what runs on it."""
     c = plan.candidate
     return f"{machines(plan)}, {c.variant}, {f.count_of(c.threads, 'thread')}"
 
@@ -53,7 +53,7 @@ def cost(plan: Plan) -> str:
     if plan.usd_per_month is None:
         return marked(f"no price: {plan.price_basis}", Mark.REFUSED)
     month, million = f.usd_per_month(plan.usd_per_month), f.usd_per_million(plan.usd_per_million)
-    return marked(f"{month}, {million}", Mark.PREDICTED)
+    return marked(f"{month}, {million}", Mark.STATED)
 
 
 def answer(recommendation: Recommendation) -> str:
@@ -72,7 +72,7 @@ def answer(recommendation: Recommendation) -> str:
     )
     return (
         f"{wanted.title} ({demand(wanted)}): run {configuration(best)} {price}; "
-        f"expect {latency(best)}."
+        f"expect {latency(best)}"
     )
 
 
@@ -84,14 +84,15 @@ def commonest(recommendation: Recommendation) -> str:
     bottleneck, n = counts.most_common(1)[0]
     total = len(recommendation.rejections)
     example = next(r for r in recommendation.rejections if r.bottleneck == bottleneck)
+    most = "all" if n == total else f"most ({f.count(n)})"
     return (
-        f"{f.count_of(total, 'candidate')} rejected, {f.count(n)} for {bottleneck}"
+        f"{f.count_of(total, 'candidate')} rejected, {most} for {bottleneck}"
         f" (e.g. {example.candidate.variant} on {example.candidate.instance}: {example.reason})"
     )
 
 
 def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
-    """The bare model call against its own limit; "" when the demand states none."""
+    """Bare model call against its own limit; "" when the demand states none."""
     if wanted.in_process_limit_ms is None:
         return ""
     row = _bench_row(bundle, wanted.batch, plan.candidate.variant, plan.candidate.threads)
@@ -106,7 +107,7 @@ def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
 
 
 def gpu(bundle: Bundle) -> tuple[str, ...]:
-    """The GPU verdict, kept to what was measured: no figure for a GPU is ever made up."""
+    """GPU verdict, kept to what was measured: no figure for a GPU is ever made up."""
     none = marked("No GPU was measured, so no GPU figure is given.", Mark.REFUSED)
     measured = _fastest(bundle)
     plans = [(r.demand, r.best) for r in bundle.recommendations if r.best]
@@ -130,15 +131,18 @@ def gpu(bundle: Bundle) -> tuple[str, ...]:
     reach = measured.rows_per_s * wanted.max_replicas
     needed = wanted.rate_rps * wanted.batch
     lines.append(
-        f"Worth measuring above {f.rows(reach)}: the measured maximum times the "
-        f"{f.count_of(wanted.max_replicas, 'replica')} that the profile allows. "
-        f"The demand here is {f.rows(needed)}."
+        marked(
+            f"A GPU is worth measuring above {f.rows(reach)}, the measured maximum times the "
+            f"{f.count_of(wanted.max_replicas, 'replica')} that the profile allows; "
+            f"the demand here is {f.rows(needed)}",
+            Mark.PREDICTED,
+        )
     )
     return tuple(lines)
 
 
 def rejected_for(bottleneck: Bottleneck) -> str:
-    """What a bottleneck means, in the words of the report."""
+    """Say what a bottleneck means, in the words of the report."""
     return {
         Bottleneck.QUALITY: "loses too much quality",
         Bottleneck.UNMEASURED: "not measured here, and not predictable from what was",
@@ -156,7 +160,7 @@ def _bench_row(bundle: Bundle, batch: int, variant: str, threads: int) -> BenchR
 
 
 def _fastest(bundle: Bundle) -> Measurement | None:
-    """The valid closed-loop run of one replica that answered most rows per second."""
+    """Pick the valid closed-loop run of one replica with most rows per second."""
     single = [m for m in bundle.measurements if m.deployment.replicas == 1 and m.role != "floor"]
     rungs = [
         best_rung(m for m in single if m.run.batch == b) for b in {m.run.batch for m in single}

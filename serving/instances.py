@@ -26,7 +26,7 @@ def load_instances(path: Path) -> dict[str, InstanceType]:
 
 
 def resolve(spec: str, catalogue: Mapping[str, InstanceType]) -> InstanceType:
-    """The instance type that ``spec`` names: ``sim-1``, or ``sim-1:quota``.
+    """Find the instance type that ``spec`` names: ``sim-1``, or ``sim-1:quota``.
 
     A suffix overrides how the size is enforced. The name stays, since what is bought stays
     the same; the label shows the difference. BadInput for names and suffixes not known.

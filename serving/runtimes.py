@@ -90,6 +90,29 @@ class OnnxRuntime:
         return dict(zip(self._names, results, strict=True))
 
 
+# State of a fitted network's optimiser: plain data, not on skops' own list.
+_TRUSTED_SKLEARN = {
+    f"sklearn.neural_network._stochastic_optimizers.{name}Optimizer" for name in ("Adam", "SGD")
+}
+
+
+def load_skops(path: Path) -> Any:
+    """A scikit-learn estimator from a skops file; BadInput if it may run code or is damaged."""
+    import skops.io
+
+    try:
+        untrusted = set(skops.io.get_untrusted_types(file=path)) - _TRUSTED_SKLEARN
+        if untrusted:
+            raise BadInput(
+                f"{path}: holds types that may run code ({', '.join(sorted(untrusted))}); refused"
+            )
+        return skops.io.load(path, trusted=sorted(_TRUSTED_SKLEARN))
+    except BadInput:
+        raise
+    except Exception as error:  # zip, json and numpy errors of a damaged file
+        raise BadInput(f"{path}: skops cannot load this file ({error})") from None
+
+
 class SklearnRuntime:
     """A scikit-learn classifier stored with skops (no pickle), answering probabilities.
 
@@ -98,20 +121,9 @@ class SklearnRuntime:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        import skops.io
         from threadpoolctl import threadpool_limits
 
-        try:
-            untrusted = skops.io.get_untrusted_types(file=path)
-            if untrusted:
-                raise BadInput(
-                    f"{path}: holds types that may run code ({', '.join(untrusted)}); refused"
-                )
-            self._model = skops.io.load(path)
-        except BadInput:
-            raise
-        except Exception as error:  # zip, json and numpy errors of a damaged file
-            raise BadInput(f"{path}: skops cannot load this file ({error})") from None
+        self._model = load_skops(path)
         self._limits = threadpool_limits(threads)
         features = int(self._model.n_features_in_)
         classes = len(self._model.classes_)

@@ -39,13 +39,13 @@ class Supervised:
     ) -> None:
         self.name = name
         self.log = log
-        self._cpus = tuple(cpus)
         read_end, self._lifeline = os.pipe()
         settings = {
             "command": list(command),
             "groups": [str(g) for g in groups],
             "remove": [str(r) for r in remove],
             "grace_s": grace_s,
+            "cpus": list(cpus),
         }
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -57,12 +57,8 @@ class Supervised:
                 cwd=cwd,
                 env=dict(env) if env is not None else None,
                 start_new_session=True,  # Ctrl-C is ours to handle, not the child's
-                preexec_fn=self._pin if self._cpus else None,
             )
         os.close(read_end)
-
-    def _pin(self) -> None:
-        os.sched_setaffinity(0, self._cpus)
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ Standard library only, executed by path:
 The lifeline is the read end of a pipe whose write end the caller holds. The kernel
 closes it however the caller dies, SIGKILL included; that is the signal to clean up.
 SETTINGS is JSON: ``{"command": [...], "remove": [folders], "groups": [cgroup folders],
-"grace_s": 10}``.
+"grace_s": 10, "cpus": [0]}``; ``cpus`` empty means all.
 """
 
 import contextlib
@@ -80,6 +80,8 @@ def main() -> int:
     """Run, watch, clean up; returns the command's exit code."""
     lifeline = int(sys.argv[1])
     settings = json.loads(sys.argv[2])
+    if settings["cpus"]:
+        os.sched_setaffinity(0, settings["cpus"])
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     stop: list[int] = []

@@ -19,7 +19,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The file as nested dicts. BadInput when it is missing, unreadable or not TOML."""
+    """Read a file as nested dicts. BadInput when it is missing, unreadable or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def build_record(kind: type[R], table: object, where: str) -> R:
-    """A record from a TOML table; ``where`` names file and table for the message.
+    """Build a record from a TOML table; ``where`` names file and table for the message.
 
     Types are strict: a number in quotes is refused, not converted. TOML arrays become
     tuples, dates their ISO form. BadInput names the key and what to change.
@@ -51,7 +51,7 @@ def build_record(kind: type[R], table: object, where: str) -> R:
 
 
 def build_named(kind: type[R], name: str, table: object, path: Path) -> R:
-    """A record from ``[name]`` of a file, where the table's name is the record's name."""
+    """Build a record from ``[name]`` of a file, where the table's name is the record's."""
     where = f"{path}: [{name}]"
     if not isinstance(table, Mapping):
         raise BadInput(f"{where}: must be a table; '{name} = {table!r}' stands outside of any")

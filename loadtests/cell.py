@@ -1,0 +1,165 @@
+"""Measure one cell: a deployment under paced, closed-loop and open-loop traffic.
+
+About ten seconds: a warm-up that also finds the scale, paced single requests for the
+service time, a ladder of users for the capacity, and two open-loop runs at half and
+at seven tenths of it, never at the knee, where a short window is mostly luck.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loadtests.fleet import Fleet, LoadResult
+from loadtests.judge import faults_of, not_enforced
+from loadtests.monitor import Monitor, Snapshot
+from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
+from serving.ray_host.client import RayHost
+from serving.records import Deployment, Endpoint
+
+GAIN_WORTH_DOUBLING = 1.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dwell:
+    """How long each part of a cell takes, in seconds, and the shares of capacity to try."""
+
+    warmup_s: float = 0.4
+    paced_s: float = 1.5
+    rung_s: float = 1.0
+    open_s: float = 2.2
+    open_shares: tuple[float, ...] = (0.5, 0.7)
+    most_users: int = 8
+
+    @property
+    def cell_s(self) -> float:
+        """Duration of a cell with a ladder of three rungs, rounding included."""
+        runs = 2 + 3 + len(self.open_shares)
+        return (
+            self.warmup_s + self.paced_s + 3 * self.rung_s
+            + self.open_s * len(self.open_shares) + 0.12 * runs
+        )  # fmt: skip
+
+
+FULL = Dwell()
+QUICK = Dwell(warmup_s=0.2, paced_s=0.6, rung_s=0.4, open_s=0.8, open_shares=(0.5,), most_users=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellContext:
+    """What all runs of one cell have in common."""
+
+    host: RayHost
+    fleet: Fleet
+    deployment: Deployment
+    endpoint: Endpoint
+    payloads: Path
+    batch: int
+    seed: int
+    environment: str
+    role: str = "cell"
+
+
+def measure_cell(
+    context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """Run the whole cell, giving each measurement as soon as it is made."""
+    warm = _load(context, closed(context, dwell.warmup_s, 1))
+    single_rps = max(warm.ok / warm.elapsed_s, 0.5)
+    paced_rps = min(100.0, 0.25 * single_rps)
+    yield measure(context, paced(context, dwell.paced_s, paced_rps), next_sequence())
+    best, users = 0.0, 1
+    while users <= dwell.most_users:
+        rung = measure(context, closed(context, dwell.rung_s, users), next_sequence())
+        yield rung
+        if rung.completed_rps < GAIN_WORTH_DOUBLING * best:
+            break
+        best = max(best, rung.completed_rps)
+        users *= 2
+    for share in dwell.open_shares if best else ():
+        run = LoadRun(
+            mode="open",
+            batch=context.batch,
+            duration_s=dwell.open_s,
+            rate_rps=round(share * best, 3),
+            seed=context.seed,
+        )
+        yield measure(context, run, next_sequence())
+
+
+def closed(context: CellContext, duration_s: float, users: int) -> LoadRun:
+    """A closed-loop run of ``users`` users."""
+    return LoadRun(
+        mode="closed", batch=context.batch, duration_s=duration_s, users=users, seed=context.seed
+    )
+
+
+def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
+    """Single requests, far enough apart not to meet."""
+    return LoadRun(
+        mode="paced",
+        batch=context.batch,
+        duration_s=max(duration_s, 25 / rate_rps),  # enough samples from slow models, too
+        rate_rps=rate_rps,
+        seed=context.seed,
+    )
+
+
+def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
+    """Carry out one run between two readings of the kernel's counters, and judge it."""
+    monitor = Monitor(context.host, context.endpoint)
+    before: list[Snapshot] = []
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    result = _load(context, run, lambda: before.append(monitor.snapshot()))
+    window = monitor.between(before[0], monitor.snapshot())
+    deployment, grant = context.deployment, context.endpoint.replicas[0].grant
+    faults = faults_of(run, deployment, grant, result, window)
+    denied = not_enforced(deployment, grant)
+    return Measurement.model_validate(
+        {
+            "id": secrets.token_hex(6),
+            "role": context.role,
+            "sequence": sequence,
+            "started_at": started_at,
+            "deployment": deployment,
+            "grant": grant,
+            "inference": result.inference,
+            "run": run,
+            "elapsed_s": result.elapsed_s,
+            "offered": result.offered,
+            "ok": result.ok,
+            "errors": result.errors,
+            "unsent": result.unsent,
+            "checked": result.checked,
+            "wrong": result.wrong,
+            "due_to_done": result.due_to_done,
+            "sent_to_done": result.sent_to_done,
+            "dispatch_lag": result.dispatch_lag,
+            "queue": result.queue,
+            "service": result.service,
+            "cpu": CpuUse(
+                replica_s=window.replica_s,
+                ingress_s=window.ingress_s,
+                generator_s=result.generator_cpu_s,
+                others_on_replica_cores=window.others_on_replica_cores,
+            ),
+            "throttling": Throttling(
+                periods=window.periods,
+                throttled_periods=window.throttled_periods,
+                throttled_s=window.throttled_s,
+            ),
+            "peak_memory_bytes": window.peak_memory_bytes,
+            "startup_s": context.endpoint.startup_s,
+            "environment": context.environment,
+            "faults": (denied, *faults) if denied else faults,
+        }
+    )
+
+
+def _load(
+    context: CellContext, run: LoadRun, on_start: Callable[[], None] = lambda: None
+) -> LoadResult:
+    return context.fleet.run(run, context.endpoint, context.payloads, on_start)

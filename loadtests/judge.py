@@ -1,0 +1,153 @@
+"""Whether a measurement may be believed: a closed list of faults, each with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from loadtests.fleet import LoadResult
+from loadtests.monitor import Window
+from loadtests.records import Fault, FaultCode, LoadRun, Measurement
+from serving.records import Deployment, Grant
+
+MIN_SAMPLES = 20
+# A rung of a ladder is limited by the generator when the platform's cores are full
+# while the replica still has room.
+PLATFORM_FULL = 0.97
+REPLICA_FULL = 0.90
+# Dispatch may lag by this much, or by this share of the latency that is reported.
+LAG_LIMIT_S = 0.002
+LAG_SHARE = 0.2
+RATE_SHORTFALL = 0.02
+GRANT_EXCESS = 0.05
+OTHERS_LIMIT = 0.02
+STEAL_LIMIT = 0.01
+DRIFT_LIMIT = 0.15
+# The kernel accounts a quota per period and CPUs in ticks of 10 ms; a window cut
+# anywhere may hold one period and a few ticks more than its share.
+_SLACK_S = 0.03
+_TICKS_S = 0.02
+
+
+def faults_of(
+    run: LoadRun, deployment: Deployment, grant: Grant, result: LoadResult, window: Window
+) -> tuple[Fault, ...]:
+    """All faults of a run; an empty tuple means it is valid."""
+    return tuple(
+        Fault(code=code, detail=detail)
+        for code, detail in (
+            *_wrong_answers(result),
+            *_generator(run, grant, deployment, result, window),
+            *_replica(deployment, grant, result, window),
+            *_host(window),
+        )
+    )
+
+
+Found = Iterator[tuple[FaultCode, str]]
+
+
+def _wrong_answers(result: LoadResult) -> Found:
+    if result.ok < MIN_SAMPLES:
+        yield FaultCode.TOO_FEW_SAMPLES, f"{result.ok} answers, at least {MIN_SAMPLES} are needed"
+    if result.errors:
+        parts = ", ".join(f"{n} x {name}" for name, n in sorted(result.errors.items()))
+        yield FaultCode.ERRORS, parts
+    if result.wrong:
+        yield FaultCode.WRONG_ANSWERS, f"{result.wrong} of {result.checked} checked answers differ"
+    if result.other_cell:
+        yield FaultCode.WRONG_CELL, f"{result.other_cell} answers came from another cell"
+
+
+def _generator(
+    run: LoadRun, grant: Grant, deployment: Deployment, result: LoadResult, window: Window
+) -> Found:
+    used = window.replica_s / (result.elapsed_s * grant.vcpus * deployment.replicas)
+    if window.platform_busy > PLATFORM_FULL and used < REPLICA_FULL:
+        yield (
+            FaultCode.GENERATOR_AT_LIMIT,
+            f"generator's and ingress' cores {window.platform_busy:.0%} busy, "
+            f"replica only {used:.0%}",
+        )
+    if run.mode == "closed":
+        return
+    lag, latency = result.dispatch_lag.quantile_s(0.99), result.due_to_done.quantile_s(0.99)
+    if result.ok and lag > max(LAG_LIMIT_S, LAG_SHARE * latency):
+        yield FaultCode.DISPATCH_LAG, f"p99 of dispatch lag {lag * 1e3:.2f} ms"
+    missing = result.unsent + result.offered - result.ok - sum(result.errors.values())
+    if result.unsent or missing > RATE_SHORTFALL * result.offered:
+        yield (
+            FaultCode.RATE_NOT_MET,
+            f"{result.ok} of {result.offered} requests answered, {result.unsent} never sent",
+        )
+    grown = result.backlog_growth * run.duration_s
+    if grown > max(10.0, 0.1 * result.offered):
+        yield FaultCode.BACKLOG_GROWING, f"{grown:.0f} more requests waiting at the end"
+
+
+def _replica(deployment: Deployment, grant: Grant, result: LoadResult, window: Window) -> Found:
+    slack = _SLACK_S if grant.quota_cpus else _TICKS_S
+    allowed = deployment.replicas * (grant.vcpus * (1 + GRANT_EXCESS) * window.wall_s + slack)
+    if window.replica_s > allowed:
+        yield (
+            FaultCode.OVER_GRANT,
+            f"used {window.replica_s / window.wall_s:.3f} CPUs of "
+            f"{grant.vcpus * deployment.replicas:g} granted",
+        )
+    if deployment.instance.enforcement == "cpuset" and window.throttled_periods:
+        yield FaultCode.THROTTLED, f"{window.throttled_periods} periods, of a type without quota"
+    if window.replica_changed:
+        yield FaultCode.REPLICA_CHANGED, "a replica ended or was replaced during the run"
+    if window.fallback_sessions:
+        yield (
+            FaultCode.FALLBACK_PROXY,
+            f"{window.fallback_sessions} requests went through the Python fallback proxy",
+        )
+
+
+def _host(window: Window) -> Found:
+    ticks = _TICKS_S / window.wall_s
+    if window.others_on_replica_cores > OTHERS_LIMIT + ticks:
+        yield (
+            FaultCode.CORES_SHARED,
+            f"others used {window.others_on_replica_cores:.1%} of the replica's cores",
+        )
+    if window.steal > STEAL_LIMIT:
+        yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
+
+
+def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:
+    """A fault where the host could not enforce what the instance type says.
+
+    Affinity alone gives whole CPUs truthfully, never a fraction of one.
+    """
+    if grant.method == "affinity" and deployment.instance.enforcement == "quota":
+        return Fault(
+            code=FaultCode.NOT_ENFORCED,
+            detail=f"{deployment.instance.label} needs control groups, which this host denies; "
+            "whole CPUs (cpuset) can be measured by affinity",
+        )
+    return None
+
+
+def with_drift(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Judge drift: mark every repeat of the reference cell that left the band of the first.
+
+    Compared are closed-loop throughputs at equal users. Marked are the repeat and, since
+    the host was another one by then, nothing else: the report shows the drift over time.
+    """
+    first: dict[tuple[int, int], float] = {}
+    judged = []
+    for measurement in sorted(measurements, key=lambda m: m.sequence):
+        run = measurement.run
+        if measurement.role == "reference" and run.mode == "closed" and measurement.valid:
+            key = (run.batch, run.users or 0)
+            base = first.setdefault(key, measurement.completed_rps)
+            ratio = measurement.completed_rps / base
+            if abs(ratio - 1) > DRIFT_LIMIT:
+                fault = Fault(
+                    code=FaultCode.DRIFT, detail=f"{ratio:.2f} x the first run of this cell"
+                )
+                judged.append(measurement.model_copy(update={"faults": (fault,)}))
+                continue
+        judged.append(measurement)
+    return judged

@@ -1,0 +1,231 @@
+"""Candidates: every measured size on everything that could be bought to hold it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from planner.prices import PriceList
+from planner.profile import NOT_VALID, Refusal
+from planner.records import (
+    Bottleneck,
+    Candidate,
+    CpuFactor,
+    Demand,
+    Price,
+    Rejection,
+    ServiceProfile,
+)
+from serving.errors import BadInput
+from serving.records import InstanceType, Variant
+
+MEMORY_HEADROOM = 0.25
+"""On top of a replica's measured peak: a longer life meets larger peaks than a short run."""
+
+SYSTEM_MEMORY_SHARE = 0.10
+"""Kept for the operating system on a whole instance; a host size is a limit without one."""
+
+HERE = CpuFactor(
+    target_family="host", low=1, mid=1, high=1, basis="measured on the instance itself"
+)
+
+
+class Placement(NamedTuple):
+    """A candidate with what is needed to size it."""
+
+    candidate: Candidate
+    profile: ServiceProfile
+    instance: InstanceType
+    factor: CpuFactor
+    price: Price | None
+
+    @property
+    def replica_memory_gib(self) -> float:
+        """Memory that one replica needs, with headroom."""
+        return replica_memory_gib(self.profile)
+
+
+def replica_memory_gib(profile: ServiceProfile) -> float:
+    """Measured peak and a quarter more, in GiB."""
+    return profile.peak_memory_bytes * (1 + MEMORY_HEADROOM) / 2**30
+
+
+def place(
+    demand: Demand,
+    profiles: Iterable[ServiceProfile],
+    refused: Iterable[Refusal],
+    variants: Iterable[Variant],
+    instances: Mapping[str, InstanceType],
+    prices: PriceList,
+) -> tuple[list[Placement], list[Rejection]]:
+    """Every candidate once: placed, or rejected before any latency is looked at.
+
+    A candidate is a (variant, size, threads) that was measured or refused at any batch, and
+    a host size of the catalogue that neither was. One with a profile at the demanded batch
+    stands on its own size and on every other shape that has the vCPUs for it; the rest
+    stands on its own size only, since no shape could change why it is rejected.
+    """
+    by_cell = _cells(profiles, refused, instances)
+    placements: list[Placement] = []
+    rejections: list[Rejection] = []
+    for variant in variants:
+        cells = {key: cell for key, cell in by_cell.items() if key[0] == variant.name}
+        known = {size.partition(":")[0] for _, size, _ in cells}
+        for name, instance in instances.items():
+            if instance.is_host_size and name not in known:
+                cells[variant.name, name, 1] = _Cell()
+        for (_, size, threads), cell in sorted(cells.items()):
+            own = Candidate(
+                variant=variant.name,
+                size=size,
+                threads=threads,
+                instance=size,
+                replicas_per_instance=1,
+            )
+            profile = cell.profiles.get(demand.batch)
+            if variant.barred is not None:
+                rejections.append(_rejected(own, Bottleneck.QUALITY, variant.barred))
+            elif profile is None:
+                rejections.append(_without_profile(own, cell, demand.batch))
+            else:
+                for found in _on_everything(own, profile, demand, instances, prices):
+                    if isinstance(found, Placement):
+                        placements.append(found)
+                    else:
+                        rejections.append(found)
+    return placements, rejections
+
+
+class _Cell(NamedTuple):
+    """What is known of one (variant, size, threads), by batch."""
+
+    profiles: Mapping[int, ServiceProfile] = {}
+    refusals: Mapping[int, str] = {}
+
+
+def _cells(
+    profiles: Iterable[ServiceProfile],
+    refused: Iterable[Refusal],
+    instances: Mapping[str, InstanceType],
+) -> dict[tuple[str, str, int], _Cell]:
+    measured: dict[tuple[str, str, int], dict[int, ServiceProfile]] = {}
+    for p in profiles:
+        key = (p.variant.name, size_name(p.instance.label, instances), p.threads)
+        measured.setdefault(key, {})[p.batch] = p
+    missing: dict[tuple[str, str, int], dict[int, str]] = {}
+    for (variant, label, threads, batch), reason in refused:
+        missing.setdefault((variant, size_name(label, instances), threads), {})[batch] = reason
+    keys = measured.keys() | missing.keys()
+    return {key: _Cell(measured.get(key, {}), missing.get(key, {})) for key in keys}
+
+
+def size_name(label: str, instances: Mapping[str, InstanceType]) -> str:
+    """Write a size as one asks for it: ``sim-1 (cpuset)`` becomes ``sim-1``.
+
+    It becomes ``sim-1:cpuset`` where the catalogue enforces the size in another way.
+    """
+    match = re.fullmatch(r"(.+) \((\w+)\)", label)
+    if match is None:
+        return label
+    name, enforcement = match.groups()
+    usual = instances.get(name)
+    return name if usual is None or usual.enforcement == enforcement else f"{name}:{enforcement}"
+
+
+def _without_profile(own: Candidate, cell: _Cell, batch: int) -> Rejection:
+    reason = cell.refusals.get(batch)
+    if reason is None:
+        elsewhere = sorted({*cell.profiles, *cell.refusals})
+        batches = ", ".join(map(str, elsewhere))
+        seen = f"only at batch {batches}" if elsewhere else "at no batch"
+        return _rejected(own, Bottleneck.UNMEASURED, f"not measured at batch {batch}, {seen}")
+    invalid = reason.startswith(NOT_VALID)
+    return _rejected(own, Bottleneck.INVALID if invalid else Bottleneck.UNMEASURED, reason)
+
+
+def _on_everything(
+    own: Candidate,
+    profile: ServiceProfile,
+    demand: Demand,
+    instances: Mapping[str, InstanceType],
+    prices: PriceList,
+) -> Iterable[Placement | Rejection]:
+    price_of = {price.instance: price for price in prices.prices}
+    factor_of = {factor.target_family: factor for factor in prices.factors}
+    yield _on_own_size(own, profile, price_of.get(profile.instance.name))
+    for instance in instances.values():
+        share = math.floor(instance.vcpus / profile.instance.vcpus + 1e-9)
+        if instance.is_host_size or instance.name == profile.instance.name or share < 1:
+            continue
+        candidate = own.model_copy(
+            update={
+                "instance": instance.name,
+                "replicas_per_instance": min(share, demand.max_replicas),
+            }
+        )
+        price = price_of.get(instance.name)
+        factor = factor_of.get(instance.cpu_family)
+        yield _on_shape(candidate, profile, instance, price, factor)
+
+
+def _on_own_size(
+    own: Candidate, profile: ServiceProfile, price: Price | None
+) -> Placement | Rejection:
+    needed = replica_memory_gib(profile)
+    if needed > profile.instance.memory_gib:
+        return _rejected(
+            own,
+            Bottleneck.MEMORY,
+            f"needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+            f"has {profile.instance.memory_gib:g} GiB",
+        )
+    return Placement(own, profile, profile.instance, HERE, price)
+
+
+def _on_shape(
+    candidate: Candidate,
+    profile: ServiceProfile,
+    instance: InstanceType,
+    price: Price | None,
+    factor: CpuFactor | None,
+) -> Placement | Rejection:
+    if price is None:
+        return _rejected(candidate, Bottleneck.COST, f"no price for {instance.name} in prices.toml")
+    if price.cpu_family != instance.cpu_family:
+        raise BadInput(
+            f"prices.toml says cpu_family = '{price.cpu_family}' for {instance.name}, "
+            f"instances.toml says '{instance.cpu_family}'; change one of them"
+        )
+    if factor is None:
+        return _rejected(
+            candidate,
+            Bottleneck.COST,
+            f"no CPU factor for {instance.cpu_family} in prices.toml, so no price can be "
+            "attached to what was measured here",
+        )
+    if instance.enforcement == "quota" and profile.instance.enforcement == "cpuset":
+        # The same vCPU enforced by a quota has about twice the tail.
+        return _rejected(
+            candidate,
+            Bottleneck.UNMEASURED,
+            f"{instance.name} enforces a quota and {profile.instance.name} was measured with "
+            f"whole CPUs; measure {profile.instance.name}:quota",
+        )
+    needed, usable = replica_memory_gib(profile), instance.memory_gib * (1 - SYSTEM_MEMORY_SHARE)
+    fitting = math.floor(usable / needed) if needed > 0 else candidate.replicas_per_instance
+    if fitting < 1:
+        return _rejected(
+            candidate,
+            Bottleneck.MEMORY,
+            f"a replica needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+            f"{instance.name} has {usable:.2f} of {instance.memory_gib:g} GiB to give",
+        )
+    held = min(candidate.replicas_per_instance, fitting)
+    placed = candidate.model_copy(update={"replicas_per_instance": held})
+    return Placement(placed, profile, instance, factor, price)
+
+
+def _rejected(candidate: Candidate, bottleneck: Bottleneck, reason: str) -> Rejection:
+    return Rejection(candidate=candidate, bottleneck=bottleneck, reason=reason)

@@ -1,0 +1,127 @@
+"""In-process benchmark: what a variant costs with no server and no network around it.
+
+Each variant runs in a process of its own, so that its peak memory is its own. Executed
+as a script it measures one variant and prints one JSON line per row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serving.errors import Infrastructure
+from serving.records import BenchRow, Variant
+from serving.runtimes import load_runtime
+
+_MOST_CALLS = 400
+_FEWEST_CALLS = 15
+
+
+def bench(
+    variants: Sequence[Variant],
+    rows: Mapping[str, np.ndarray],
+    *,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    seconds: float,
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[BenchRow]:
+    """Measure every variant at every batch and thread count, ``seconds`` each at most.
+
+    ``rows`` are test inputs by name; batches are taken from their start.
+    """
+    results: list[BenchRow] = []
+    with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
+        data = Path(folder) / "rows.npz"
+        np.savez(data, **rows)  # type: ignore[arg-type] # numpy's stub misreads keywords
+        for variant in variants:
+            progress(variant.name)
+            request = {
+                "variant": variant.model_dump(mode="json"),
+                "data": str(data),
+                "batches": list(batches),
+                "threads": list(threads),
+                "seconds": seconds,
+            }
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "serving.bench"],
+                input=json.dumps(request),
+                capture_output=True,
+                text=True,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            )
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise Infrastructure(f"benchmark of {variant.name} failed: {last}")
+            results += [BenchRow.model_validate_json(line) for line in done.stdout.splitlines()]
+    return results
+
+
+def bench_one(
+    variant: Variant,
+    rows: Mapping[str, np.ndarray],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    seconds: float,
+) -> list[BenchRow]:
+    """All rows of one variant, measured in this process."""
+    cores = len(os.sched_getaffinity(0))
+    results = []
+    for count in threads:
+        started = time.perf_counter()
+        runtime = load_runtime(variant, count)
+        load_s = time.perf_counter() - started
+        for batch in batches:
+            inputs = {k: np.ascontiguousarray(v[:batch]) for k, v in rows.items()}
+            for _ in range(3):
+                runtime.predict(inputs)
+            times: list[float] = []
+            until = time.perf_counter() + seconds
+            while len(times) < _FEWEST_CALLS or (
+                len(times) < _MOST_CALLS and time.perf_counter() < until
+            ):
+                begin = time.perf_counter()
+                runtime.predict(inputs)
+                times.append(time.perf_counter() - begin)
+            p50, p95, p99 = np.quantile(times, [0.5, 0.95, 0.99]).tolist()
+            results.append(
+                BenchRow(
+                    variant=variant.name,
+                    batch=batch,
+                    threads=count,
+                    oversubscribed=count > cores,
+                    n_calls=len(times),
+                    p50_ms=p50 * 1e3,
+                    p95_ms=p95 * 1e3,
+                    p99_ms=p99 * 1e3,
+                    rows_per_s=batch / p50,
+                    peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    load_s=load_s,
+                )
+            )
+    return results
+
+
+def main() -> None:
+    """Read a request from stdin, write rows to stdout."""
+    request = json.loads(sys.stdin.read())
+    with np.load(request["data"], allow_pickle=False) as stored:
+        rows = {name: stored[name] for name in stored}
+    variant = Variant.model_validate(request["variant"])
+    for row in bench_one(
+        variant, rows, request["batches"], request["threads"], request["seconds"]
+    ):
+        sys.stdout.write(row.model_dump_json() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Configuration files: what ships is consistent, and every mistake is one clear line."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from planner.demands import load_demands
+from planner.prices import load_prices, staleness
+from planner.records import Price
+from serving.errors import BadInput
+from serving.instances import load_instances, resolve
+from serving.toml_config import near_matches, read_toml
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+PRICE = """
+[[price]]
+instance = "c7i.large"
+usd_per_hour = 0.08925
+region = "us-east-1"
+as_of = 2025-01-15
+source = "list"
+cpu_family = "intel"
+"""
+FACTOR = """
+[[cpu_factor]]
+target_family = "intel"
+low = 0.6
+mid = 0.9
+high = 1.1
+basis = "assumed"
+"""
+INSTANCE = """
+[sim-1]
+vcpus = 1
+memory_gib = 2
+enforcement = "cpuset"
+cpu_family = "host"
+"""
+DEMAND = """
+[real-time]
+title = "Real-time API"
+batch = 1
+batch_range = [1, 10]
+rate_rps = 600
+quantile = 0.99
+limit_ms = 25
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "file.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_ships_is_consistent() -> None:
+    """Every cloud shape has a price of its own CPU family, and that family a factor."""
+    instances = load_instances(CONFIGS / "instances.toml")
+    prices, factors = load_prices(CONFIGS / "prices.toml")
+    cloud = {i.name: i.cpu_family for i in instances.values() if not i.is_host_size}
+    assert {p.instance: p.cpu_family for p in prices} == cloud
+    assert {f.target_family for f in factors} == set(cloud.values())
+    assert {i.name for i in instances.values() if i.is_host_size} == {
+        "sim-0.25",
+        "sim-0.5",
+        "sim-1",
+        "sim-2",
+    }
+    assert all("assumed" in f.basis for f in factors)
+
+
+def test_fargate_prices_follow_from_its_rates() -> None:
+    """0.04048 USD per vCPU-hour and 0.004445 per GB-hour, for each size."""
+    instances = load_instances(CONFIGS / "instances.toml")
+    prices = {p.instance: p.usd_per_hour for p in load_prices(CONFIGS / "prices.toml").prices}
+    for name in ("fargate-0.25", "fargate-0.5", "fargate-1", "fargate-2"):
+        size = instances[name]
+        expected = 0.04048 * size.vcpus + 0.004445 * size.memory_gib
+        assert prices[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_shipped_profiles_can_be_read() -> None:
+    """Production, real-time and batch, with the seed's in-process limit shown apart."""
+    production, real_time, batch = load_demands(CONFIGS / "profiles.toml")
+    assert (production.name, production.batch, production.slo.limit_ms) == ("production", 100, 60)
+    assert real_time.in_process_limit_ms == 1
+    assert (batch.slo.quantile, batch.batch_range) == (0.95, (1000, 6000))
+
+
+def test_enforcement_can_be_overridden() -> None:
+    """``sim-1:quota`` is sim-1 by name, and says quota in its label."""
+    catalogue = load_instances(CONFIGS / "instances.toml")
+    assert resolve("sim-1", catalogue) is catalogue["sim-1"]
+    assert resolve("sim-1:quota", catalogue).label == "sim-1 (quota)"
+    assert resolve("sim-1:cpuset", catalogue) == catalogue["sim-1"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("sim1", "instance 'sim1': unknown; did you mean 'sim-1'"),
+        ("zzz", "instance 'zzz': unknown; known are: F2s_v2, "),
+        ("sim-1:weight", "unknown enforcement; write 'sim-1:cpuset' or 'sim-1:quota'"),
+        ("sim-0.5:cpuset", "cpuset grants whole CPUs, vcpus = 0.5 needs quota"),
+    ],
+)
+def test_an_instance_that_cannot_be_resolved_says_what_to_write(spec: str, message: str) -> None:
+    """Unknown names list near matches; a contradiction names both sides."""
+    with pytest.raises(BadInput) as caught:
+        resolve(spec, load_instances(CONFIGS / "instances.toml"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (INSTANCE.replace("vcpus", "vcpu"), "[sim-1]: key 'vcpus' is missing; add it"),
+        (INSTANCE + "vcpuz = 1", "[sim-1]: unknown key 'vcpuz'; did you mean 'vcpus'?"),
+        (INSTANCE.replace("vcpus = 1", "vcpus = 9"), "key 'vcpus' is 9: input should be less"),
+        (INSTANCE.replace("vcpus = 1", "vcpus = inf"), "key 'vcpus' is inf; give a finite"),
+        (INSTANCE.replace("= 2", '= "2"'), "key 'memory_gib' is '2': input should be a valid n"),
+        (INSTANCE.replace("vcpus = 1", "vcpus = 0.5"), "vcpus = 0.5 needs quota"),
+        (INSTANCE + 'name = "x"', "[sim-1]: remove the key 'name'"),
+        ("vcpus = 1", "[vcpus]: must be a table; 'vcpus = 1' stands outside of any"),
+        ("", "holds no instance type; add a table such as [sim-1]"),
+        ("[sim-1\n", "not valid TOML: Expected ']' at the end of a table declaration (at line 1"),
+    ],
+)
+def test_mistakes_in_instances_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    """File, table, key, and what to change."""
+    path = written(tmp_path, text)
+    with pytest.raises(BadInput) as caught:
+        load_instances(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PRICE.replace("0.08925", "-1"), "[[price]] number 1: key 'usd_per_hour' is -1"),
+        (PRICE.replace("2025-01-15", '"May"'), "key 'as_of' is 'May'; write a date such as"),
+        (PRICE + PRICE, "[[price]]: instance 'c7i.large' occurs 2 times; keep one"),
+        (FACTOR + FACTOR, "[[cpu_factor]]: target_family 'intel' occurs 2 times"),
+        (FACTOR.replace("0.6", "1.0"), "low, mid and high must rise, not 1, 0.9, 1.1"),
+        (PRICE.replace("[[price]]", "[[prices]]"), "unknown table 'prices'; did you mean 'price'?"),
+        (
+            PRICE.replace("[[price]]", "[price]"),
+            "[price] must be a list of tables; write [[price]]",
+        ),
+        ("price = [1]", "[[price]] number 1: must be a table of keys, not 1"),
+    ],
+)
+def test_mistakes_in_prices_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    """File, row, key, and what to change."""
+    path = written(tmp_path, text)
+    with pytest.raises(BadInput) as caught:
+        load_prices(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEMAND.replace("600", "-600"), "[real-time]: key 'rate_rps' is -600"),
+        (DEMAND.replace("0.99", "99"), "key 'quantile' is 99: input should be less than 1"),
+        (DEMAND.replace("batch = 1\n", "batch = 11\n"), "batch = 11 lies outside batch_range"),
+        (DEMAND + "max_replicas = 2\nspare_replicas = 2", "raise max_replicas"),
+        (DEMAND + "p99 = 1", "unknown key 'p99'"),
+        ("", "holds no profile"),
+    ],
+)
+def test_mistakes_in_profiles_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    """File, table, key, and what to change."""
+    path = written(tmp_path, text)
+    with pytest.raises(BadInput) as caught:
+        load_demands(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_dates_may_be_toml_dates(tmp_path: Path) -> None:
+    """``as_of = 2025-01-15`` means the same with and without quotes."""
+    (price,), _ = load_prices(written(tmp_path, PRICE))
+    assert price.as_of == "2025-01-15"
+
+
+def test_unreadable_files_say_so(tmp_path: Path) -> None:
+    """Missing, a folder, or not text: three different lines."""
+    with pytest.raises(BadInput, match="no such file"):
+        read_toml(tmp_path / "missing.toml")
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_toml(tmp_path)
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"a = '\xff'")
+    with pytest.raises(BadInput, match="not UTF-8 at byte 5"):
+        read_toml(path)
+
+
+def test_near_matches_fall_back_to_what_is_known() -> None:
+    """Nothing close lists everything; nothing at all says so."""
+    assert near_matches("zzz", ["b", "a"]) == "known are: a, b"
+    assert near_matches("zzz", []) == "none is known"
+
+
+def test_a_price_grows_stale_after_a_year() -> None:
+    """A year is fine, a day more is a warning that names the price and its age."""
+    price = Price(
+        instance="c7i.large",
+        usd_per_hour=0.09,
+        region="us-east-1",
+        as_of="2025-01-15",
+        source="list",
+        cpu_family="intel",
+    )
+    assert staleness(price, date(2026, 1, 15)) is None
+    warning = staleness(price, date(2026, 1, 16))
+    assert warning is not None
+    assert "c7i.large is from 2025-01-15, 366 days ago" in warning

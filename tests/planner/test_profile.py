@@ -1,0 +1,141 @@
+"""Service profiles from measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from loadtests.histogram import Histogram
+from loadtests.records import Fault, FaultCode, Measurement
+from planner.profile import build_profiles
+from serving.errors import BadInput
+from serving.records import Variant
+
+Measure = Callable[..., Measurement]
+NOISY = (Fault(code=FaultCode.NOISY_HOST, detail="12 % steal"),)
+
+
+def test_a_profile_has_each_figure_from_its_own_kind_of_run(measurement: Measure) -> None:
+    """Service and overhead come from paced runs, capacity and CPU from the best closed rung."""
+    runs = [
+        measurement("paced", service_ms=2.0, rtt_ms=2.5),
+        measurement("closed", completed_rps=390, users=2, service_ms=9),
+        measurement("closed", completed_rps=400, users=4, service_ms=9, peak_memory_bytes=7 << 30),
+        measurement("open", completed_rps=200, rtt_ms=4.0, startup_s=3.5),
+    ]
+    (profile,), refused = build_profiles(runs)
+    assert not refused
+    assert profile.service.quantile_s(0.5) == pytest.approx(0.002, rel=0.01)
+    assert profile.overhead_ms == pytest.approx(2.5 - 2.0 - 0.1, abs=0.01)
+    assert profile.capacity_rps == 400
+    assert profile.cpu_ms == pytest.approx(6 / 4000 * 1e3)
+    assert profile.ingress_cpu_ms == pytest.approx(1 / 4000 * 1e3)
+    assert profile.peak_memory_bytes == 7 << 30
+    assert profile.startup_s == 3.5
+    (point,) = profile.measured_points
+    assert (point.rate_rps, point.utilisation, point.n) == (200, 0.5, 200)
+    assert point.p99_ms == pytest.approx(4, rel=0.01)
+    assert len(profile.measurement_ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("rungs", "share"), [((400, 399), 0.05), ((400, 360), 0.1), ((400, 100), 0.15), ((400,), 0.15)]
+)
+def test_the_capacity_interval_follows_the_two_best_rungs(
+    measurement: Measure, rungs: tuple[float, ...], share: float
+) -> None:
+    """Their spread counts between a floor of 5 % and a ceiling of 15 %."""
+    ladder = [measurement("closed", completed_rps=rps) for rps in rungs]
+    (profile,), _ = build_profiles([measurement("paced"), *ladder])
+    interval = profile.capacity_interval
+    assert interval.low == pytest.approx(400 * (1 - share))
+    assert interval.high == pytest.approx(400 * (1 + share))
+
+
+def test_capacity_is_per_replica_and_points_are_of_one(measurement: Measure) -> None:
+    """Two replicas at 600/s have 300/s each, and their open runs are no measured points."""
+    runs = [
+        measurement("paced"),
+        measurement("closed", completed_rps=600, replicas=2),
+        measurement("open", completed_rps=300, replicas=2),
+    ]
+    (profile,), _ = build_profiles(runs)
+    assert profile.capacity_rps == 300
+    assert profile.measured_points == ()
+
+
+def test_overhead_is_never_negative(measurement: Measure) -> None:
+    """Medians of different requests may cross; time is not given back."""
+    runs = [measurement("paced", service_ms=3, rtt_ms=2), measurement("closed")]
+    assert build_profiles(runs)[0][0].overhead_ms == 0
+
+
+def test_runs_with_faults_do_not_count(measurement: Measure) -> None:
+    """The best rung is the best valid one, and an invalid open run is no point."""
+    runs = [
+        measurement("paced"),
+        measurement("closed", completed_rps=300),
+        measurement("closed", completed_rps=900, faults=NOISY),
+        measurement("open", completed_rps=100, faults=NOISY),
+    ]
+    (profile,), _ = build_profiles(runs)
+    assert profile.capacity_rps == 300
+    assert profile.measured_points == ()
+
+
+def test_a_key_without_valid_runs_is_refused_with_its_first_fault(measurement: Measure) -> None:
+    """Missing and invalid runs are told apart, each key by itself."""
+    runs = [
+        measurement("paced", batch=1),
+        measurement("closed", batch=1, faults=NOISY),
+        measurement("closed", batch=6000),
+        measurement("paced", batch=100),
+        measurement("closed", batch=100, ok=0, service=Histogram.of([])),
+    ]
+    profiles, refused = build_profiles(runs)
+    assert not profiles
+    assert refused == [
+        (
+            ("onnx_fp32", "sim-1 (cpuset)", 1, 1),
+            "no valid closed-loop run: noisy_host: 12 % steal",
+        ),
+        (
+            ("onnx_fp32", "sim-1 (cpuset)", 1, 100),
+            "no valid closed-loop run: not one request was answered",
+        ),
+        (("onnx_fp32", "sim-1 (cpuset)", 1, 6000), "no paced run"),
+    ]
+
+
+def test_floors_are_left_out(measurement: Measure) -> None:
+    """A no-op replica says what the platform costs, not what the model does."""
+    assert build_profiles([measurement("paced", role="floor")]) == ([], [])
+
+
+def test_unlike_environments_are_refused(measurement: Measure) -> None:
+    """Also when one of the runs is invalid: they may never share a plan."""
+    runs = [measurement("paced"), measurement("closed", environment="e2", faults=NOISY)]
+    with pytest.raises(BadInput, match=r"2 environments \(e1, e2\)"):
+        build_profiles(runs)
+
+
+def test_two_files_of_one_variant_are_refused(
+    measurement: Measure, variant: Callable[..., Variant]
+) -> None:
+    """A variant that was rebuilt between runs is another one."""
+    runs = [measurement("paced"), measurement("closed", variant=variant(sha256="f" * 64))]
+    with pytest.raises(BadInput, match="two model files"):
+        build_profiles(runs)
+
+
+def test_the_order_of_measurements_does_not_matter(measurement: Measure) -> None:
+    """Profiles come sorted by key, whatever order the study measured in."""
+    runs = [
+        measurement(mode, batch=batch, id=f"{mode}-{batch}")
+        for batch in (100, 1)
+        for mode in ("paced", "closed")
+    ]
+    profiles, _ = build_profiles(runs)
+    assert [p.batch for p in profiles] == [1, 100]
+    assert [p.batch for p in build_profiles(runs[::-1])[0]] == [1, 100]

@@ -1,0 +1,75 @@
+"""The house rules that a test can hold: who imports whom, and what stays out of where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each room may import itself and those to its left, never back.
+LAYERS = ["serving", "loadtests", "planner", "reports", "tonnage"]
+# Heavy libraries, and the only files that may import them.
+CONFINED = {
+    "ray": {"serving/ray_host/host.py", "serving/ray_host/replica.py"},
+    "locust": {"loadtests/locust_process.py"},
+    "gevent": {"loadtests/locust_process.py"},
+    "torch": set(),
+    "sklearn": {"serving/workloads/credit.py"},
+    "skl2onnx": {"serving/workloads/credit.py"},
+    "onnx": {"serving/workloads/credit.py"},
+    "skops": {"serving/runtimes.py", "serving/workloads/credit.py"},
+    "onnxruntime": {"serving/runtimes.py", "serving/workloads/credit.py"},
+    "plotly": {"reports/plots.py", "reports/plot_parts.py", "reports/html.py"},
+    "matplotlib": {"reports/plots.py"},
+}
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def sources() -> list[Path]:
+    return [p for room in LAYERS for p in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_point_left(path: Path) -> None:
+    """No module imports from a room to the right of its own, nor from the tests."""
+    room = LAYERS.index(path.relative_to(ROOT).parts[0])
+    forbidden = {*LAYERS[room + 1 :], "tests", "benchmarks"}
+    assert not [name for name in imports(path) if name.split(".")[0] in forbidden]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+    """A heavy library is imported only by the files that need it."""
+    relative = str(path.relative_to(ROOT))
+    for name in imports(path):
+        allowed = CONFINED.get(name.split(".")[0])
+        assert allowed is None or relative in allowed, f"{relative} imports {name}"
+
+
+def test_the_front_door_imports_nothing_heavy() -> None:
+    """Starting the command line loads none of ray, locust, torch, sklearn, onnxruntime."""
+    code = (
+        "import sys, tonnage.cli\n"
+        f"print([m for m in {sorted(set(CONFINED) - {'plotly'})!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_is_long() -> None:
+    """A module is one noun; beyond 420 lines it has become two."""
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources()}
+    assert {name: n for name, n in lengths.items() if n > 420} == {}

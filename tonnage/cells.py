@@ -1,0 +1,161 @@
+"""Which cells a study measures, in which order, and which go when time is short."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from loadtests.cell import Dwell
+from serving.errors import BadInput
+from serving.placement import CannotBeMeasured, Placement, check_measurable
+from serving.records import Deployment, InstanceType, Variant
+from tonnage.config import MeasureGrid
+
+# As measured: deploy 2-4 s, delete 1 s.
+DEPLOY_S = 4.5
+REFERENCE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One deployment at one batch size."""
+
+    deployment: Deployment
+    batch: int
+    role: Literal["cell", "reference"] = "cell"
+
+    @property
+    def label(self) -> str:
+        """The cell in words."""
+        return f"{self.deployment.label}, batch {self.batch:,}"
+
+    @property
+    def key(self) -> str:
+        """Identifies the cell across interruptions."""
+        return f"{self.deployment.cell_id}/{self.batch}/{self.role}"
+
+
+def make_cells(
+    grid: MeasureGrid,
+    variants: Sequence[Variant],
+    baseline: str,
+    instances: Mapping[str, InstanceType],
+    placement: Placement,
+) -> tuple[list[Cell], list[str]]:
+    """All cells that can be measured truthfully here, and a line for each size that can't."""
+    cells: list[Cell] = []
+    skipped: list[str] = []
+    for instance in instances.values():
+        try:
+            check_measurable(instance, 1, placement)
+        except CannotBeMeasured as reason:
+            skipped.append(f"{instance.name}: {reason}")
+            continue
+        for variant in variants:
+            limited = grid.baseline_instances is not None and variant.name == baseline
+            if limited and instance.name not in (grid.baseline_instances or ()):
+                continue
+            for threads in grid.threads:
+                if threads > max(1, instance.vcpus):
+                    continue  # more threads than vCPUs only wait for each other
+                deployment = Deployment(variant=variant, instance=instance, threads=threads)
+                cells += [Cell(deployment, batch) for batch in grid.batches]
+    return cells, skipped
+
+
+def reference_cell(
+    grid: MeasureGrid, variants: Sequence[Variant], instances: Mapping[str, InstanceType]
+) -> Cell:
+    """The cell that is repeated. BadInput when the study names one that is not in it."""
+    wanted = grid.reference
+    variant = next((v for v in variants if v.name == wanted.variant), None)
+    instance = instances.get(wanted.instance)
+    if variant is None or instance is None:
+        raise BadInput(
+            f"[measure.reference]: {wanted.variant} on {wanted.instance} is not in the study; "
+            "name one of its variants and instances"
+        )
+    deployment = Deployment(variant=variant, instance=instance, threads=grid.threads[0])
+    return Cell(deployment, wanted.batch, "reference")
+
+
+def order_cells(
+    cells: Sequence[Cell], reference: Cell | None, repeats: int, seed: int
+) -> list[Cell]:
+    """Seeded-random order, deployments kept together, the reference spread evenly through it."""
+    draw = random.Random(seed)  # noqa: S311 - an order, not a secret
+    by_deployment: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_deployment.setdefault(cell.deployment.cell_id, []).append(cell)
+    groups = list(by_deployment.values())
+    draw.shuffle(groups)
+    for group in groups:
+        draw.shuffle(group)
+    if reference is None or not repeats:
+        return [cell for group in groups for cell in group]
+    places = [round(i * len(groups) / max(1, repeats - 1)) for i in range(repeats)]
+    ordered: list[Cell] = []
+    for index in range(len(groups) + 1):
+        ordered += [reference] * places.count(index)
+        if index < len(groups):
+            ordered += groups[index]
+    return ordered
+
+
+def duration_s(cells: Sequence[Cell], dwell: Dwell) -> float:
+    """Estimate of measuring ``cells`` in this order, redeployments included."""
+    total, last = 0.0, None
+    for cell in cells:
+        total += dwell.cell_s if cell.role == "cell" else REFERENCE_S
+        total += DEPLOY_S if cell.deployment.cell_id != last else 0.0
+        last = cell.deployment.cell_id
+    return total
+
+
+def fit_budget(
+    cells: Sequence[Cell],
+    reference: Cell | None,
+    repeats: int,
+    *,
+    seed: int,
+    dwell: Dwell,
+    budget_s: float,
+    baseline: str,
+    demanded: Sequence[int],
+) -> tuple[list[Cell], list[str]]:
+    """Drop the least informative cells until the order fits ``budget_s``.
+
+    Least informative first: repeats of the reference beyond two, batches that no profile
+    demands, the baseline's cells, then sizes from the smallest (a quota scales best of
+    all). Of every demanded batch one cell of a candidate variant stays, whatever the budget.
+    Returns the order and a line per dropped cell.
+    """
+
+    def information(cell: Cell) -> tuple[bool, bool, float]:
+        return (
+            cell.batch in demanded,
+            cell.deployment.variant.name != baseline,
+            cell.deployment.instance.vcpus,
+        )
+
+    kept, dropped = list(cells), list[str]()
+    while duration_s(order := order_cells(kept, reference, repeats, seed), dwell) > budget_s:
+        if repeats > 2:
+            repeats -= 1
+            dropped.append("a repeat of the reference cell")
+            continue
+        spare = [
+            cell
+            for cell in kept
+            if sum(o.batch == cell.batch and information(o)[1] for o in kept) > 1
+            or not information(cell)[1]
+            or cell.batch not in demanded
+        ]
+        if not spare:
+            break
+        least = min(spare, key=lambda cell: (*information(cell), cell.label))
+        kept.remove(least)
+        dropped.append(least.label)
+    return order, [f"{line}: dropped to respect the time budget" for line in dropped]

@@ -1,0 +1,299 @@
+"""The command line: one short function a verb. Progress on stderr, result on stdout.
+
+Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement invalid;
+4 infrastructure; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from planner.records import Recommendation
+from reports.terminal import recommendation_text
+from reports.write import write_reports
+from serving import host_facts, placement
+from serving.build import build_variants
+from serving.cgroups import find_cgroups
+from serving.errors import BadInput, TonnageError
+from serving.instances import load_instances, resolve
+from serving.placement import CannotBeMeasured, check_measurable
+from serving.records import Deployment, Record
+from tonnage.config import cache_folder, load_study, shipped
+from tonnage.planning import changed, plan, study_demands
+from tonnage.run_folder import RunFolder
+from tonnage.study import StudyRun
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How much load does your model server carry, and can you prove it?",
+)
+
+StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
+RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
+Quick = Annotated[bool, typer.Option("--quick", help="a smoke version in about a minute")]
+Budget = Annotated[str | None, typer.Option("--time-budget", help="such as 5m or 90s")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="do not resume an interrupted run")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    quick: Quick = False,
+    time_budget: Budget = None,
+    fresh: Fresh = False,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run a study: build, bench, serve, measure, plan, report."""
+    made = _study_run(study, quick, time_budget, fresh, runs)
+    for warning in made.run():
+        _warn(warning)
+    _print_answers(made.folder, json)
+
+
+@app.command()
+def build(study: StudyArgument, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Build a study's variants, with their quality and parity."""
+    made = _study_run(study, False, None, True, runs, until="build")
+    made.run()
+    _print_records(made.folder.bundle().variants, json)
+
+
+@app.command()
+def bench(study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Measure a study's variants in process: no server, no network."""
+    made = _study_run(study, quick, None, True, runs, until="bench")
+    made.run()
+    _print_records(made.folder.bundle().bench, json)
+
+
+@app.command()
+def measure(
+    study: StudyArgument,
+    quick: Quick = False,
+    time_budget: Budget = None,
+    fresh: Fresh = False,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Serve and load-test a study's deployments, without planning."""
+    made = _study_run(study, quick, time_budget, fresh, runs, until="measure")
+    made.run()
+    path = made.folder.path / "measurements.jsonl"
+    count = len(made.folder.measurements())
+    _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
+
+
+@app.command("plan")
+def plan_command(
+    run_folder: RunArgument,
+    study: Annotated[str | None, typer.Option("--study", help="default: the run's own")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="only this profile")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="requests per second")] = None,
+    p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
+    price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
+    json: Json = False,
+) -> None:
+    """Plan again from a run's records: other rates, other limits, other prices."""
+    folder = RunFolder.existing(run_folder)
+    info = folder.bundle().info
+    config, path = load_study(study or info.name)
+    limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
+    demands = changed(study_demands(config, path), profile, rate, limit)
+    _, _, answers, warnings = plan(folder, config, path, demands, price_file)
+    for warning in warnings:
+        _warn(warning)
+    if json:
+        sys.stdout.write(_dump([a.model_dump(mode="json") for a in answers]))
+    else:
+        bundle = folder.bundle().model_copy(update={"recommendations": tuple(answers)})
+        sys.stdout.write(recommendation_text(bundle))
+    _exit_for(answers)
+
+
+@app.command()
+def report(
+    run_folder: RunArgument,
+    picture: Annotated[bool, typer.Option("--picture", help="also latency.svg")] = False,
+    json: Json = False,
+) -> None:
+    """Write report.md, report.html and report.json of a run again."""
+    folder = RunFolder.existing(run_folder)
+    paths = [str(p) for p in write_reports(folder.path, picture=picture)]
+    _print(paths, "\n".join(paths), json)
+
+
+@app.command()
+def serve(
+    workload: Annotated[str, typer.Argument(help="a shipped study, such as credit")],
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="may be repeated; default: all")
+    ] = None,
+    instance: Annotated[str, typer.Option("--instance", help="such as sim-1 or sim-1:quota")] = "sim-1",
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
+) -> None:
+    """Serve a workload's variants over the Open Inference Protocol until interrupted."""
+    from serving.ray_host.client import RayHost
+    from serving.workloads import find_workload
+
+    config, path = load_study(workload)
+    catalogue = load_instances(shipped("instances.toml"))
+    size = resolve(instance, catalogue)
+    found = find_workload(config.workload)
+    names = tuple(variant or config.variants)
+    host = RayHost(Path("runs") / "serve" / "ray.log", port=port, overlap=True)
+    _note("building")
+    data = found.load(config.data.source, config.seed)
+    built = build_variants(
+        found,
+        names,
+        data,
+        seed=config.seed,
+        cache=cache_folder(),
+        max_auc_loss=config.quality.max_auc_loss,
+    )
+    _note("starting Ray Serve and HAProxy")
+    with host:
+        for one in (v for v in built if v.name in names):
+            deployment = Deployment(variant=one, instance=size, threads=threads, replicas=replicas)
+            endpoint = host.deploy(deployment)
+            sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
+        host.deploy_front()
+        sys.stdout.flush()
+        _note(f"ready: {size.label}, enforced by {host.enforcement}; Ctrl-C ends it")
+        while host.process.alive():
+            time.sleep(0.5)
+        host.process.receive()  # raises with the reason
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this host can truthfully measure."""
+    cores = host_facts.physical_cores()
+    parts = placement.divide(cores)
+    tree = find_cgroups("tonnage-doctor")
+    model, flags = host_facts.cpu_info()
+    enforcement = f"cgroup v{tree.version}" if tree else "CPU affinity only (no permission)"
+    facts = {
+        "CPU": model,
+        "cores": f"{len(cores)} physical, {sum(map(len, cores))} logical",
+        "instruction sets": ", ".join(flags) or "none of those that matter",
+        "memory": f"{host_facts.memory_limit_gib():.1f} GiB",
+        "enforcement": enforcement,
+        "replica CPUs": ", ".join(map(str, parts.replica_cpus)),
+        "generator and ingress CPUs": ", ".join(map(str, parts.platform_cpus)),
+    }
+    sizes = {}
+    for name, size in load_instances(shipped("instances.toml")).items():
+        if not size.is_host_size:
+            continue
+        if tree is None and size.enforcement == "quota":
+            sizes[name] = "no: a fraction of a CPU needs control groups"
+            continue
+        try:
+            check_measurable(size, 1, parts)
+            sizes[name] = "yes"
+        except CannotBeMeasured as reason:
+            sizes[name] = f"no: {reason}"
+    lines = [f"{key:<28}{value}" for key, value in facts.items()]
+    lines += ["", "can be measured here:"] + [f"  {k:<12}{v}" for k, v in sizes.items()]
+    _print({**facts, "sizes": sizes}, "\n".join(lines), json)
+
+
+def _study_run(
+    argument: str,
+    quick: bool,
+    time_budget: str | None,
+    fresh: bool,
+    runs: Path,
+    until: str = "plan",
+) -> StudyRun:
+    config, path = load_study(argument)
+    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
+    made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
+    earlier = None if fresh else RunFolder.unfinished(runs, config.name, made.config_hash)
+    made.folder = earlier or RunFolder.create(runs, config.name)
+    return made
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``20ms``; BadInput for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise BadInput(f"{option} {text}: give a duration such as 20ms, 90s or 5m")
+    return float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+
+
+def _print_answers(folder: RunFolder, json: bool) -> None:
+    bundle = folder.bundle()
+    if json:
+        sys.stdout.write((folder.path / "report.json").read_text())
+    else:
+        sys.stdout.write(recommendation_text(bundle, str(folder.path / "report.html")))
+    _exit_for(bundle.recommendations)
+
+
+def _exit_for(answers: Any) -> None:
+    recommendations: list[Recommendation] = list(answers)
+    if any(answer.best is None for answer in recommendations):
+        raise typer.Exit(1)
+
+
+def _print_records(records: Any, json: bool) -> None:
+    rows: list[Record] = list(records)
+    if json:
+        sys.stdout.write(_dump([row.model_dump(mode="json") for row in rows]))
+    else:
+        sys.stdout.write("\n".join(row.model_dump_json() for row in rows) + "\n")
+
+
+def _print(value: Any, text: str, json: bool) -> None:
+    sys.stdout.write(_dump(value) if json else text + "\n")
+
+
+def _dump(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def main(command: Callable[..., Any] = app) -> None:
+    """Run the command line; every expected failure ends in one line and its exit code."""
+    # kill must end like Ctrl-C: through the context managers that clean up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        command(standalone_mode=False)
+    except TonnageError as error:
+        sys.stderr.write(f"tonnage: {error}\n")
+        sys.exit(error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("tonnage: interrupted; run the same command again to go on\n")
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors have it
+            raise
+        sys.stderr.write(f"tonnage: {error.format_message()}\n")
+        sys.exit(2)

@@ -1,0 +1,123 @@
+"""A study's configuration, and where configuration files are found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from serving.errors import BadInput
+from serving.records import Record
+from serving.toml_config import build_record, read_toml
+
+
+class QualityGate(Record):
+    """What a variant may lose against the baseline."""
+
+    max_auc_loss: float = Field(ge=0, default=0.003)
+
+
+class DataSource(Record):
+    """Where the data is; None means where the workload expects it."""
+
+    source: str | None = None
+
+
+class BenchGrid(Record):
+    """Grid of the in-process benchmark."""
+
+    batches: tuple[int, ...] = Field(min_length=1)
+    threads: tuple[int, ...] = Field(min_length=1)
+    seconds: float = Field(gt=0, default=0.5)
+
+
+class Reference(Record):
+    """The cell that is repeated, so that drift shows."""
+
+    variant: str
+    instance: str
+    batch: int = Field(ge=1)
+    repeats: int = Field(ge=0, default=3)
+
+
+class MeasureGrid(Record):
+    """Grid of the served measurements."""
+
+    batches: tuple[int, ...] = Field(min_length=1)
+    instances: tuple[str, ...] = Field(min_length=1)
+    threads: tuple[int, ...] = Field(min_length=1, default=(1,))
+    baseline_instances: tuple[str, ...] | None = None
+    workers: int = Field(ge=1, le=16, default=1)
+    reference: Reference
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if min(*self.batches, *self.threads) < 1:
+            raise ValueError("'batches' and 'threads' hold whole numbers from 1 on")
+        return self
+
+
+class PlanFiles(Record):
+    """Files the plan is made with; names are looked up beside the study, then among ours."""
+
+    instances: str = "instances.toml"
+    profiles: str = "profiles.toml"
+    prices: str = "prices.toml"
+
+
+class Study(Record):
+    """One study, as its TOML file says it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    title: str
+    workload: str
+    variants: tuple[str, ...] = Field(min_length=1)
+    seed: int = Field(ge=0, default=0)
+    quality: QualityGate = QualityGate()
+    data: DataSource = DataSource()
+    bench: BenchGrid
+    measure: MeasureGrid
+    plan: PlanFiles = PlanFiles()
+
+
+def shipped(name: str) -> Path:
+    """Path of a configuration file that comes with Tonnage."""
+    package = Path(__file__).parent
+    inside = package / "configs"  # in an installed wheel; in a checkout it is a sibling
+    return (inside if inside.is_dir() else package.parent / "configs") / name
+
+
+def load_study(argument: str) -> tuple[Study, Path]:
+    """Read a study given as a path or as the name of a shipped one; also its path.
+
+    Raises BadInput naming file, key and what to change.
+    """
+    path = Path(argument)
+    if not path.is_file():
+        # The README's path works from any folder: it names a file that is shipped.
+        candidates = [shipped(f"studies/{path.stem}.toml")]
+        found = [c for c in candidates if c.is_file()]
+        if not found or (path.suffix and path.name != found[0].name):
+            known = ", ".join(sorted(p.stem for p in shipped("studies").glob("*.toml")))
+            raise BadInput(f"{argument}: no such study file, nor a shipped study (those are: {known})")
+        path = found[0]
+    return build_record(Study, read_toml(path), str(path)), path
+
+
+def beside(study_path: Path, name: str) -> Path:
+    """A file named in a study: beside it, or relative to here, or shipped."""
+    for candidate in (study_path.parent / name, Path(name), shipped(name)):
+        if candidate.is_file():
+            return candidate
+    raise BadInput(f"{study_path}: {name}: no such file beside the study, here, or shipped")
+
+
+def cache_folder() -> Path:
+    """Where built variants are kept: $TONNAGE_CACHE, else the user's cache folder."""
+    given = os.environ.get("TONNAGE_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tonnage"

@@ -1,0 +1,136 @@
+"""From a run's measurements to its profiles, curves and recommendations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from loadtests.judge import with_drift
+from loadtests.records import Slo
+from planner.curve import curve
+from planner.demands import load_demands
+from planner.prices import load_prices, staleness
+from planner.profile import Refusal, build_profiles
+from planner.recommend import best_on_host, recommend
+from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from serving.errors import BadInput
+from serving.instances import load_instances, resolve
+from serving.records import InstanceType
+from tonnage.config import Study, beside
+from tonnage.run_folder import RunFolder
+
+
+def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
+    """Instance types that the study measures, by the spec it names them with."""
+    catalogue = load_instances(beside(path, study.plan.instances))
+    return {spec: resolve(spec, catalogue) for spec in study.measure.instances}
+
+
+def study_demands(study: Study, path: Path) -> list[Demand]:
+    """The profiles that the study is planned for."""
+    return load_demands(beside(path, study.plan.profiles))
+
+
+def changed(
+    demands: Sequence[Demand], profile: str | None, rate_rps: float | None, p99_ms: float | None
+) -> list[Demand]:
+    """Demands with a what-if laid over them: one profile of them, another rate, another p99."""
+    chosen = [d for d in demands if profile in (None, d.name)]
+    if not chosen:
+        raise BadInput(
+            f"--profile {profile}: unknown; known are {', '.join(d.name for d in demands)}"
+        )
+    for name, value in (("--rate", rate_rps), ("--p99", p99_ms)):
+        if value is not None and not 0 < value < float("inf"):
+            raise BadInput(f"{name} {value:g}: must be a positive number")
+    return [
+        d.model_copy(
+            update={
+                "rate_rps": rate_rps or d.rate_rps,
+                "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
+            }
+        )
+        for d in chosen
+    ]
+
+
+def plan(
+    folder: RunFolder,
+    study: Study,
+    study_path: Path,
+    demands: Sequence[Demand],
+    prices_file: Path | None = None,
+) -> tuple[list[ServiceProfile], list[Curve], list[Recommendation], list[str]]:
+    """Plan from the records of a run. Returns profiles, curves, answers and warnings.
+
+    Raises BadInput when the run holds no measurements.
+    """
+    bundle = folder.bundle()
+    if not bundle.measurements:
+        raise BadInput(f"{folder.path}: holds no measurements; run the study first")
+    catalogue = load_instances(beside(study_path, study.plan.instances))
+    price_list = load_prices(prices_file or beside(study_path, study.plan.prices))
+    warnings = [w for p in price_list.prices if (w := staleness(p, date.today()))]
+    if len(warnings) > 1:
+        oldest = min(p.as_of for p in price_list.prices)
+        warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
+    profiles, refused = build_profiles(with_drift(bundle.measurements))
+    refused += _unmeasured(bundle.info.skipped, study, study_path, demands)
+    answers = [
+        recommend(
+            demand,
+            profiles,
+            refused,
+            bundle.variants,
+            catalogue,
+            price_list.prices,
+            price_list.factors,
+            study.seed,
+        )
+        for demand in demands
+    ]
+    return profiles, _curves(profiles, answers, study.seed), answers, warnings
+
+
+def _curves(
+    profiles: Sequence[ServiceProfile], answers: Sequence[Recommendation], seed: int
+) -> list[Curve]:
+    """Curves the report draws: every size at the demanded batches, and the chosen plans."""
+    wanted: dict[tuple[str, str, int, int, int], ServiceProfile] = {}
+    for answer in answers:
+        best = best_on_host(answer)
+        for profile in profiles:
+            if profile.batch != answer.demand.batch:
+                continue
+            key = (profile.variant.name, profile.instance.label, profile.threads, profile.batch)
+            wanted[(*key, 1)] = profile
+            if best and (best.candidate.variant, best.candidate.size, best.candidate.threads) == (
+                profile.variant.name,
+                profile.instance.name,
+                profile.threads,
+            ):
+                wanted[(*key, best.replicas)] = profile
+    return [curve(profile, key[-1], seed) for key, profile in wanted.items()]
+
+
+def _unmeasured(
+    skipped: Sequence[str],
+    study: Study,
+    study_path: Path,
+    demands: Sequence[Demand],
+) -> list[Refusal]:
+    """A refusal per cell of a size that this host cannot measure, with its reason."""
+    refusals: list[Refusal] = []
+    for instance in study_instances(study, study_path).values():
+        reason = next((s for s in skipped if s.startswith(f"{instance.name}: ")), None)
+        if reason is None:
+            continue
+        text = reason.removeprefix(f"{instance.name}: ")
+        refusals += [
+            ((name, instance.label, threads, demand.batch), text)
+            for name in study.variants
+            for threads in study.measure.threads
+            for demand in demands
+        ]
+    return refusals

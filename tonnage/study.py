@@ -1,0 +1,338 @@
+"""A study from beginning to end: build, bench, serve and measure, plan, report.
+
+Reads as the story it is. Each stage leaves its records in the run's folder and is
+skipped when they are there, which is how an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loadtests.cell import FULL, QUICK, CellContext, Dwell, closed, measure, measure_cell
+from loadtests.fleet import Fleet
+from loadtests.payloads import make_payloads
+from planner.records import Demand
+from reports.bundle import StudyInfo
+from reports.write import write_reports
+from serving import host_facts
+from serving.bench import bench
+from serving.build import build_variants
+from serving.errors import InvalidMeasurement
+from serving.placement import divide
+from serving.ray_host.client import RayHost
+from serving.records import BenchRow, Endpoint, InstanceType, Variant
+from serving.workloads import Dataset, Workload, find_workload
+from tonnage.cells import Cell, duration_s, fit_budget, make_cells, reference_cell
+from tonnage.config import Study, cache_folder
+from tonnage.planning import plan, study_demands, study_instances
+from tonnage.progress import Steps
+from tonnage.run_folder import RunFolder
+
+BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
+STAGES = ("build", "bench", "measure", "plan")
+_QUICK_BENCH = {"batches": (1, 6000), "threads": (1,), "seconds": 0.2}
+
+
+@dataclass
+class StudyRun:
+    """One run of a study: its configuration, its folder, and how far it goes."""
+
+    study: Study
+    path: Path
+    folder: RunFolder
+    quick: bool = False
+    budget_s: float | None = None
+    until: str = STAGES[-1]
+    quiet: bool = False
+    _data: Dataset | None = field(default=None, init=False)
+
+    @property
+    def workload(self) -> Workload:
+        """The workload's module."""
+        return find_workload(self.study.workload)
+
+    @property
+    def dwell(self) -> Dwell:
+        """How long each part of a cell takes."""
+        return QUICK if self.quick else FULL
+
+    def run(self) -> list[str]:
+        """Do all stages that are not done yet; returns the plan's warnings.
+
+        Everything that can be wrong with the configuration is found before the first
+        stage. Raises the errors of :mod:`serving.errors`.
+        """
+        instances = study_instances(self.study, self.path)
+        demands = study_demands(self.study, self.path)
+        workload = self.workload
+        bench_s = self._bench_estimate()
+        guess = self._guess(workload, instances)
+        total = BUILD_S + bench_s + START_S + duration_s(guess, self.dwell) + REPORT_S
+        if self.budget_s is not None:
+            total = min(total, self.budget_s)
+        with Steps(total, quiet=self.quiet) as steps:
+            resumed = " (resumed)" if self.folder.has("variants.jsonl") else ""
+            steps.say(f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}")
+            variants = self._build(workload, steps)
+            if self.until == "build":
+                return []
+            self._bench(variants, bench_s, steps)
+            if self.until == "bench":
+                return []
+            self._measure(variants, instances, demands, total - REPORT_S, steps)
+            if self.until == "measure":
+                return []
+            return self._plan(demands, steps)
+
+    def _bench_estimate(self) -> float:
+        grid = self.study.bench
+        if self.quick:
+            return 3.0 * len(self.study.variants)
+        per_variant = grid.seconds * len(grid.batches) * len(grid.threads)
+        return len(self.study.variants) * (per_variant + 2.0)
+
+    def _guess(self, workload: Workload, instances: Mapping[str, InstanceType]) -> list[Cell]:
+        """The cells as they will be, from variants that are not built yet."""
+        drafts = [
+            Variant(
+                workload=workload.name,
+                name=name,
+                runtime="stub",
+                precision="",
+                file="",
+                sha256="",
+                size_bytes=0,
+                inputs=(),
+                outputs=(),
+            )
+            for name in self.study.variants
+        ]
+        return self._cells(drafts, instances, [], None)[0]
+
+    def data(self) -> Dataset:
+        """The workload's data, read once."""
+        if self._data is None:
+            self._data = self.workload.load(self.study.data.source, self.study.seed)
+        return self._data
+
+    def _build(self, workload: Workload, steps: Steps) -> tuple[Variant, ...]:
+        if self.folder.has("variants.jsonl"):
+            return self.folder.bundle().variants
+        steps.step("build: reading data", BUILD_S)
+        data = self.data()
+        variants = build_variants(
+            workload,
+            self.study.variants,
+            data,
+            seed=self.study.seed,
+            cache=cache_folder(),
+            max_auc_loss=self.study.quality.max_auc_loss,
+            progress=lambda name: steps.step(f"build: {name}", 0.0),
+        )
+        self.folder.write_one("study.json", self._info(data, ()))
+        self.folder.write_lines("variants.jsonl", variants)
+        for variant in variants:
+            if variant.barred:
+                steps.say(f"barred from recommendations: {variant.name} {variant.barred}")
+        return tuple(variants)
+
+    def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
+        if self.folder.has("bench.jsonl"):
+            return
+        grid = self.study.bench
+        if self.quick:
+            grid = grid.model_copy(update=_QUICK_BENCH)
+        rows: list[BenchRow] = bench(
+            variants,
+            self.data().test,
+            batches=grid.batches,
+            threads=grid.threads,
+            seconds=grid.seconds,
+            progress=lambda name: steps.step(f"bench: {name}", estimate_s / len(variants)),
+        )
+        self.folder.write_lines("bench.jsonl", rows)
+
+    def _cells(
+        self,
+        variants: list[Variant],
+        instances: Mapping[str, InstanceType],
+        demands: list[Demand],
+        budget_s: float | None,
+    ) -> tuple[list[Cell], list[str]]:
+        grid = self.study.measure
+        baseline = self.workload.baseline
+        placement = divide(host_facts.physical_cores())
+        cells, skipped = make_cells(grid, variants, baseline, instances, placement)
+        if self.quick:
+            wanted = grid.reference
+            cells = [
+                c
+                for c in cells
+                if c.deployment.variant.name == wanted.variant
+                and c.deployment.instance.name == wanted.instance
+            ]
+            skipped.append(f"quick run: only {wanted.variant} on {wanted.instance} is measured")
+        reference = None if self.quick else reference_cell(grid, variants, instances)
+        order, dropped = fit_budget(
+            cells,
+            reference,
+            grid.reference.repeats,
+            seed=self.study.seed,
+            dwell=self.dwell,
+            budget_s=budget_s or float("inf"),
+            baseline=baseline,
+            demanded=[d.batch for d in demands],
+        )
+        return order, skipped + dropped
+
+    def _measure(
+        self,
+        variants: tuple[Variant, ...],
+        instances: Mapping[str, InstanceType],
+        demands: list[Demand],
+        until_s: float,
+        steps: Steps,
+    ) -> None:
+        if self.folder.has("measured.json"):
+            return
+        budget = None
+        if self.budget_s is not None:
+            budget = until_s - steps.elapsed_s() - START_S
+        order, skipped = self._cells(list(variants), instances, demands, budget)
+        for line in skipped:
+            steps.say(f"not measured: {line}")
+        info = self.folder.bundle().info
+        self.folder.write_one("study.json", info.model_copy(update={"skipped": tuple(skipped)}))
+        finished = self.folder.finished_cells()
+        steps.step("serve: starting Ray Serve, HAProxy and Locust", START_S)
+        logs = self.folder.path / "logs"
+        with (
+            RayHost(logs / "ray.log") as host,
+            Fleet(
+                logs / "locust.log",
+                workers=self.study.measure.workers,
+                cpus=host.placement.platform_cpus,
+            ) as fleet,
+        ):
+            environment = host.environment()
+            self._same_environment(environment.content_hash())
+            self.folder.write_one("environment.json", environment)
+            self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
+        if not any(m.valid for m in self.folder.measurements()):
+            first = self.folder.measurements()[0].faults[0]
+            raise InvalidMeasurement(
+                f"no measurement is valid; the first one: {first.code}: {first.detail} "
+                f"(all of them: {self.folder.path / 'measurements.jsonl'})"
+            )
+        self.folder.write_lines("measured.json", [])
+
+    def _same_environment(self, current: str) -> None:
+        earlier = {m.environment for m in self.folder.measurements()}
+        if earlier - {current}:
+            raise InvalidMeasurement(
+                f"{self.folder.path} was begun in another environment (host, versions or "
+                "settings changed); start anew with --fresh"
+            )
+
+    def _measure_cells(
+        self,
+        order: list[Cell],
+        finished: list[str],
+        host: RayHost,
+        fleet: Fleet,
+        environment: str,
+        steps: Steps,
+    ) -> None:
+        left = list(finished)
+        self.folder.drop_unfinished()
+        sequence = len(self.folder.measurements())
+        running: tuple[str, str, Endpoint] | None = None  # cell id, served name, endpoint
+
+        def next_sequence() -> int:
+            nonlocal sequence
+            sequence += 1
+            return sequence - 1
+
+        for number, cell in enumerate(order, 1):
+            if cell.key in left:
+                left.remove(cell.key)
+                continue
+            share = duration_s([cell], self.dwell)
+            steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
+            deployment = cell.deployment
+            if running is None or running[0] != deployment.cell_id:
+                if running is not None:
+                    host.delete(running[1])
+                endpoint = host.deploy(deployment)
+                running = (deployment.cell_id, endpoint.model_name, endpoint)
+            payloads = make_payloads(
+                deployment, self.data().test, cell.batch, self.study.seed
+            )
+            context = CellContext(
+                host=host,
+                fleet=fleet,
+                deployment=deployment,
+                endpoint=running[2],
+                payloads=fleet.store("payloads", payloads),
+                batch=cell.batch,
+                seed=self.study.seed + number,
+                environment=environment,
+                role=cell.role,
+            )
+            if cell.role == "reference":
+                made = (
+                    measure(context, closed(context, self.dwell.rung_s, users), next_sequence())
+                    for users in (1, 2)
+                )
+            else:
+                made = measure_cell(context, self.dwell, next_sequence)
+            for measurement in made:
+                self.folder.append("measurements.jsonl", measurement)
+            self.folder.finish_cell(cell.key)
+
+    def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
+        steps.step("plan and report", REPORT_S)
+        profiles, curves, answers, warnings = plan(self.folder, self.study, self.path, demands)
+        self.folder.write_lines("profiles.jsonl", profiles)
+        self.folder.write_lines("curves.jsonl", curves)
+        self.folder.write_lines("recommendations.jsonl", answers)
+        write_reports(self.folder.path)
+        self.folder.finish()
+        return warnings
+
+    def _info(self, data: Dataset, skipped: tuple[str, ...]) -> StudyInfo:
+        command = f"tonnage run {self.study.name}" + (" --quick" if self.quick else "")
+        return StudyInfo(
+            name=self.study.name,
+            title=self.study.title,
+            workload=self.study.workload,
+            baseline=self.workload.baseline,
+            config_hash=self.config_hash,
+            seed=self.study.seed,
+            quick=self.quick,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            dataset=data.description,
+            max_auc_loss=self.study.quality.max_auc_loss,
+            skipped=skipped,
+            reproduce=(command, f"tonnage report {self.folder.path.parent}"),
+            assumptions=(
+                "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
+                "One replica runs one inference call at a time; HAProxy sends each request "
+                "to the replica with the fewest in flight.",
+                "Prices attach to this host's figures only through the CPU factors of "
+                "prices.toml; those shipped are assumptions, not measurements.",
+            ),
+        )
+
+    @property
+    def config_hash(self) -> str:
+        """Identifies the run that may be resumed: study, speed and budget."""
+        speed = "quick" if self.quick else "full"
+        return f"{self.study.content_hash()}-{speed}-{self.budget_s or 0:g}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
