@@ -14,6 +14,7 @@ from pathlib import Path
 from loadtests.cell import FULL, QUICK, CellContext, Dwell, closed, measure, measure_cell
 from loadtests.fleet import Fleet
 from loadtests.payloads import make_payloads
+from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
 from reports.write import write_reports
@@ -26,7 +27,7 @@ from serving.ray_host.client import RayHost
 from serving.records import BenchRow, Endpoint, InstanceType, Variant
 from serving.workloads import Dataset, Workload, find_workload
 from tonnage.cells import Cell, duration_s, fit_budget, make_cells, reference_cell
-from tonnage.config import Study, cache_folder
+from tonnage.config import Study, beside, cache_folder
 from tonnage.planning import plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -67,6 +68,7 @@ class StudyRun:
         """
         instances = study_instances(self.study, self.path)
         demands = study_demands(self.study, self.path)
+        load_prices(beside(self.path, self.study.plan.prices))
         workload = self.workload
         bench_s = self._bench_estimate()
         guess = self._guess(workload, instances)

@@ -1,0 +1,108 @@
+"""Every fault is found when planted, and a clean run has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loadtests.fleet import LoadResult
+from loadtests.histogram import Histogram
+from loadtests.judge import faults_of, not_enforced
+from loadtests.monitor import Window
+from loadtests.records import FaultCode, LoadRun
+from serving.records import Deployment, Grant, InstanceType, Variant
+
+OPEN = LoadRun(mode="open", batch=1, duration_s=2, rate_rps=100)
+CLOSED = LoadRun(mode="closed", batch=1, duration_s=2, users=4)
+GRANT = Grant(method="cgroup-v1", cpus=(1,), quota_cpus=None, memory_bytes=1 << 30)
+SIZE = InstanceType(name="sim-1", vcpus=1, memory_gib=1, enforcement="cpuset", cpu_family="host")
+HALF = InstanceType(name="sim-0.5", vcpus=0.5, memory_gib=1, enforcement="quota", cpu_family="host")
+
+RESULT = LoadResult(
+    offered=200,
+    ok=200,
+    unsent=0,
+    errors={},
+    other_cell=0,
+    checked=50,
+    wrong=0,
+    inference="inline",
+    elapsed_s=2.0,
+    backlog_growth=0.1,
+    generator_cpu_s=0.5,
+    due_to_done=Histogram.of([0.010] * 200),
+    sent_to_done=Histogram.of([0.010] * 200),
+    dispatch_lag=Histogram.of([0.0001] * 200),
+    queue=Histogram.of([0.0] * 200),
+    service=Histogram.of([0.004] * 200),
+    latencies_ms=[10.0] * 200,
+)
+WINDOW = Window(
+    wall_s=2.1,
+    replica_s=1.0,
+    ingress_s=0.1,
+    others_on_replica_cores=0.01,
+    platform_busy=0.5,
+    steal=0.0,
+    periods=0,
+    throttled_periods=0,
+    throttled_s=0.0,
+    peak_memory_bytes=1 << 28,
+    fallback_sessions=0,
+    replica_changed=False,
+)
+
+
+@pytest.fixture
+def deployment(make_stub: Callable[..., Variant]) -> Deployment:
+    return Deployment(variant=make_stub(), instance=SIZE, threads=1)
+
+
+def codes(deployment: Deployment, run: LoadRun, result: LoadResult, window: Window) -> set[str]:
+    return {fault.code for fault in faults_of(run, deployment, GRANT, result, window)}
+
+
+@pytest.mark.parametrize("run", [OPEN, CLOSED], ids=["open", "closed"])
+def test_a_clean_run_is_valid(deployment: Deployment, run: LoadRun) -> None:
+    """Nothing is held against a run in which nothing went wrong."""
+    assert codes(deployment, run, RESULT, WINDOW) == set()
+
+
+PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
+    FaultCode.TOO_FEW_SAMPLES: (CLOSED, {"ok": 3}, {}),
+    FaultCode.ERRORS: (OPEN, {"errors": {"http_503": 1}, "ok": 199}, {}),
+    FaultCode.WRONG_ANSWERS: (OPEN, {"wrong": 1}, {}),
+    FaultCode.WRONG_CELL: (OPEN, {"other_cell": 1, "ok": 199}, {}),
+    FaultCode.GENERATOR_AT_LIMIT: (CLOSED, {}, {"platform_busy": 0.99}),
+    FaultCode.DISPATCH_LAG: (OPEN, {"dispatch_lag": Histogram.of([0.005] * 200)}, {}),
+    FaultCode.RATE_NOT_MET: (OPEN, {"unsent": 1}, {}),
+    FaultCode.BACKLOG_GROWING: (OPEN, {"backlog_growth": 20.0}, {}),
+    FaultCode.OVER_GRANT: (CLOSED, {}, {"replica_s": 2.5}),
+    FaultCode.THROTTLED: (CLOSED, {}, {"throttled_periods": 1}),
+    FaultCode.REPLICA_CHANGED: (CLOSED, {}, {"replica_changed": True}),
+    FaultCode.FALLBACK_PROXY: (CLOSED, {}, {"fallback_sessions": 1}),
+    FaultCode.CORES_SHARED: (CLOSED, {}, {"others_on_replica_cores": 0.05}),
+    FaultCode.NOISY_HOST: (CLOSED, {}, {"steal": 0.02}),
+}
+
+
+@pytest.mark.parametrize("code", PLANTED)
+def test_each_planted_fault_is_found(deployment: Deployment, code: str) -> None:
+    """One thing goes wrong; exactly that is named."""
+    run, result, window = PLANTED[code]
+    found = codes(deployment, run, replace(RESULT, **result), replace(WINDOW, **window))
+    assert found == {code}
+
+
+def test_a_fraction_of_a_cpu_needs_control_groups(make_stub: Callable[..., Variant]) -> None:
+    """Affinity cannot grant half a CPU: such a cell is refused, a whole CPU is not."""
+    affinity = Grant(method="affinity", cpus=(1,), quota_cpus=None, memory_bytes=None)
+    half = Deployment(variant=make_stub(), instance=HALF, threads=1)
+    whole = Deployment(variant=make_stub(), instance=SIZE, threads=1)
+    fault = not_enforced(half, affinity)
+    assert fault is not None
+    assert fault.code == FaultCode.NOT_ENFORCED
+    assert not_enforced(whole, affinity) is None

@@ -1,0 +1,102 @@
+"""Bad input ends in one clear line and the right exit code, with nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tonnage.config import shipped
+
+
+def tonnage(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command, in its own process."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "tonnage", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "TONNAGE_CACHE": str(cwd / "cache")},
+        timeout=120,
+    )
+
+
+def study(tmp_path: Path, old: str, new: str) -> str:
+    text = shipped("studies/credit.toml").read_text()
+    assert old in text
+    (tmp_path / "mine.toml").write_text(text.replace(old, new))
+    return "mine.toml"
+
+
+EDITS = {
+    "unknown key": ("seed = 7", "seed = 7\nsead = 8", ["mine.toml", "sead", "seed"]),
+    "unknown variant": ('"onnx_int8"]', '"onnx_int4"]', ["onnx_int4", "onnx_int8"]),
+    "unknown workload": ('workload = "credit"', 'workload = "debit"', ["debit", "credit"]),
+    "unknown instance": ('"sim-2"]', '"sim-3"]', ["sim-3", "sim-2"]),
+    "wrong type": ("seed = 7", 'seed = "7"', ["mine.toml", "seed"]),
+    "negative": ("max_auc_loss = 0.003", "max_auc_loss = -1", ["mine.toml", "max_auc_loss"]),
+    "not TOML": ("seed = 7", "seed = = 7", ["mine.toml", "TOML"]),
+    "missing data": ("[data]", '[data]\nsource = "absent.csv"', ["absent.csv", "source"]),
+    "missing prices": ('"prices.toml"', '"cheap.toml"', ["cheap.toml"]),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "named"), EDITS.values(), ids=EDITS)
+def test_a_bad_study_is_one_line(tmp_path: Path, old: str, new: str, named: list[str]) -> None:
+    """The line names file and key; exit code 2; no run folder with records is left."""
+    done = tonnage("run", study(tmp_path, old, new), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tonnage: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    for word in named:
+        assert word in lines[0]
+    assert not list(tmp_path.glob("runs/**/*.json*"))
+
+
+COMMANDS = {
+    "missing study": (["run", "absent.toml"], "absent.toml"),
+    "negative rate": (["plan", ".", "--rate", "-3"], "no run"),
+    "bad budget": (["run", "credit", "--time-budget", "soon"], "soon"),
+    "no run": (["report", "runs"], "runs"),
+    "unknown option": (["run", "credit", "--fast"], "--fast"),
+    "unknown instance": (["serve", "credit", "--instance", "sim-7"], "sim-7"),
+    "unknown variant": (["serve", "credit", "--variant", "onnx_int4"], "onnx_int4"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), COMMANDS.values(), ids=COMMANDS)
+def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: str) -> None:
+    """Usage errors and missing files end with exit code 2 and say what was wrong."""
+    done = tonnage(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    """The port is tried before anything is built or started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = tonnage("serve", "credit", "--port", port, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_unreadable_data_are_refused(tmp_path: Path) -> None:
+    """A CSV without the label, or that is no CSV, names itself and what it lacks."""
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n")
+    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "default-payment-next-month" in done.stderr
+    (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x00\x01")
+    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "d.csv" in done.stderr
