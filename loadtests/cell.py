@@ -90,6 +90,15 @@ def measure_cell(
         yield measure(context, run, next_sequence())
 
 
+def measure_reference(
+    context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """Two rungs of the ladder: enough to compare the host with itself over time."""
+    _load(context, closed(context, dwell.warmup_s, 1))
+    for users in (1, 2):
+        yield measure(context, closed(context, dwell.rung_s, users), next_sequence())
+
+
 def closed(context: CellContext, duration_s: float, users: int) -> LoadRun:
     """A closed-loop run of ``users`` users."""
     return LoadRun(

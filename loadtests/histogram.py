@@ -7,6 +7,7 @@ its own percentiles to 1 ms and then to two digits, which is why we keep ours.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -72,15 +73,24 @@ class Histogram(Record):
         return int(counts[values > limit_s].sum())
 
     def values(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket middles in seconds and their counts, both of shape [buckets]."""
-        if not self.count:
-            return np.empty(0), np.empty(0, dtype=np.int64)
-        items = [
-            ((item.value_iterated_from + item.value_iterated_to) / 2, item.count_added_in_this_iter_step)
-            for item in self.decoded().get_recorded_iterator()
-        ]
-        middles, counts = zip(*items, strict=True)
-        return np.array(middles) * UNIT_S, np.array(counts, dtype=np.int64)
+        """Bucket middles in seconds and their counts, both of shape [buckets in use]."""
+        return _values(self)
+
+
+@lru_cache(maxsize=512)
+def _values(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
+    """Straight from the counts array.
+
+    The library's iterators are slow, and give a bucket's range from the last one in use.
+    """
+    if not histogram.count:
+        return np.empty(0), np.empty(0, dtype=np.int64)
+    decoded = histogram.decoded()
+    counts = np.asarray(decoded.counts, dtype=np.int64)
+    used = np.flatnonzero(counts)
+    lowest = [decoded.get_value_from_index(int(index)) for index in used]
+    highest = [decoded.get_highest_equivalent_value(value) for value in lowest]
+    return (np.array(lowest) + np.array(highest)) / 2 * UNIT_S, counts[used]
 
 
 class HistogramBuilder:

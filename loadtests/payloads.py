@@ -31,7 +31,8 @@ class Payloads:
         arrays = {f"expected/{name}": values for name, values in self.expected.items()}
         joined = np.frombuffer(b"".join(self.bodies), dtype=np.uint8)
         lengths = np.array([len(body) for body in self.bodies])
-        np.savez(path, bodies=joined, lengths=lengths, heads=np.array(self.header_lengths), **arrays)
+        arrays.update(bodies=joined, lengths=lengths, heads=np.array(self.header_lengths))
+        np.savez(path, **arrays)  # type: ignore[arg-type] # numpy's stub misreads keywords
 
     @classmethod
     def load(cls, path: Path) -> Payloads:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtests.histogram import UNIT_S, Histogram
 from planner.occupancy import Occupancy, occupancy
 from planner.records import Curve, CurvePoint, Interval, MeasuredPoint, ServiceProfile
 from planner.simulate import draw, sojourns
@@ -106,7 +105,7 @@ def curve(
 
 def unloaded_ms(profile: ServiceProfile, quantile: float) -> float:
     """Latency in ms of a request that meets no other one: overhead and occupancy alone."""
-    values, counts = _buckets(profile.service)
+    values, counts = profile.service.values()
     alone = occupancy(profile, values, counts, profile.capacity_rps)
     # The bucket that holds the quantile; a quota's stalls come on top.
     index = int(np.searchsorted(np.cumsum(counts), quantile * counts.sum()))
@@ -152,7 +151,7 @@ def _surface(
     """
     rng = np.random.default_rng(seed)
     length = _WARM_UP + _REQUESTS
-    values, counts = _buckets(profile.service)
+    values, counts = profile.service.values()
     gaps = rng.exponential(size=(length, 1, _REPLICATES, _LANES))
     places = rng.random((length, _REPLICATES, _LANES))
     occupancies = _replicates(profile, values, counts, rng)
@@ -175,20 +174,6 @@ def _surface(
     # More load is never faster; where it seems so, it is noise or a warm cache.
     rising = np.maximum.accumulate(latency, axis=0)
     return _Surface(rising.min(axis=1), np.median(rising, axis=1), rising.max(axis=1))
-
-
-@lru_cache(maxsize=256)
-def _buckets(service: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Bucket middles in seconds and their counts, both of shape [buckets in use].
-
-    Straight from the counts array: the library's iterators take as long as a simulation.
-    """
-    decoded = service.decoded()
-    all_counts = np.asarray(decoded.counts, dtype=np.int64)
-    used = np.flatnonzero(all_counts)
-    lowest = [decoded.get_value_from_index(int(index)) for index in used]
-    highest = [decoded.get_highest_equivalent_value(value) for value in lowest]
-    return (np.array(lowest) + np.array(highest)) / 2 * UNIT_S, all_counts[used]
 
 
 def _replicates(

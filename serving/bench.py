@@ -117,9 +117,7 @@ def main() -> None:
     with np.load(request["data"], allow_pickle=False) as stored:
         rows = {name: stored[name] for name in stored}
     variant = Variant.model_validate(request["variant"])
-    for row in bench_one(
-        variant, rows, request["batches"], request["threads"], request["seconds"]
-    ):
+    for row in bench_one(variant, rows, request["batches"], request["threads"], request["seconds"]):
         sys.stdout.write(row.model_dump_json() + "\n")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.errors import BadInput
+from serving.model_store import store_folder
 from serving.records import Parity, Variant, sha256_of
 from serving.runtimes import load_runtime
 from serving.workloads import Dataset, Workload
@@ -32,7 +33,6 @@ def build_variants(
     data: Dataset,
     *,
     seed: int,
-    cache: Path,
     max_auc_loss: float,
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[Variant]:
@@ -52,7 +52,7 @@ def build_variants(
     answers: dict[str, Mapping[str, np.ndarray]] = {}
     for name in wanted:
         progress(name)
-        variant, answers[name] = _build(workload, name, data, seed, cache)
+        variant, answers[name] = _build(workload, name, data, seed)
         variants[name] = _judge(
             variant, answers[name], answers[workload.baseline], variants, workload, max_auc_loss
         )
@@ -60,9 +60,9 @@ def build_variants(
 
 
 def _build(
-    workload: Workload, name: str, data: Dataset, seed: int, cache: Path
+    workload: Workload, name: str, data: Dataset, seed: int
 ) -> tuple[Variant, Mapping[str, np.ndarray]]:
-    path = _file(workload, name, data, seed, cache)
+    path = _file(workload, name, data, seed)
     recipe = workload.recipes[name]
     digest = sha256_of(path)
     draft = Variant(
@@ -70,7 +70,7 @@ def _build(
         name=name,
         runtime=recipe.runtime,
         precision=recipe.precision,
-        file=str(path),
+        file=str(path.relative_to(store_folder())),
         sha256=digest,
         size_bytes=path.stat().st_size,
         inputs=(),
@@ -88,7 +88,7 @@ def _build(
     return variant, outputs
 
 
-def _file(workload: Workload, name: str, data: Dataset, seed: int, cache: Path) -> Path:
+def _file(workload: Workload, name: str, data: Dataset, seed: int) -> Path:
     """Path of a variant's file, built if need be, and of what it is made from before it."""
     recipe = workload.recipes[name]
     key = hashlib.sha256(
@@ -103,10 +103,10 @@ def _file(workload: Workload, name: str, data: Dataset, seed: int, cache: Path) 
             ]
         ).encode()
     ).hexdigest()[:12]
-    path = cache / workload.name / f"{name}-{key}{recipe.suffix}"
+    path = store_folder() / workload.name / f"{name}-{key}{recipe.suffix}"
     if path.is_file():
         return path
-    needed = _file(workload, recipe.needs, data, seed, cache) if recipe.needs else None
+    needed = _file(workload, recipe.needs, data, seed) if recipe.needs else None
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=path.parent))
     try:
@@ -134,7 +134,9 @@ def _judge(
     if base and base.auc is not None and variant.quality.auc is not None:
         loss = base.auc - variant.quality.auc
         if loss > max_auc_loss:
-            barred = f"loses {loss:.4f} AUC against {workload.baseline}, allowed are {max_auc_loss:g}"
+            barred = (
+                f"loses {loss:.4f} AUC against {workload.baseline}, allowed are {max_auc_loss:g}"
+            )
     return variant.model_copy(
         update={
             "parity": Parity(
@@ -149,7 +151,7 @@ def _judge(
 
 def _code_hash(workload: Workload) -> str:
     module = __import__(type(workload).__module__, fromlist=["_"])
-    return sha256_of(Path(module.__file__))
+    return sha256_of(Path(str(module.__file__)))
 
 
 def _version(library: str) -> str:

@@ -16,7 +16,7 @@ from serving.records import InstanceType
 
 
 class CannotBeMeasured(BadInput):
-    """This host cannot give that size truthfully; the text says why."""
+    """A size that this host cannot give truthfully; the text says why."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from serving.errors import BadInput
+from serving.model_store import model_path
 from serving.records import TensorSpec, Variant, sha256_of
 
 Tensors = Mapping[str, np.ndarray]
@@ -168,7 +169,11 @@ class StubRuntime:
         return {"sums": inputs["features"].sum(axis=1, keepdims=True, dtype=np.float32)}
 
 
-_LOADERS = {"onnxruntime": OnnxRuntime, "sklearn": SklearnRuntime, "stub": StubRuntime}
+_LOADERS: dict[str, Callable[[Path, int], Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "sklearn": SklearnRuntime,
+    "stub": StubRuntime,
+}
 
 
 def load_runtime(variant: Variant, threads: int) -> Runtime:
@@ -182,7 +187,7 @@ def load_runtime(variant: Variant, threads: int) -> Runtime:
             f"variant {variant.name}: unknown runtime {variant.runtime!r}; "
             f"known are {', '.join(_LOADERS)}"
         )
-    path = Path(variant.file)
+    path = model_path(variant)
     if not path.is_file():
         raise BadInput(f"{path}: model file of variant {variant.name} is missing; build it again")
     if sha256_of(path) != variant.sha256:

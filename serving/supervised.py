@@ -122,4 +122,6 @@ class Supervised:
         if self.log.is_file():
             lines = self.log.read_text(errors="replace").strip().splitlines()
             tail = lines[-1][:300] if lines else ""
-        return Infrastructure(f"{self.name} ended unexpectedly: {tail or 'no message'} (log: {self.log})")
+        return Infrastructure(
+            f"{self.name} ended unexpectedly: {tail or 'no message'} (log: {self.log})"
+        )

@@ -94,7 +94,7 @@ def main() -> int:
     child = subprocess.Popen(
         settings["command"],
         start_new_session=True,
-        preexec_fn=die_with_supervisor,  # noqa: PLW1509 - single-threaded here
+        preexec_fn=die_with_supervisor,
     )
     # Only the child may hold the caller's pipes: else their end never shows.
     null = os.open(os.devnull, os.O_RDWR)

@@ -147,7 +147,8 @@ def _read_input(
         raise V2Error(400, f"unexpected input {name!r}; the model takes {', '.join(specs)}")
     if item.get("datatype") != spec.datatype:
         raise V2Error(
-            400, f"input {name!r}: datatype {item.get('datatype')!r}, the model takes {spec.datatype}"
+            400,
+            f"input {name!r}: datatype {item.get('datatype')!r}, the model takes {spec.datatype}",
         )
     shape = _shape_of(item, name)
     _check_shape(name, shape, spec)
@@ -242,7 +243,9 @@ def decode_request(
 
 def _json_data(array: np.ndarray) -> Any:
     if array.dtype.kind == "O":
-        return [v.decode(errors="replace") if isinstance(v, bytes) else v for v in array.reshape(-1)]
+        return [
+            v.decode(errors="replace") if isinstance(v, bytes) else v for v in array.reshape(-1)
+        ]
     return np.ascontiguousarray(array).reshape(-1)
 
 

@@ -27,7 +27,7 @@ from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Record
-from tonnage.config import cache_folder, load_study, shipped
+from tonnage.config import load_study, shipped
 from tonnage.planning import changed, plan, study_demands
 from tonnage.run_folder import RunFolder
 from tonnage.study import StudyRun
@@ -73,7 +73,9 @@ def build(study: StudyArgument, runs: Runs = Path("runs"), json: Json = False) -
 
 
 @app.command()
-def bench(study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False) -> None:
+def bench(
+    study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False
+) -> None:
     """Measure a study's variants in process: no server, no network."""
     made = _study_run(study, quick, None, True, runs, until="bench")
     made.run()
@@ -142,7 +144,9 @@ def serve(
     variant: Annotated[
         list[str] | None, typer.Option("--variant", help="may be repeated; default: all")
     ] = None,
-    instance: Annotated[str, typer.Option("--instance", help="such as sim-1 or sim-1:quota")] = "sim-1",
+    instance: Annotated[
+        str, typer.Option("--instance", help="such as sim-1 or sim-1:quota")
+    ] = "sim-1",
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
@@ -151,7 +155,7 @@ def serve(
     from serving.ray_host.client import RayHost
     from serving.workloads import find_workload
 
-    config, path = load_study(workload)
+    config, _ = load_study(workload)
     catalogue = load_instances(shipped("instances.toml"))
     size = resolve(instance, catalogue)
     found = find_workload(config.workload)
@@ -164,7 +168,6 @@ def serve(
         names,
         data,
         seed=config.seed,
-        cache=cache_folder(),
         max_auc_loss=config.quality.max_auc_loss,
     )
     _note("starting Ray Serve and HAProxy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Self
 
@@ -101,7 +100,9 @@ def load_study(argument: str) -> tuple[Study, Path]:
         found = [c for c in candidates if c.is_file()]
         if not found or (path.suffix and path.name != found[0].name):
             known = ", ".join(sorted(p.stem for p in shipped("studies").glob("*.toml")))
-            raise BadInput(f"{argument}: no such study file, nor a shipped study (those are: {known})")
+            raise BadInput(
+                f"{argument}: no such study file, nor a shipped study (those are: {known})"
+            )
         path = found[0]
     return build_record(Study, read_toml(path), str(path)), path
 
@@ -112,12 +113,3 @@ def beside(study_path: Path, name: str) -> Path:
         if candidate.is_file():
             return candidate
     raise BadInput(f"{study_path}: {name}: no such file beside the study, here, or shipped")
-
-
-def cache_folder() -> Path:
-    """Where built variants are kept: $TONNAGE_CACHE, else the user's cache folder."""
-    given = os.environ.get("TONNAGE_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tonnage"

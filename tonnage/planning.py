@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.judge import with_drift
 from loadtests.records import Slo
 from planner.curve import curve
 from planner.demands import load_demands
@@ -75,7 +74,7 @@ def plan(
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles(with_drift(bundle.measurements))
+    profiles, refused = build_profiles(bundle.measurements)
     refused += _unmeasured(bundle.info.skipped, study, study_path, demands)
     answers = [
         recommend(

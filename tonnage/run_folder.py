@@ -59,7 +59,9 @@ class RunFolder:
             return cls(argument)
         found = sorted(argument.glob("**/study.json"))
         if not found:
-            raise BadInput(f"{argument}: holds no run (no study.json); give a folder such as runs/credit")
+            raise BadInput(
+                f"{argument}: holds no run (no study.json); give a folder such as runs/credit"
+            )
         return cls(found[-1].parent)
 
     def has(self, name: str) -> bool:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests.cell import FULL, QUICK, CellContext, Dwell, closed, measure, measure_cell
+from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
 from loadtests.fleet import Fleet
+from loadtests.judge import with_drift
 from loadtests.payloads import make_payloads
 from planner.prices import load_prices
 from planner.records import Demand
@@ -27,7 +28,7 @@ from serving.ray_host.client import RayHost
 from serving.records import BenchRow, Endpoint, InstanceType, Variant
 from serving.workloads import Dataset, Workload, find_workload
 from tonnage.cells import Cell, duration_s, fit_budget, make_cells, reference_cell
-from tonnage.config import Study, beside, cache_folder
+from tonnage.config import Study, beside
 from tonnage.planning import plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -77,7 +78,9 @@ class StudyRun:
             total = min(total, self.budget_s)
         with Steps(total, quiet=self.quiet) as steps:
             resumed = " (resumed)" if self.folder.has("variants.jsonl") else ""
-            steps.say(f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}")
+            steps.say(
+                f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}"
+            )
             variants = self._build(workload, steps)
             if self.until == "build":
                 return []
@@ -130,7 +133,6 @@ class StudyRun:
             self.study.variants,
             data,
             seed=self.study.seed,
-            cache=cache_folder(),
             max_auc_loss=self.study.quality.max_auc_loss,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
@@ -229,6 +231,8 @@ class StudyRun:
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
             )
+        # Drift can be judged only at the end, when the first and the last are known.
+        self.folder.write_lines("measurements.jsonl", with_drift(self.folder.measurements()))
         self.folder.write_lines("measured.json", [])
 
     def _same_environment(self, current: str) -> None:
@@ -270,9 +274,7 @@ class StudyRun:
                     host.delete(running[1])
                 endpoint = host.deploy(deployment)
                 running = (deployment.cell_id, endpoint.model_name, endpoint)
-            payloads = make_payloads(
-                deployment, self.data().test, cell.batch, self.study.seed
-            )
+            payloads = make_payloads(deployment, self.data().test, cell.batch, self.study.seed)
             context = CellContext(
                 host=host,
                 fleet=fleet,
@@ -284,14 +286,8 @@ class StudyRun:
                 environment=environment,
                 role=cell.role,
             )
-            if cell.role == "reference":
-                made = (
-                    measure(context, closed(context, self.dwell.rung_s, users), next_sequence())
-                    for users in (1, 2)
-                )
-            else:
-                made = measure_cell(context, self.dwell, next_sequence)
-            for measurement in made:
+            runs = measure_reference if cell.role == "reference" else measure_cell
+            for measurement in runs(context, self.dwell, next_sequence):
                 self.folder.append("measurements.jsonl", measurement)
             self.folder.finish_cell(cell.key)
 

@@ -86,7 +86,9 @@ class RayHost:
         try:
             reply = self._process.receive()
             if "error" in reply:
-                raise Infrastructure(f"Ray Serve did not start: {reply['error']} (log: {self._log})")
+                raise Infrastructure(
+                    f"Ray Serve did not start: {reply['error']} (log: {self._log})"
+                )
         except BaseException:
             self.close()
             raise
@@ -213,7 +215,11 @@ class RayHost:
         lines = text.lstrip("# ").splitlines()
         fields = lines[0].split(",")
         rows = [dict(zip(fields, line.split(","), strict=False)) for line in lines[1:] if line]
-        return sum(int(row["stot"] or 0) for row in rows if row.get("bck") == "1" and row["svname"] != "BACKEND")
+        return sum(
+            int(row["stot"] or 0)
+            for row in rows
+            if row.get("bck") == "1" and row["svname"] != "BACKEND"
+        )
 
     def _grants(self, deployment: Deployment) -> list[Grant]:
         instance = deployment.instance
@@ -244,7 +250,9 @@ class RayHost:
         seen = "no answer"
         while time.monotonic() < deadline:
             if not self.process.alive():
-                raise Infrastructure(f"Ray Serve ended while {name} was starting (log: {self._log})")
+                raise Infrastructure(
+                    f"Ray Serve ended while {name} was starting (log: {self._log})"
+                )
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
                 connection.request("GET", f"/v2/models/{name}/ready")
@@ -317,5 +325,7 @@ def _check_free(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
-            raise BadInput(f"port {port} cannot be used ({error}); choose another with --port") from None
+            raise BadInput(
+                f"port {port} cannot be used ({error}); choose another with --port"
+            ) from None
     return port

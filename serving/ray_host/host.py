@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 # Set per deployment: what serve.start() is given does not reach the replicas, and an
 # access log costs a fifth of a small model's throughput.
 _QUIET: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
@@ -103,7 +102,9 @@ _COMMANDS = {"deploy": _deploy, "front": _front, "delete": _delete}
 def _explain(error: BaseException, folder: str) -> str:
     """The line that says why: a replica's own exception, where Ray's text quotes one."""
     text = str(error)
-    for logs in sorted(Path(folder).glob("session_*/logs/serve/replica_*.log"), key=os.path.getmtime):
+    for logs in sorted(
+        Path(folder).glob("session_*/logs/serve/replica_*.log"), key=os.path.getmtime
+    ):
         tail = logs.read_text(errors="replace").splitlines()
         text += "\n" + "\n".join(tail[-40:])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -121,7 +122,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _start(settings)
-        print(json.dumps({"ready": True}), file=replies)  # noqa: T201 - this is the protocol
+        print(json.dumps({"ready": True}), file=replies)
         for line in sys.stdin:
             message = json.loads(line)
             try:
@@ -129,10 +130,10 @@ def main() -> None:
             except Exception as error:  # everything Serve raises becomes a reply
                 sys.stderr.write(f"{error}\n")
                 reply = {"error": _explain(error, settings["folder"])}
-            print(json.dumps(reply), file=replies)  # noqa: T201 - this is the protocol
+            print(json.dumps(reply), file=replies)
     except Exception as error:  # starting failed: say so as the first reply
         sys.stderr.write(f"{error}\n")
-        print(json.dumps({"error": str(error).splitlines()[0]}), file=replies)  # noqa: T201
+        print(json.dumps({"error": str(error).splitlines()[0]}), file=replies)
     finally:
         import ray
 

@@ -50,7 +50,9 @@ class FrontReplica:
         if time.monotonic() - self._asked > 0.5:
             self._asked = time.monotonic()
             running = await asyncio.get_running_loop().run_in_executor(None, _running)
-            self._known = {m for m, application in self._applications.items() if application in running}
+            self._known = {
+                m for m, application in self._applications.items() if application in running
+            }
         return self._known
 
 

@@ -44,8 +44,7 @@ def host_environment(
 
     shim = folder / "haproxy"
     shim.write_text(
-        f"#!/bin/sh\nexec {sys.executable} -I "
-        f'{Path(__file__).with_name("haproxy_shim.py")} "$@"\n'
+        f'#!/bin/sh\nexec {sys.executable} -I {Path(__file__).with_name("haproxy_shim.py")} "$@"\n'
     )
     shim.chmod(0o700)
     env = {key: value for key, value in base.items() if not key.startswith(("RAY_", "PYTHON"))}

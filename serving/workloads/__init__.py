@@ -52,7 +52,9 @@ class Workload(Protocol):
         """Read the data; BadInput says how to get it when it is absent."""
         ...
 
-    def build(self, variant: str, target: Path, needed: Path | None, data: Dataset, seed: int) -> None:
+    def build(
+        self, variant: str, target: Path, needed: Path | None, data: Dataset, seed: int
+    ) -> None:
         """Write the file of ``variant``; ``needed`` is the file of the recipe's ``needs``."""
         ...
 

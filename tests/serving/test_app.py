@@ -61,7 +61,8 @@ def test_binary_inference(app: ModelApp) -> None:
     np.testing.assert_array_equal(answer["sums"], rows.sum(axis=1, keepdims=True))
     assert headers["tonnage-cell"] == "cell-1"
     assert re.fullmatch(
-        r"queue;dur=[\d.]+, service;dur=[\d.]+, infer;desc=(inline|thread)", headers["server-timing"]
+        r"queue;dur=[\d.]+, service;dur=[\d.]+, infer;desc=(inline|thread)",
+        headers["server-timing"],
     )
 
 

@@ -9,7 +9,9 @@ from serving.ray_host.haproxy_shim import ERROR_BODY, rewrite, write_error_page
 
 def test_wildcard_binds_become_loopback() -> None:
     """All three spellings of 'all interfaces' are rewritten; a given host is kept."""
-    config = "frontend a\n    bind :9101\n  bind *:8404\n bind 0.0.0.0:1 proto h2\n bind 127.0.0.1:2\n"
+    config = (
+        "frontend a\n    bind :9101\n  bind *:8404\n bind 0.0.0.0:1 proto h2\n bind 127.0.0.1:2\n"
+    )
     assert rewrite(config) == (
         "frontend a\n    bind 127.0.0.1:9101\n  bind 127.0.0.1:8404\n"
         " bind 127.0.0.1:1 proto h2\n bind 127.0.0.1:2\n"

@@ -30,7 +30,9 @@ for line in sys.stdin:
 
 
 def sleeping(marker: str) -> bool:
-    found = subprocess.run(["pgrep", "-f", f"sleep 1000.{marker}"], capture_output=True)
+    found = subprocess.run(
+        ["/usr/bin/env", "pgrep", "-f", f"sleep 1000.{marker}"], capture_output=True
+    )
     return found.returncode == 0
 
 

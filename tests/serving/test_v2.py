@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -21,13 +22,8 @@ from serving.v2 import (
 )
 
 NUMERIC = ["?", "u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8", "<f4", "<f8"]
-NAMES = dict(
-    zip(
-        NUMERIC,
-        "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP32 FP64".split(),
-        strict=True,
-    )
-)
+NAMES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
+NAMES += ["FP32", "FP64"]
 SPECS = {"x": TensorSpec(name="x", datatype="FP32", shape=(-1, 2))}
 
 
@@ -36,7 +32,7 @@ def tensors(draw: st.DrawFn) -> tuple[np.ndarray, str]:
     kind = draw(st.sampled_from(NUMERIC))
     elements = {"allow_nan": False, "allow_infinity": False} if "f" in kind else None
     array = draw(arrays(np.dtype(kind), array_shapes(max_dims=3, max_side=4), elements=elements))
-    return array, NAMES[kind]
+    return array, NAMES[NUMERIC.index(kind)]
 
 
 @given(tensors(), st.booleans())
@@ -72,7 +68,10 @@ def test_bytes_tensors_round_trip(items: list[bytes]) -> None:
 def test_an_id_is_echoed() -> None:
     """The answer carries the request's id."""
     body = json.dumps(
-        {"id": "abc", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+        {
+            "id": "abc",
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}],
+        }
     ).encode()
     request = decode_request(body, None, SPECS)
     out, _ = encode_response("m", "1", request, {"y": np.ones((1, 1), np.float32)})
@@ -128,10 +127,8 @@ def test_trailing_bytes_are_refused() -> None:
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 250))
 def test_no_body_breaks_the_decoder(body: bytes, length: int | None) -> None:
     """Random bytes end in V2Error or a request, never in another exception."""
-    try:
+    with contextlib.suppress(V2Error):
         decode_request(body, length, SPECS)
-    except V2Error:
-        pass
 
 
 def test_an_unknown_output_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -69,12 +70,14 @@ def test_order_is_seeded_and_deployments_stay_together(cells: list[Cell], refere
     assert [c.role for c in order].count("reference") == 3
     assert order[0].role == order[-1].role == "reference"
     plain = [c.deployment.cell_id for c in order if c.role == "cell"]
-    changes = sum(a != b for a, b in zip(plain, plain[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(plain))
     assert changes == len(set(plain)) - 1
 
 
 @given(budget=st.floats(10, 300))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_a_budget_is_respected(cells: list[Cell], reference: Cell, budget: float) -> None:
     """What is kept fits, or only the last cell of each demanded batch is left."""
     order, dropped = fit_budget(
