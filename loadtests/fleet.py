@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from loadtests import locust_launcher
 from loadtests.histogram import Histogram
 from loadtests.payloads import Payloads
 from loadtests.records import LoadRun
+from serving import host_facts
 from serving.errors import Infrastructure
+from serving.private_folder import new_name, private_base
 from serving.records import Endpoint
 from serving.supervised import Supervised
 
@@ -57,7 +58,7 @@ class Fleet:
         self._log = log
         self._cpus = cpus
         self._process: Supervised | None = None
-        self._folder = Path(tempfile.gettempdir()) / f"tonnage-{os.getpid()}-{id(self):x}"
+        self._folder = private_base() / new_name()
 
     def __enter__(self) -> Self:
         self._folder.mkdir(mode=0o700)
@@ -71,7 +72,11 @@ class Fleet:
             name="Locust",
             log=self._log,
             cwd=self._folder,
-            env={**env, "PYTHONSAFEPATH": "1"},
+            env={
+                **env,
+                "PYTHONSAFEPATH": "1",
+                "TONNAGE_GENERATOR_PRIORITY": host_facts.generator_priority(),
+            },
             cpus=self._cpus,
             remove=[self._folder],
             grace_s=2.0,

@@ -19,6 +19,12 @@ FILES = (
 )
 
 
+PRIORITIES = {
+    "fifo": "real time (SCHED_FIFO); ingress and replicas run at normal priority",
+    "normal": "normal: raising it is not permitted here",
+}
+
+
 def environment(bundle: Bundle) -> Table:
     """Host and the versions that the figures belong to."""
     env = bundle.environment
@@ -35,6 +41,7 @@ def environment(bundle: Bundle) -> Table:
             ("Instance sizes enforced by", env.enforcement),
             ("CPUs of replicas", _cpus(env.replica_cpus)),
             ("CPUs of ingress, generator, Ray", _cpus(env.platform_cpus)),
+            ("Priority of the generator", PRIORITIES[env.generator_priority]),
             ("Python", env.python),
             *sorted(env.packages.items()),
             *sorted(env.settings.items()),

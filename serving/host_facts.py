@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -54,6 +57,14 @@ def memory_limit_gib() -> float:
     return float(psutil.virtual_memory().total) / 2**30
 
 
+@cache
+def generator_priority() -> Literal["fifo", "normal"]:
+    """Whether the load generator may run at real-time priority; tried, not guessed."""
+    code = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"
+    tried = subprocess.run([sys.executable, "-I", "-c", code], stderr=subprocess.DEVNULL)
+    return "normal" if tried.returncode else "fifo"
+
+
 def environment(
     placement: Placement, enforcement: Literal["cgroup-v1", "cgroup-v2", "affinity"]
 ) -> Environment:
@@ -74,5 +85,6 @@ def environment(
         enforcement=enforcement,
         replica_cpus=placement.replica_cpus,
         platform_cpus=placement.platform_cpus,
+        generator_priority=generator_priority(),
         settings=SERVE_SETTINGS,
     )

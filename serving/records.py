@@ -223,4 +223,5 @@ class Environment(Record):
     enforcement: Literal["cgroup-v1", "cgroup-v2", "affinity"]
     replica_cpus: tuple[int, ...]
     platform_cpus: tuple[int, ...] = Field(description="ingress, generator and Ray itself")
+    generator_priority: Literal["fifo", "normal"]
     settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")

@@ -7,6 +7,7 @@ been put into its instance, so that threads and memory belong to the instance.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -137,6 +138,9 @@ class SklearnRuntime:
         return {"probabilities": self._model.predict_proba(rows).astype(np.float32)}
 
 
+_BLOCK = bytes(1 << 15)
+
+
 class StubRuntime:
     """A model whose service time is known by construction; computes nothing else.
 
@@ -165,7 +169,7 @@ class StubRuntime:
         busy = self._draw.exponential(self._busy_s) if self._exponential else self._busy_s
         until = time.thread_time() + busy
         while time.thread_time() < until:
-            pass
+            hashlib.sha256(_BLOCK)  # as real runtimes do, it lets go of the interpreter lock
         return {"sums": inputs["features"].sum(axis=1, keepdims=True, dtype=np.float32)}
 
 

@@ -281,22 +281,26 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
+_INTERRUPTED = 130
+
+
 def main(command: Callable[..., Any] = app) -> None:
     """Run the command line; every expected failure ends in one line and its exit code."""
     # kill must end like Ctrl-C: through the context managers that clean up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        command(standalone_mode=False)
+        # Outside of its standalone mode, typer returns the code of an Exit, 130 for Ctrl-C.
+        code = command(standalone_mode=False)
     except TonnageError as error:
         sys.stderr.write(f"tonnage: {error}\n")
-        sys.exit(error.exit_code)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("tonnage: interrupted; run the same command again to go on\n")
-        sys.exit(130)
+        code = _INTERRUPTED
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors have it
             raise
         sys.stderr.write(f"tonnage: {error.format_message()}\n")
-        sys.exit(2)
+        code = 2
+    if code == _INTERRUPTED:
+        sys.stderr.write("tonnage: interrupted; run the same command again to go on\n")
+    sys.exit(code or 0)

@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal, Self
@@ -19,6 +18,7 @@ import psutil
 from serving import host_facts, placement
 from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
 from serving.errors import BadInput, Infrastructure, TonnageError
+from serving.private_folder import new_name, private_base, remove_stale_folders
 from serving.ray_host import enter_instance, host
 from serving.ray_host.settings import admin_socket, host_environment
 from serving.records import Deployment, Endpoint, Environment, Grant, Replica
@@ -47,10 +47,9 @@ class RayHost:
         self._available = self._all_cpus if overlap else self.placement.replica_cpus
         remove_stale()
         remove_stale_folders()
-        run = f"tonnage-{os.getpid()}-{secrets.token_hex(3)}"
+        run = new_name()
         self.tree: CgroupTree | None = find_cgroups(run)
-        # Short on purpose: Ray puts Unix sockets below it, whose paths end at 107 bytes.
-        self.folder = Path(tempfile.gettempdir()) / run
+        self.folder = private_base() / run
         self._process: Supervised | None = None
 
     @property
@@ -70,7 +69,7 @@ class RayHost:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        env = host_environment(os.environ, self.folder, _free_port(), _free_port())
+        env = host_environment(os.environ, self.folder, _free_port)
         # Ray opens its own folder to everybody; inside ours, which is 0700, that is harmless.
         settings = {"folder": str(self.folder / "r"), "http_port": self.port}
         self._process = Supervised(
@@ -253,16 +252,18 @@ class RayHost:
                 raise Infrastructure(
                     f"Ray Serve ended while {name} was starting (log: {self._log})"
                 )
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
                 connection.request("GET", f"/v2/models/{name}/ready")
                 response = connection.getresponse()
                 body = response.read()
                 if response.status == 200 and response.headers.get("tonnage-cell") == cell_id:
                     return
                 seen = f"{response.status} {body[:80].decode(errors='replace')}"
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 seen = str(error)
+            finally:
+                connection.close()
             time.sleep(0.02)
         raise Infrastructure(f"{name} was not ready after {READY_TIMEOUT_S:.0f} s: {seen}")
 
@@ -284,15 +285,6 @@ class RayHost:
                         f"control group {group.name} has {group.read_limits()}, "
                         f"asked were {replica.grant}"
                     )
-
-
-def remove_stale_folders() -> None:
-    """Remove private folders of Tonnage processes that no longer live."""
-    for folder in Path(tempfile.gettempdir()).glob("tonnage-*-*"):
-        owner = folder.name.split("-")[1]
-        mine = folder.is_dir() and folder.stat().st_uid == os.getuid()
-        if mine and owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _too_small(deployment: Deployment) -> str:

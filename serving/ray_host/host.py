@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 # Set per deployment: what serve.start() is given does not reach the replicas, and an
@@ -99,19 +98,20 @@ def _delete(message: dict[str, Any]) -> dict[str, Any]:
 _COMMANDS = {"deploy": _deploy, "front": _front, "delete": _delete}
 
 
-def _explain(error: BaseException, folder: str) -> str:
-    """The line that says why: a replica's own exception, where Ray's text quotes one."""
-    text = str(error)
-    for logs in sorted(
-        Path(folder).glob("session_*/logs/serve/replica_*.log"), key=os.path.getmtime
-    ):
-        tail = logs.read_text(errors="replace").splitlines()
-        text += "\n" + "\n".join(tail[-40:])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _explain(error: BaseException) -> str:
+    """The line that says why: a replica's own exception, where Serve's status quotes one."""
+    from ray import serve
+
+    messages = [str(error)]
+    for application in serve.status().applications.values():
+        messages += [deployment.message for deployment in application.deployments.values()]
+    lines = [line.strip() for text in messages for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
-        if line.startswith(("serving.errors.", "MemoryError")):
-            return line.removeprefix("serving.errors.BadInput: ")
-    return (lines or [type(error).__name__])[0][:400]
+        # "serving.errors.BadInput: ..." ends the traceback that the status carries.
+        name, _, reason = line.partition(": ")
+        if name.startswith("serving.errors."):
+            return reason
+    return lines[0][:400] if lines else type(error).__name__
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def main() -> None:
                 reply = _COMMANDS[message["op"]](message)
             except Exception as error:  # everything Serve raises becomes a reply
                 sys.stderr.write(f"{error}\n")
-                reply = {"error": _explain(error, settings["folder"])}
+                reply = {"error": _explain(error)}
             print(json.dumps(reply), file=replies)
     except Exception as error:  # starting failed: say so as the first reply
         sys.stderr.write(f"{error}\n")

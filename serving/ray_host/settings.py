@@ -7,7 +7,7 @@ them, so they belong into the environment of a process started for the purpose.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 SERVE_SETTINGS: dict[str, str] = {
@@ -30,10 +30,17 @@ SERVE_SETTINGS: dict[str, str] = {
 }
 
 _ADMIN_SOCKET = "admin.sock"
+# Ports with fixed defaults; two runs on one host must not meet on them.
+_FIXED_PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
 
 
 def host_environment(
-    base: Mapping[str, str], folder: Path, metrics_port: int, fallback_port: int
+    base: Mapping[str, str], folder: Path, free_port: Callable[[], int]
 ) -> dict[str, str]:
     """Environment of the Ray process: ``base`` plus settings, secrets and private paths.
 
@@ -62,8 +69,7 @@ def host_environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        **{name: str(free_port()) for name in _FIXED_PORTS},
     }
 
 

@@ -424,5 +424,6 @@ def _environment() -> Environment:
         enforcement="cgroup-v2",
         replica_cpus=(1,),
         platform_cpus=(0,),
+        generator_priority="fifo",
         settings={"RAY_SERVE_ENABLE_HA_PROXY": "1"},
     )

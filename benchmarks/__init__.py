@@ -1,0 +1,1 @@
+"""Benchmarks behind the figures that the README quotes; not part of the product."""
