@@ -112,7 +112,7 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
         mode="paced",
         batch=context.batch,
         duration_s=max(duration_s, 25 / rate_rps),  # enough samples from slow models, too
-        rate_rps=rate_rps,
+        rate_rps=round(rate_rps, 2),
         seed=context.seed,
     )
 

@@ -59,8 +59,8 @@ def predict_quantile(
 ) -> Interval:
     """One latency quantile in ms.
 
-    The upper end covers what was measured: where an open-loop run of the profile, at this
-    utilisation or a lower one, was slower than predicted, the shortfall is added. It is
+    The upper end covers what was measured: by how much open-loop runs of the profile were
+    slower than predicted, interpolated over the utilisation, is added. It is
     added in ms, also for several replicas, because what a queue cannot explain is mostly
     stalls of the platform that come whatever the load.
 
@@ -126,14 +126,19 @@ def _simulated_interval(
 
 
 def _shortfall_ms(profile: ServiceProfile, utilisation: float, quantile: float, seed: int) -> float:
-    """By how much runs at this utilisation or a lower one exceeded the prediction, at most."""
+    """By how much measured runs exceeded the prediction: interpolated, rising with the load.
+
+    Between two runs the rise is taken as linear. A quota's throttling sets in somewhere
+    between a run that met none and one that did, and a plan must not bet on where.
+    """
     recorded = max((q for q in QUANTILES if q <= quantile), default=QUANTILES[0])
-    shortfall = 0.0
-    for point in profile.measured_points:
-        if point.utilisation <= utilisation * (1 + 1e-9):
-            expected = _simulated_interval(profile, 1, point.utilisation, recorded, seed)
-            shortfall = max(shortfall, _measured_ms(point, recorded) - expected.high)
-    return shortfall
+    places, shortfalls = [0.0], [0.0]
+    for point in sorted(profile.measured_points, key=lambda p: p.utilisation):
+        place = min(point.utilisation, HIGHEST_UTILISATION)
+        expected = _simulated_interval(profile, 1, place, recorded, seed)
+        places.append(place)
+        shortfalls.append(max(shortfalls[-1], _measured_ms(point, recorded) - expected.high))
+    return float(np.interp(utilisation, places, shortfalls))
 
 
 def _measured_ms(point: MeasuredPoint, quantile: float) -> float:

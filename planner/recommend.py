@@ -126,7 +126,7 @@ def _hopeless(placement: Placement, demand: Demand, most: int) -> Shortage | Non
     working = most * placement.candidate.replicas_per_instance - demand.spare_replicas
     if working < _needed(placement, demand):
         return Bottleneck.CAPACITY, (
-            f"{demand.rate_rps:g} req/s need {_needed(placement, demand)} working replicas of "
+            f"{demand.rate_rps:g} req/s need {_working(_needed(placement, demand))} of "
             f"{_capacity_at_cap(placement):.3g} req/s (at {UTILISATION_CAP:.0%} of capacity, "
             f"lower bound), {max(working, 0)} fit into max_replicas = {demand.max_replicas}"
         )
@@ -140,13 +140,13 @@ def _shortage(placement: Placement, demand: Demand, number: int, seed: int) -> S
     can = max(working, 0) * _capacity_at_cap(placement)
     if working < _needed(placement, demand):
         return Bottleneck.CAPACITY, (
-            f"{max(working, 0)} working replicas carry {can:.3g} req/s at {UTILISATION_CAP:.0%} "
+            f"{_working(max(working, 0))} carr{'ies' if working == 1 else 'y'} {can:.3g} req/s at {UTILISATION_CAP:.0%} "
             f"of capacity, {demand.rate_rps:g} are demanded"
         )
     upper = _upper_ms(placement, demand, replicas, seed)
     if upper > demand.slo.limit_ms:
         return Bottleneck.LATENCY, (
-            f"{_quantile(demand)} may be {upper:.3g} ms with {working} working replicas "
+            f"{_quantile(demand)} may be {upper:.3g} ms with {_working(working)} "
             f"(upper bound), over the limit of {demand.slo.limit_ms:g} ms"
         )
     return None
@@ -265,3 +265,8 @@ def _why_none(rejections: Sequence[Rejection]) -> str:
     return (
         f"No candidate holds: {listed} of {len(rejections)} in all." if listed else "No candidate."
     )
+
+
+def _working(replicas: int) -> str:
+    """Replicas that answer, spares not counted."""
+    return f"{replicas} working replica" + ("" if replicas == 1 else "s")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -104,11 +103,22 @@ def bench_one(
                     p95_ms=p95 * 1e3,
                     p99_ms=p99 * 1e3,
                     rows_per_s=batch / p50,
-                    peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    peak_rss_bytes=_peak_rss_bytes(),
                     load_s=load_s,
                 )
             )
     return results
+
+
+def _peak_rss_bytes() -> int:
+    """Peak resident memory of this process.
+
+    From VmHWM: getrusage's ru_maxrss survives exec, so it may be the parent's peak.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def main() -> None:

@@ -315,7 +315,7 @@ class StudyRun:
             dataset=data.description,
             max_auc_loss=self.study.quality.max_auc_loss,
             skipped=skipped,
-            reproduce=(command, f"tonnage report {self.folder.path.parent}"),
+            reproduce=(command, f"tonnage report runs/{self.study.name}"),
             assumptions=(
                 "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
                 "One replica runs one inference call at a time; HAProxy sends each request "

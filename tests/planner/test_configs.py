@@ -86,7 +86,7 @@ def test_fargate_prices_follow_from_its_rates() -> None:
 def test_the_shipped_profiles_can_be_read() -> None:
     """Production, real-time and batch, with the seed's in-process limit shown apart."""
     production, real_time, batch = load_demands(CONFIGS / "profiles.toml")
-    assert (production.name, production.batch, production.slo.limit_ms) == ("production", 100, 60)
+    assert (production.name, production.batch, production.slo.limit_ms) == ("production", 100, 50)
     assert real_time.in_process_limit_ms == 1
     assert (batch.slo.quantile, batch.batch_range) == (0.95, (1000, 6000))
 

@@ -243,7 +243,7 @@ def test_a_tail_that_stays_over_the_limit_is_a_matter_of_latency(
         size="sim-1",
     )
     assert bottleneck is Bottleneck.LATENCY
-    assert "with 1 working replicas (upper bound), over the limit of 30 ms" in reason
+    assert "with 1 working replica (upper bound), over the limit of 30 ms" in reason
 
 
 def test_memory_bounds_replicas_and_then_candidates(
