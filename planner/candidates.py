@@ -139,7 +139,7 @@ def _without_profile(own: Candidate, cell: _Cell, batch: int) -> Rejection:
     if reason is None:
         elsewhere = sorted({*cell.profiles, *cell.refusals})
         batches = ", ".join(map(str, elsewhere))
-        seen = f"only at batch {batches}" if elsewhere else "at no other either"
+        seen = f"only at batch {batches}" if elsewhere else "nor at any other"
         return _rejected(own, Bottleneck.UNMEASURED, f"not measured at batch {batch}, {seen}")
     invalid = reason.startswith(NOT_VALID)
     return _rejected(own, Bottleneck.INVALID if invalid else Bottleneck.UNMEASURED, reason)

@@ -140,7 +140,8 @@ def _shortage(placement: Placement, demand: Demand, number: int, seed: int) -> S
     can = max(working, 0) * _capacity_at_cap(placement)
     if working < _needed(placement, demand):
         return Bottleneck.CAPACITY, (
-            f"{_working(max(working, 0))} carr{'ies' if working == 1 else 'y'} {can:.3g} req/s at {UTILISATION_CAP:.0%} "
+            f"{_working(max(working, 0))} carr{'ies' if working == 1 else 'y'} "
+            f"{can:.3g} req/s at {UTILISATION_CAP:.0%} "
             f"of capacity, {demand.rate_rps:g} are demanded"
         )
     upper = _upper_ms(placement, demand, replicas, seed)

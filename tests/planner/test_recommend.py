@@ -210,7 +210,7 @@ def test_what_was_not_measured_says_why(world: World, demand: Build) -> None:
         (Bottleneck.UNMEASURED, "not measured at batch 100, only at batch 1")
     ]
     assert rejected_for(other, size="sim-2", variant="fp32") == [
-        (Bottleneck.UNMEASURED, "not measured at batch 100, at no batch")
+        (Bottleneck.UNMEASURED, "not measured at batch 100, nor at any other")
     ]
 
 
