@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -129,6 +129,9 @@ class Fleet:
         endpoint: Endpoint,
         payloads: Path,
         on_start: Callable[[], None] = lambda: None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        insecure: bool = False,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
 
@@ -145,6 +148,8 @@ class Fleet:
             "url": endpoint.url,
             "model": endpoint.model_name,
             "cell_id": endpoint.cell_id,
+            "headers": dict(headers or {}),
+            "insecure": insecure,
             "payloads": str(payloads),
             "check_every": max(1, int(expected / 50)),
         }

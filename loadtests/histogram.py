@@ -6,6 +6,7 @@ its own percentiles to 1 ms and then to two digits, which is why we keep ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Self
@@ -51,16 +52,17 @@ class Histogram(Record):
         return HdrHistogram.decode(self.encoded)
 
     def quantile_s(self, q: float) -> float:
-        """Value at quantile ``q`` in seconds (the bucket's upper edge); nan when empty."""
+        """Sample of rank ceil(q n) in seconds (its bucket's upper edge); nan when empty."""
         return self.quantiles_s([q])[0]
 
     def quantiles_s(self, qs: Iterable[float]) -> list[float]:
-        """Several quantiles in one decoding."""
-        wanted = list(qs)
+        """Several quantiles; HDR's own rounds the rank, and may name the sample below."""
+        _, highest, counts = _buckets(self)
         if not self.count:
-            return [float("nan")] * len(wanted)
-        decoded = self.decoded()
-        return [decoded.get_value_at_percentile(100 * q) * UNIT_S for q in wanted]
+            return [float("nan") for _ in qs]
+        ends = np.cumsum(counts)
+        ranks = [max(1, math.ceil(round(q * self.count, 9))) for q in qs]
+        return [float(highest[np.searchsorted(ends, rank)]) for rank in ranks]
 
     def mean_s(self) -> float:
         """Mean in seconds; nan when empty."""
@@ -74,23 +76,25 @@ class Histogram(Record):
 
     def values(self) -> tuple[np.ndarray, np.ndarray]:
         """Bucket middles in seconds and their counts, both of shape [buckets in use]."""
-        return _values(self)
+        lowest, highest, counts = _buckets(self)
+        return (lowest + highest) / 2, counts
 
 
 @lru_cache(maxsize=512)
-def _values(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Straight from the counts array.
+def _buckets(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower edge and upper edge in seconds, and count, of each bucket in use.
 
-    The library's iterators are slow, and give a bucket's range from the last one in use.
+    Straight from the counts array: the library's iterators are slow, and give a bucket's
+    range from the last one in use.
     """
     if not histogram.count:
-        return np.empty(0), np.empty(0, dtype=np.int64)
+        return np.empty(0), np.empty(0), np.empty(0, dtype=np.int64)
     decoded = histogram.decoded()
     counts = np.asarray(decoded.counts, dtype=np.int64)
     used = np.flatnonzero(counts)
     lowest = [decoded.get_value_from_index(int(index)) for index in used]
     highest = [decoded.get_highest_equivalent_value(value) for value in lowest]
-    return (np.array(lowest) + np.array(highest)) / 2 * UNIT_S, counts[used]
+    return np.array(lowest) * UNIT_S, np.array(highest) * UNIT_S, counts[used]
 
 
 class HistogramBuilder:

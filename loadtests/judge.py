@@ -14,6 +14,8 @@ MIN_SAMPLES = 20
 # while the replica still has room.
 PLATFORM_FULL = 0.97
 REPLICA_FULL = 0.90
+# Beyond this share of its core a worker answers late, and the delay looks like the server's.
+GENERATOR_FULL = 0.90
 # Dispatch may lag by this much, or by this share of the latency that is reported.
 LAG_LIMIT_S = 0.002
 LAG_SHARE = 0.2
@@ -36,7 +38,8 @@ def faults_of(
         Fault(code=code, detail=detail)
         for code, detail in (
             *_wrong_answers(result),
-            *_generator(run, grant, deployment, result, window),
+            *_platform(grant, deployment, result, window),
+            *_dispatch(run, result),
             *_replica(deployment, grant, result, window),
             *_host(window),
         )
@@ -58,9 +61,19 @@ def _wrong_answers(result: LoadResult) -> Found:
         yield FaultCode.WRONG_CELL, f"{result.other_cell} answers came from another cell"
 
 
-def _generator(
-    run: LoadRun, grant: Grant, deployment: Deployment, result: LoadResult, window: Window
-) -> Found:
+def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
+    """Faults of a run against a server that is not ours: those the generator can see."""
+    cores = result.generator_cpu_s / result.elapsed_s / run.workers
+    busy = [(FaultCode.GENERATOR_AT_LIMIT, f"a generator worker used {cores:.0%} of a core")]
+    found = (
+        *_wrong_answers(result),
+        *_dispatch(run, result),
+        *(busy if cores > GENERATOR_FULL else ()),
+    )
+    return tuple(Fault(code=code, detail=detail) for code, detail in found)
+
+
+def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: Window) -> Found:
     used = window.replica_s / (result.elapsed_s * grant.vcpus * deployment.replicas)
     if window.platform_busy > PLATFORM_FULL and used < REPLICA_FULL:
         yield (
@@ -68,6 +81,9 @@ def _generator(
             f"generator's and ingress' cores {window.platform_busy:.0%} busy, "
             f"replica only {used:.0%}",
         )
+
+
+def _dispatch(run: LoadRun, result: LoadResult) -> Found:
     if run.mode == "closed":
         return
     lag, latency = result.dispatch_lag.quantile_s(0.99), result.due_to_done.quantile_s(0.99)

@@ -129,7 +129,8 @@ class Drive:
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            user.client.get(self.path.replace("/infer", "/ready"), name="warm")
+            ready = self.path.replace("/infer", "/ready")
+            user.client.get(ready, headers=self.spec["headers"], name="warm")
             warmed.append(1)
 
         while len(self._crew) < self.users:
@@ -206,7 +207,7 @@ class CellUser(FastHttpUser):
             base_url=spec["url"],
             request_event=self.environment.events.request,
             user=self,
-            insecure=False,
+            insecure=spec["insecure"],
             network_timeout=spec["timeout_s"],
             connection_timeout=spec["timeout_s"],
             max_retries=0,
@@ -221,6 +222,7 @@ class CellUser(FastHttpUser):
     def send(self, run: Drive, due: float, payload: int) -> None:
         """Send one request of ``run`` and keep its sample."""
         headers = {
+            **run.spec["headers"],
             "Inference-Header-Content-Length": str(run.payloads.header_lengths[payload]),
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",

@@ -55,14 +55,12 @@ def make_payloads(
     rows it travels with.
     """
     total = len(next(iter(rows.values())))
-    row_bytes = sum(values[:1].nbytes for values in rows.values())
-    count = int(np.clip(_BODIES_BYTES // (row_bytes * batch), _FEWEST_BODIES, _MOST_BODIES))
     draw = np.random.default_rng(seed)
     runtime = load_runtime(deployment.variant, deployment.threads)
     outputs = [spec.name for spec in runtime.outputs]
     bodies, heads = [], []
     expected: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-    for _ in range(count):
+    for _ in range(count_of_bodies(rows, batch)):
         chosen = draw.integers(0, total, batch)
         inputs = {name: np.ascontiguousarray(values[chosen]) for name, values in rows.items()}
         body, head = encode_request(inputs, outputs)
@@ -71,3 +69,9 @@ def make_payloads(
         for name, values in runtime.predict(inputs).items():
             expected[name].append(values)
     return Payloads(bodies, heads, {name: np.stack(parts) for name, parts in expected.items()})
+
+
+def count_of_bodies(rows: Mapping[str, np.ndarray], batch: int) -> int:
+    """How many different bodies to make of batches of ``rows``."""
+    row_bytes = sum(values[:1].nbytes for values in rows.values())
+    return int(np.clip(_BODIES_BYTES // (row_bytes * batch), _FEWEST_BODIES, _MOST_BODIES))

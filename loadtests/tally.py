@@ -36,9 +36,12 @@ class Sample(NamedTuple):
 
 
 class Tally:
-    """Samples of one run on one worker."""
+    """Samples of one run on one worker.
 
-    def __init__(self, payloads: Payloads, cell_id: str, check_every: int) -> None:
+    ``cell_id`` None is a server that is not ours: its answers carry no cell.
+    """
+
+    def __init__(self, payloads: Payloads, cell_id: str | None, check_every: int) -> None:
         self._payloads = payloads
         self._cell_id = cell_id
         self._check_every = check_every
@@ -71,15 +74,15 @@ class Tally:
             if sample.status != 200:
                 errors[_error_name(sample)] += 1
                 continue
-            if headers.get(CELL_HEADER) != self._cell_id:
+            if self._cell_id is not None and headers.get(CELL_HEADER) != self._cell_id:
                 other_cell += 1
                 continue
-            if sample.body is not None:
+            if sample.body is not None and self._payloads.expected:
                 checked += 1
                 wrong += not self._matches(sample)
             timing = parse_server_timing(headers.get("server-timing", ""))
-            queue.append(timing.get("queue", 0.0))
-            service.append(timing.get("service", 0.0))
+            queue += [timing["queue"]] if "queue" in timing else []
+            service += [timing["service"]] if "service" in timing else []
             how["inline" if "desc=inline" in headers.get("server-timing", "") else "thread"] += 1
             good.append(sample)
         return {

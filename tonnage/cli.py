@@ -17,7 +17,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from loadtests.records import LoadRun
 from planner.records import Recommendation
+from reports.endpoint import endpoint_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
 from serving import host_facts, placement
@@ -26,8 +28,9 @@ from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
-from serving.records import Deployment, Record
+from serving.records import Deployment, Endpoint, Record
 from tonnage.config import load_study, shipped
+from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
 from tonnage.planning import changed, plan, study_demands
 from tonnage.run_folder import RunFolder
 from tonnage.study import StudyRun
@@ -84,18 +87,62 @@ def bench(
 
 @app.command()
 def measure(
-    study: StudyArgument,
+    study: Annotated[str | None, typer.Argument(help="a study; or give --endpoint")] = None,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
+    endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
+    model: Annotated[str | None, typer.Option(help="its model")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Poisson arrivals, requests per second")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="closed loop instead of a rate")] = None,
+    batch: Annotated[int, typer.Option(help="rows in a request", min=1)] = 1,
+    duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
+    timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
+    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    payload: Annotated[Path | None, typer.Option(help=".npz with rows by input name")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
     json: Json = False,
 ) -> None:
-    """Serve and load-test a study's deployments, without planning."""
-    made = _study_run(study, quick, time_budget, fresh, runs, until="measure")
-    made.run()
-    path = made.folder.path / "measurements.jsonl"
-    count = len(made.folder.measurements())
+    """Load-test a study's deployments, or with --endpoint any V2 server."""
+    if (study is None) == (endpoint is None):
+        raise BadInput("measure: give either a study or --endpoint URL")
+    if endpoint is not None:
+        if model is None:
+            raise BadInput("measure --endpoint: name its model with --model")
+        if (rate is None) == (users is None):
+            raise BadInput("measure --endpoint: give either --rate or --users")
+        if not 0 < (rate or users or 0) < float("inf"):
+            raise BadInput(f"{'--rate' if users is None else '--users'}: must be positive")
+        load = LoadRun(
+            mode="closed" if rate is None else "open",
+            batch=batch,
+            duration_s=seconds_of(duration, "--duration"),
+            timeout_s=seconds_of(timeout, "--timeout"),
+            users=users,
+            rate_rps=rate,
+            workers=workers,
+            seed=seed,
+        )
+        test = EndpointTest(
+            endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
+            run=load,
+            payload=payload,
+            headers=parse_headers(header or []),
+            insecure=insecure,
+        )
+        _note(f"measuring for {duration}")
+        made = measure_endpoint(test, log_file())
+        _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
+        raise typer.Exit(0 if made.valid else 3)
+    run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
+    run_of_study.run()
+    path = run_of_study.folder.path / "measurements.jsonl"
+    count = len(run_of_study.folder.measurements())
     _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
 
 

@@ -1,0 +1,206 @@
+"""Any V2 server that Tonnage does not manage: what it takes, and requests made to fit.
+
+Nothing is known of such a server but what it says and how it answers: no service time, no
+CPU use, no control group. Everything the generator sees is still measured and judged.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from loadtests.payloads import Payloads, count_of_bodies
+from loadtests.records import LoadRun
+from serving.errors import BadInput
+from serving.records import Endpoint, TensorSpec
+from serving.v2 import V2Error, dtype_of, encode_request
+
+_PROBES = 5
+
+
+class ForeignServer:
+    """A client for the metadata of one model on one server."""
+
+    def __init__(
+        self, endpoint: Endpoint, headers: Mapping[str, str], *, insecure: bool, timeout_s: float
+    ) -> None:
+        parts = urlsplit(endpoint.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadInput(f"--endpoint {endpoint.url}: give http://host:port or https://host:port")
+        self._parts = parts
+        self._endpoint = endpoint
+        self._headers = dict(headers)
+        self._timeout_s = timeout_s
+        self._context = ssl.create_default_context()
+        if insecure:
+            self._context.check_hostname = False
+            self._context.verify_mode = ssl.CERT_NONE
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the model, from its metadata.
+
+        BadInput when the server cannot be reached, has no such model, or says no shapes.
+        """
+        path = f"/v2/models/{self._endpoint.model_name}"
+        status, body = self.request("GET", path)
+        if status == 404:
+            raise BadInput(
+                f"{self._endpoint.url}: has no model {self._endpoint.model_name!r}; check --model"
+            )
+        if status != 200:
+            raise BadInput(f"{self._endpoint.url}{path}: answered {status}: {_short(body)}")
+        try:
+            items = json.loads(body)["inputs"]
+            specs = tuple(
+                TensorSpec(
+                    name=i["name"], datatype=i["datatype"], shape=tuple(map(int, i["shape"]))
+                )
+                for i in items
+            )
+            for spec in specs:
+                dtype_of(spec.datatype)
+        except (ValueError, KeyError, TypeError, V2Error) as error:
+            raise BadInput(
+                f"{self._endpoint.url}{path}: its metadata name no usable input shapes "
+                f"({error}); is it a V2 server?"
+            ) from None
+        if not specs:
+            raise BadInput(f"{self._endpoint.url}{path}: its metadata list no inputs")
+        return specs
+
+    def round_trip_s(self, payloads: Payloads) -> float:
+        """Median time of a few single requests. BadInput when they fail or take too long."""
+        times = []
+        for index in range(_PROBES):
+            body = payloads.bodies[index % len(payloads.bodies)]
+            length = payloads.header_lengths[index % len(payloads.bodies)]
+            begin = time.perf_counter()
+            try:
+                status, answer = self.request(
+                    "POST",
+                    f"/v2/models/{self._endpoint.model_name}/infer",
+                    body,
+                    {"Inference-Header-Content-Length": str(length)},
+                )
+            except TimeoutError:
+                raise BadInput(
+                    f"{self._endpoint.url}: no answer within --timeout {self._timeout_s:g} s; "
+                    "the timeout is shorter than the service time"
+                ) from None
+            if status != 200:
+                raise BadInput(
+                    f"{self._endpoint.url}: answered {status} to a generated request "
+                    f"({_short(answer)}); give fitting rows with --payload FILE.npz"
+                )
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One request; BadInput when the server cannot be reached, TimeoutError as it is."""
+        kind: Any = http.client.HTTPConnection
+        options: dict[str, Any] = {"timeout": self._timeout_s}
+        if self._parts.scheme == "https":
+            kind, options["context"] = http.client.HTTPSConnection, self._context
+        connection = kind(self._parts.hostname, self._parts.port, **options)
+        try:
+            connection.request(method, path, body or None, {**self._headers, **(headers or {})})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except TimeoutError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
+        finally:
+            connection.close()
+
+
+def generated_rows(specs: tuple[TensorSpec, ...], rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Random rows that fit ``specs``: normal floats, small integers, short strings.
+
+    BadInput for an input with a free dimension beyond the first, whose length is not ours
+    to guess.
+    """
+    draw = np.random.default_rng(seed)
+    made = {}
+    for spec in specs:
+        inner = spec.shape[1:]
+        if not spec.batched or any(d < 0 for d in inner):
+            raise BadInput(
+                f"input {spec.name!r} has shape {list(spec.shape)}, which cannot be generated "
+                "row by row; give rows with --payload FILE.npz"
+            )
+        shape = (rows, *inner)
+        dtype = dtype_of(spec.datatype)
+        if dtype.kind == "f":
+            made[spec.name] = draw.normal(size=shape).astype(dtype)
+        elif dtype.kind == "O":
+            words = draw.integers(0, 1000, shape)
+            made[spec.name] = np.array([f"text {w}".encode() for w in words.flat], object).reshape(
+                shape
+            )
+        else:
+            made[spec.name] = draw.integers(0, 2, shape).astype(dtype)
+    return made
+
+
+def read_rows(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, np.ndarray]:
+    """Rows from an ``.npz`` with one array per input, same first axis. No pickle."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            rows = {name: stored[name] for name in stored}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as .npz ({error})") from None
+    for spec in specs:
+        if spec.name not in rows:
+            raise BadInput(f"{path}: has no array {spec.name!r}; it holds {', '.join(rows)}")
+        values = rows[spec.name].astype(dtype_of(spec.datatype))
+        wrong = values.ndim != len(spec.shape) or any(
+            want not in (-1, got)
+            for got, want in zip(values.shape[1:], spec.shape[1:], strict=False)
+        )
+        if wrong or not len(values):
+            raise BadInput(
+                f"{path}: {spec.name!r} has shape {list(values.shape)}, "
+                f"the model takes {list(spec.shape)}"
+            )
+        rows[spec.name] = values
+    if len({len(rows[spec.name]) for spec in specs}) != 1:
+        raise BadInput(f"{path}: its arrays differ in their number of rows")
+    return {spec.name: rows[spec.name] for spec in specs}
+
+
+def foreign_payloads(rows: Mapping[str, np.ndarray], batch: int, seed: int) -> Payloads:
+    """Bodies drawn from ``rows``; nothing is known of the right answers."""
+    draw = np.random.default_rng(seed)
+    total = len(next(iter(rows.values())))
+    bodies, heads = [], []
+    for _ in range(count_of_bodies(rows, batch)):
+        chosen = draw.integers(0, total, batch)
+        body, head = encode_request({name: values[chosen] for name, values in rows.items()})
+        bodies.append(body)
+        heads.append(head or len(body))
+    return Payloads(bodies, heads, {})
+
+
+def check_rate(run: LoadRun, ceiling_rps: float) -> None:
+    """BadInput for a rate that the generator cannot dispatch on time, before any is sent."""
+    if run.rate_rps is not None and run.rate_rps > ceiling_rps:
+        raise BadInput(
+            f"--rate {run.rate_rps:g}: beyond what {run.workers} worker(s) dispatch on time "
+            f"(about {ceiling_rps:g} req/s); lower it or raise --workers"
+        )
+
+
+def _short(body: bytes) -> str:
+    return body[:120].decode(errors="replace").strip() or "empty answer"

@@ -1,0 +1,109 @@
+"""``tonnage measure --endpoint`` against a server that Tonnage does not manage."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.records import Variant
+
+pytestmark = pytest.mark.slow
+
+SERVER = """
+import sys
+from pathlib import Path
+import uvicorn
+from serving.app import ModelApp
+from serving.records import Variant
+from serving.runtimes import load_runtime
+variant = Variant.model_validate_json(Path(sys.argv[1]).read_text())
+app = ModelApp(load_runtime(variant, threads=1), variant, "foreign")
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", access_log=False)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, make_stub: Callable[..., Variant]) -> Iterator[str]:
+    """A bare V2 server of 4 ms per call, in a process of its own."""
+    (tmp_path / "variant.json").write_text(make_stub(busy_ms=4.0).model_dump_json())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-c", SERVER, str(tmp_path / "variant.json"), str(port)]
+    process = subprocess.Popen(arguments)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def measure(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "tonnage", "measure", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ,
+        timeout=120,
+    )
+
+
+def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
+    """Open loop with generated rows: all answered, latency near the service time."""
+    done = measure(
+        tmp_path, "--endpoint", server, "--model", "test_stub", "--rate", "50",
+        "--duration", "3s", "--json",
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr  # 3: a noisy host made dispatch late
+    result = json.loads(done.stdout)
+    assert result["ok"] == result["offered"] > 100
+    assert result["errors"] == {}
+    assert {f["code"] for f in result["faults"]} <= {"dispatch_lag"}
+
+
+def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
+    """Rows of an .npz are sent in a closed loop; the text says what was measured."""
+    np.savez(tmp_path / "rows.npz", features=np.ones((10, 4), np.float32))
+    done = measure(
+        tmp_path, "--endpoint", server, "--model", "test_stub", "--users", "2",
+        "--duration", "2s", "--payload", "rows.npz", "--header", "x-team: a",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "2 users, closed loop" in done.stdout
+    assert "verdict    valid [measured]" in done.stdout
+
+
+def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path) -> None:
+    """Model absent, server unreachable, absurd rate, short timeout, unfit rows: one line each."""
+    good = ["--endpoint", server, "--model", "test_stub"]
+    np.savez(tmp_path / "wide.npz", features=np.ones((10, 5), np.float32))
+    cases = [
+        (["--endpoint", server, "--model", "nope", "--rate", "5"], "--model"),
+        (["--endpoint", "http://127.0.0.1:9", "--model", "m", "--rate", "5"], "cannot be reached"),
+        (["--endpoint", "ftp://x", "--model", "m", "--rate", "5"], "http://host:port"),
+        ([*good, "--rate", "1e9"], "4000 req/s"),
+        ([*good, "--rate", "0"], "must be positive"),
+        ([*good, "--rate", "5", "--users", "2"], "either --rate or --users"),
+        ([*good, "--rate", "5", "--timeout", "1ms"], "shorter than the service time"),
+        ([*good, "--rate", "5", "--payload", "wide.npz"], "[10, 5]"),
+        ([*good, "--rate", "5", "--header", "broken"], "name: value"),
+    ]
+    for arguments, says in cases:
+        done = measure(tmp_path, *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert says in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
