@@ -129,8 +129,12 @@ class SklearnRuntime:
         self._limits = threadpool_limits(threads)
         features = int(self._model.n_features_in_)
         classes = len(self._model.classes_)
-        self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name="features", datatype="FP32", shape=(-1, features)),)
-        self.outputs: tuple[TensorSpec, ...] = (TensorSpec(name="probabilities", datatype="FP32", shape=(-1, classes)),)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="features", datatype="FP32", shape=(-1, features)),
+        )
+        self.outputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="probabilities", datatype="FP32", shape=(-1, classes)),
+        )
 
     def predict(self, inputs: Tensors) -> dict[str, np.ndarray]:
         """Class probabilities, shape [batch, classes], FP32."""
@@ -161,8 +165,12 @@ class StubRuntime:
             self._draw = np.random.default_rng(int(settings.get("seed", 0)))
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise BadInput(f"{path}: not a stub model file ({error!r})") from None
-        self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name="features", datatype="FP32", shape=(-1, features)),)
-        self.outputs: tuple[TensorSpec, ...] = (TensorSpec(name="sums", datatype="FP32", shape=(-1, 1)),)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="features", datatype="FP32", shape=(-1, features)),
+        )
+        self.outputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="sums", datatype="FP32", shape=(-1, 1)),
+        )
 
     def predict(self, inputs: Tensors) -> dict[str, np.ndarray]:
         """Row sums, after burning the drawn service time on the CPU."""
