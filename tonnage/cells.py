@@ -24,7 +24,7 @@ class Cell:
 
     deployment: Deployment
     batch: int
-    role: Literal["cell", "reference"] = "cell"
+    role: Literal["cell", "reference", "floor"] = "cell"
 
     @property
     def label(self) -> str:
@@ -81,6 +81,12 @@ def reference_cell(
     return Cell(deployment, wanted.batch, "reference")
 
 
+def floor_cells(grid: MeasureGrid, reference: Cell, noop: Variant) -> list[Cell]:
+    """The no-op in the place of the reference's model, at every batch: the platform's floor."""
+    deployment = reference.deployment.model_copy(update={"variant": noop})
+    return [Cell(deployment, batch, "floor") for batch in grid.batches]
+
+
 def order_cells(
     cells: Sequence[Cell], reference: Cell | None, repeats: int, seed: int
 ) -> list[Cell]:
@@ -108,7 +114,7 @@ def duration_s(cells: Sequence[Cell], dwell: Dwell) -> float:
     """Estimate of measuring ``cells`` in this order, redeployments included."""
     total, last = 0.0, None
     for cell in cells:
-        total += dwell.cell_s if cell.role == "cell" else REFERENCE_S
+        total += REFERENCE_S if cell.role == "reference" else dwell.cell_s
         total += DEPLOY_S if cell.deployment.cell_id != last else 0.0
         last = cell.deployment.cell_id
     return total
@@ -127,14 +133,15 @@ def fit_budget(
 ) -> tuple[list[Cell], list[str]]:
     """Drop the least informative cells until the order fits ``budget_s``.
 
-    Least informative first: repeats of the reference beyond two, batches that no profile
+    Least informative first: repeats of the reference beyond two, floors, batches that no profile
     demands, the baseline's cells, then sizes from the smallest (a quota scales best of
     all). Of every demanded batch one cell of a candidate variant stays, whatever the budget.
     Returns the order and a line per dropped cell.
     """
 
-    def information(cell: Cell) -> tuple[bool, bool, float]:
+    def information(cell: Cell) -> tuple[bool, bool, bool, float]:
         return (
+            cell.role == "cell",
             cell.batch in demanded,
             cell.deployment.variant.name != baseline,
             cell.deployment.instance.vcpus,
@@ -149,9 +156,8 @@ def fit_budget(
         spare = [
             cell
             for cell in kept
-            if sum(o.batch == cell.batch and information(o)[1] for o in kept) > 1
-            or not information(cell)[1]
-            or cell.batch not in demanded
+            if sum(o.batch == cell.batch and all(information(o)[:3]) for o in kept) > 1
+            or not all(information(cell)[:3])
         ]
         if not spare:
             break

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
 from loadtests.fleet import Fleet
+from loadtests.foreign import generated_rows
 from loadtests.judge import with_drift
 from loadtests.payloads import make_payloads
 from planner.prices import load_prices
@@ -23,17 +24,26 @@ from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
 from serving.errors import InvalidMeasurement
+from serving.noop import noop_variant
 from serving.placement import divide
 from serving.ray_host.client import RayHost
 from serving.records import BenchRow, Endpoint, InstanceType, Variant
 from serving.workloads import Dataset, Workload, find_workload
-from tonnage.cells import Cell, duration_s, fit_budget, make_cells, reference_cell
+from tonnage.cells import (
+    Cell,
+    duration_s,
+    fit_budget,
+    floor_cells,
+    make_cells,
+    reference_cell,
+)
 from tonnage.config import Study, beside
 from tonnage.planning import plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
+_FLOOR_ROWS = 6000
 STAGES = ("build", "bench", "measure", "plan")
 _QUICK_BENCH = {"batches": (1, 6000), "threads": (1,), "seconds": 0.2}
 
@@ -180,6 +190,11 @@ class StudyRun:
             ]
             skipped.append(f"quick run: only {wanted.variant} on {wanted.instance} is measured")
         reference = None if self.quick else reference_cell(grid, variants, instances)
+        if reference is not None:
+            model = reference.deployment.variant
+            # A draft, of which only the number of cells is wanted, has no file yet.
+            noop = noop_variant(model.workload, model.inputs) if model.file else model
+            cells += floor_cells(grid, reference, noop)
         order, dropped = fit_budget(
             cells,
             reference,
@@ -274,7 +289,10 @@ class StudyRun:
                     host.delete(running[1])
                 endpoint = host.deploy(deployment)
                 running = (deployment.cell_id, endpoint.model_name, endpoint)
-            payloads = make_payloads(deployment, self.data().test, cell.batch, self.study.seed)
+            rows = self.data().test
+            if cell.role == "floor":
+                rows = generated_rows(deployment.variant.inputs, _FLOOR_ROWS, self.study.seed)
+            payloads = make_payloads(deployment, rows, cell.batch, self.study.seed)
             context = CellContext(
                 host=host,
                 fleet=fleet,
