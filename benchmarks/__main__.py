@@ -1,11 +1,11 @@
 """``make bench``: every figure that the README quotes, written to reports/published/.
 
-Resumable: a part whose result lies in runs/bench/ is not measured again; remove the
-folder to start anew.
+Resumable: a part that was measured with this very code is not measured again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,22 +18,34 @@ from reports.write import write_reports
 from serving import host_facts
 
 ROOT = Path(__file__).parents[1]
-STATE = ROOT / "runs" / "bench"
+CODE = ("serving", "loadtests", "planner", "reports", "tonnage", "benchmarks", "configs")
 PUBLISHED = ROOT / "reports" / "published" / "credit"
 STUDY_FILES = ("report.md", "report.json", "latency.svg")
 
 
+def code_hash() -> str:
+    """Identifies the code and configuration behind a result."""
+    digest = hashlib.sha256()
+    for folder in CODE:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".toml", ".j2", ".css", ".js"):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def main() -> None:
     """Measure what is not measured yet, then publish."""
-    STATE.mkdir(parents=True, exist_ok=True)
+    code = code_hash()
+    state = ROOT / "runs" / "bench" / code
+    state.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for name, part in PARTS.items():
-        path = STATE / f"{name}.json"
+        path = state / f"{name}.json"
         if not path.is_file():
             sys.stderr.write(f"bench: {name}\n")
             path.write_text(dump(part()))
         results[name] = json.loads(path.read_text())
-    study = STATE / "study"
+    study = state / "study"
     if not list(study.glob("credit/*/finished")):
         sys.stderr.write("bench: the credit study\n")
         command = [sys.executable, "-m", "tonnage", "run", "credit", "--runs", str(study)]
@@ -44,7 +56,7 @@ def main() -> None:
     for name in STUDY_FILES:
         shutil.copy(folder / name, PUBLISHED / name)
     model, flags = host_facts.cpu_info()
-    results["host"] = {"cpu": model, "instruction_sets": flags}
+    results["host"] = {"cpu": model, "instruction_sets": flags, "code": code}
     (PUBLISHED / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
     (PUBLISHED / "bench.md").write_text(render(results))
     sys.stdout.write(render(results))

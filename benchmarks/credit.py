@@ -173,7 +173,7 @@ def _enforced(host: RayHost, folder: Path, variant: Variant, body: bytes, length
                 body,
                 length,
                 connections=4,
-                seconds=5,
+                seconds=4,
                 cpu=host.placement.platform_cpus[0],
                 folder=folder,
             )

@@ -183,7 +183,7 @@ class Drive:
             if time.perf_counter() - due > self.spec["timeout_s"]:
                 self.tally.unsent += 1
             else:
-                user.send(self, due, payload)
+                user.send(self, due, payload, waited=True)
 
     def _loop(self, user: CellUser) -> None:
         while (now := time.perf_counter()) < self.ends:
@@ -219,7 +219,7 @@ class CellUser(FastHttpUser):
         """Wait for a job and do it."""
         crew.park()(self)
 
-    def send(self, run: Drive, due: float, payload: int) -> None:
+    def send(self, run: Drive, due: float, payload: int, *, waited: bool = False) -> None:
         """Send one request of ``run`` and keep its sample."""
         headers = {
             **run.spec["headers"],
@@ -233,7 +233,7 @@ class CellUser(FastHttpUser):
         content = response.content
         done = time.perf_counter()
         status = response.status_code
-        run.tally.add(Sample(due, sent, done, payload, status, response.headers, content))  # type: ignore[arg-type] # a mapping in all but its declared bases
+        run.tally.add(Sample(due, sent, done, payload, status, response.headers, content, waited))  # type: ignore[arg-type] # a mapping in all but its declared bases
 
 
 def worker(port: int) -> None:

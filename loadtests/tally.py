@@ -24,7 +24,11 @@ _MOST_KEPT_BODIES = 64
 
 
 class Sample(NamedTuple):
-    """One finished request. Times are ``perf_counter`` seconds; status 0 is no answer."""
+    """One finished request. Times are ``perf_counter`` seconds; status 0 is no answer.
+
+    ``waited`` is true when every connection was busy as it fell due: the server was full,
+    and the wait until it was sent is latency, but no fault of the generator.
+    """
 
     due: float
     sent: float
@@ -33,6 +37,7 @@ class Sample(NamedTuple):
     status: int
     headers: Mapping[str, str] | None
     body: bytes | None
+    waited: bool = False
 
 
 class Tally:
@@ -99,7 +104,7 @@ class Tally:
             "latencies_ms": [round((s.done - s.due) * 1e3, 4) for s in good],
             "due_to_done": _encode(s.done - s.due for s in good),
             "sent_to_done": _encode(s.done - s.sent for s in good),
-            "dispatch_lag": _encode(s.sent - s.due for s in self._samples),
+            "dispatch_lag": _encode(s.sent - s.due for s in self._samples if not s.waited),
             "queue": _encode(queue),
             "service": _encode(service),
         }

@@ -59,8 +59,8 @@ def predict_quantile(
 ) -> Interval:
     """One latency quantile in ms.
 
-    The upper end covers what was measured: by how much open-loop runs of the profile were
-    slower than predicted, interpolated over the utilisation, is added. It is
+    The middle and the upper end follow what was measured: by how much open-loop runs of the
+    profile were slower than predicted, interpolated over the utilisation, is added. It is
     added in ms, also for several replicas, because what a queue cannot explain is mostly
     stalls of the platform that come whatever the load.
 
@@ -75,7 +75,9 @@ def predict_quantile(
         )
     simulated = _simulated_interval(profile, replicas, utilisation, quantile, seed)
     shortfall = _shortfall_ms(profile, utilisation, quantile, seed)
-    return Interval(low=simulated.low, mid=simulated.mid, high=simulated.high + shortfall)
+    return Interval(
+        low=simulated.low, mid=simulated.mid + shortfall, high=simulated.high + shortfall
+    )
 
 
 def curve(

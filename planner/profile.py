@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from loadtests.histogram import Histogram
-from loadtests.records import Measurement, Mode
+from loadtests.records import FaultCode, Measurement, Mode
 from planner.records import Interval, MeasuredPoint, ServiceProfile
 from serving.errors import BadInput
 
@@ -21,6 +21,9 @@ NOT_VALID = "no valid"
 CAPACITY_FLOOR = 0.05
 """Two deployments of the same thing differ by this much before anything is wrong: a spread
 within one deployment's ladder says nothing about the next one."""
+
+_LEAST_UTILISATION = 0.3
+"""Below it the fixed work of a replica (timers, health checks) outweighs that of requests."""
 
 CAPACITY_CEILING = 0.15
 """A rung further below the best is not the plateau seen twice but a rung before it. A lone
@@ -44,7 +47,8 @@ def build_profiles(
     for key, group in sorted(groups.items()):
         reason = _refusal(group)
         if reason is None:
-            profiles.append(_profile([m for m in group if m.valid]))
+            overloaded = [m for m in group if _overloaded(m)]
+            profiles.append(_profile([m for m in group if m.valid], overloaded))
         else:
             refusals.append((key, reason))
     return profiles, refusals
@@ -83,13 +87,27 @@ def _usable(measurement: Measurement) -> bool:
     return measurement.valid and measurement.ok > 0 and measurement.service.count > 0
 
 
-def _profile(valid: Sequence[Measurement]) -> ServiceProfile:
-    """Profile of one key; ``valid`` holds at least one paced and one closed-loop run."""
+def _overloaded(measurement: Measurement) -> bool:
+    """An open-loop run with nothing against it but that the server fell behind.
+
+    Falling behind is an answer, not a bad measurement: its latencies are lower bounds.
+    """
+    codes = {fault.code for fault in measurement.faults}
+    overload = {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET}
+    return measurement.run.mode == "open" and bool(codes) and codes <= overload
+
+
+def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) -> ServiceProfile:
+    """Profile of one key; ``valid`` holds at least one paced and one closed-loop run.
+
+    ``overloaded`` are open-loop runs that the server could not keep up with.
+    """
     paced = _of_mode(valid, "paced")
     closed = sorted(_of_mode(valid, "closed"), key=_per_replica_rps, reverse=True)
     service = Histogram.merge(m.service for m in paced)
     best = closed[0]
-    capacity = _per_replica_rps(best)
+    opened = [*_of_mode(valid, "open"), *(m for m in overloaded if m.ok)]
+    capacity = min([_per_replica_rps(best), *map(_cpu_bound_rps, opened)])
     startups = [m.startup_s for m in valid if m.startup_s is not None]
     deployment = best.deployment
     return ServiceProfile(
@@ -102,11 +120,11 @@ def _profile(valid: Sequence[Measurement]) -> ServiceProfile:
         # At the highest load, where fixed work (timers, health checks) weighs least.
         cpu_ms=best.replica_cpu_ms,
         capacity_rps=capacity,
-        capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed]),
+        capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed], capacity),
         ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
         startup_s=statistics.median(startups) if startups else None,
-        measured_points=_points(_of_mode(valid, "open"), capacity),
+        measured_points=_points(opened, capacity),
         measurement_ids=tuple(m.id for m in valid),
     )
 
@@ -117,6 +135,16 @@ def _of_mode(measurements: Sequence[Measurement], mode: Mode) -> list[Measuremen
 
 def _per_replica_rps(measurement: Measurement) -> float:
     return measurement.completed_rps / measurement.deployment.replicas
+
+
+def _cpu_bound_rps(measurement: Measurement) -> float:
+    """Rate per replica at which an open-loop run would have used all the CPU granted.
+
+    Utilisation law: U = X D. A tight closed loop keeps caches warm and shares wake-ups
+    between requests, so its best rung can be out of reach of traffic that arrives at random,
+    and at seven tenths of it a quota may be spent already.
+    """
+    return _per_replica_rps(measurement) / max(measurement.utilisation, _LEAST_UTILISATION)
 
 
 def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
@@ -131,12 +159,12 @@ def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
     return max(0.0, 1e3 * (sent_to_done - service.quantile_s(0.5) - waited))
 
 
-def _capacity_interval(rungs: Sequence[float]) -> Interval:
-    """Range around the best of ``rungs`` (per replica, descending), from the two best."""
+def _capacity_interval(rungs: Sequence[float], capacity: float) -> Interval:
+    """Range around ``capacity``, as wide as the two best ``rungs`` (descending) lie apart."""
     best = rungs[0]
     spread = (best - rungs[1]) / best if len(rungs) > 1 else CAPACITY_CEILING
     share = min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING)
-    return Interval(low=best * (1 - share), mid=best, high=best * (1 + share))
+    return Interval(low=capacity * (1 - share), mid=capacity, high=capacity * (1 + share))
 
 
 def _points(runs: Sequence[Measurement], capacity_rps: float) -> tuple[MeasuredPoint, ...]:

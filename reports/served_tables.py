@@ -163,14 +163,22 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
     return "; ".join((f"n = {f.count(samples)}", *faulty))
 
 
+def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
+    """p50, p95 and p99 in ms, each only where at least one sample lies beyond it."""
+    return tuple(
+        value if histogram.count * (1 - q) >= 1 - 1e-9 else None
+        for q, value in zip((0.5, 0.95, 0.99), quantiles_ms(histogram), strict=True)
+    )
+
+
 def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
             f.percent(m.utilisation),
-            *(f.number(value) for value in quantiles_ms(m.due_to_done)),
-            f.number(quantiles_ms(m.sent_to_done)[2]),
-            f.number(quantiles_ms(m.dispatch_lag)[2]),
+            *(f.number(value) for value in _supported_ms(m.due_to_done)),
+            f.number(_supported_ms(m.sent_to_done)[2]),
+            f.number(_supported_ms(m.dispatch_lag)[2]),
         )
     failed = m.offered - m.ok
     return (

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.errors import Infrastructure
+from serving.errors import BadInput, Infrastructure
 from serving.records import BenchRow, Variant
 from serving.runtimes import load_runtime
 
@@ -38,6 +38,11 @@ def bench(
 
     ``rows`` are test inputs by name; batches are taken from their start.
     """
+    available = min(len(values) for values in rows.values())
+    if max(batches) > available:
+        raise BadInput(
+            f"[bench] batches: {max(batches)} rows are asked for, the test set has {available}"
+        )
     results: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
         data = Path(folder) / "rows.npz"

@@ -104,14 +104,17 @@ def _file(workload: Workload, name: str, data: Dataset, seed: int) -> Path:
         ).encode()
     ).hexdigest()[:12]
     path = store_folder() / workload.name / f"{name}-{key}{recipe.suffix}"
-    if path.is_file():
-        return path
+    digest = path.with_suffix(".sha256")
+    if path.is_file() and digest.is_file() and digest.read_text() == sha256_of(path):
+        return path  # as it was built; anything else is built again
     needed = _file(workload, recipe.needs, data, seed) if recipe.needs else None
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=path.parent))
     try:
         draft = folder / path.name
         workload.build(name, draft, needed, data, seed)
+        (folder / digest.name).write_text(sha256_of(draft))
+        os.replace(folder / digest.name, digest)
         os.replace(draft, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

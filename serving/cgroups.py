@@ -231,6 +231,11 @@ def find_cgroups(
     return tree
 
 
+def enforces_quotas() -> bool:
+    """Whether control groups can be made here; without them a CPU cannot be divided."""
+    return find_cgroups(f"tonnage-{os.getpid()}-probe") is not None
+
+
 def remove_stale(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Path]:
     """Remove groups left behind by a Tonnage process that no longer lives.
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import orjson
 
 from serving import supervisor
-from serving.errors import Infrastructure
+from serving.errors import BadInput, Infrastructure
 
 
 class Supervised:
@@ -92,10 +92,16 @@ class Supervised:
         return reply
 
     def call(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Send, and wait for the answer; an ``error`` in it is raised as Infrastructure."""
+        """Send, and wait for the answer.
+
+        An ``error`` in it is raised: as BadInput where its ``kind`` says so, else as
+        Infrastructure.
+        """
         self.send(message)
         reply = self.receive()
         if "error" in reply:
+            if reply.get("kind") == BadInput.__name__:
+                raise BadInput(reply["error"])
             raise Infrastructure(f"{self.name}: {reply['error']} (log: {self.log})")
         return reply
 
@@ -111,7 +117,7 @@ class Supervised:
                 except BrokenPipeError:
                     continue
         try:
-            self._process.wait(30)
+            self._process.wait(45)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

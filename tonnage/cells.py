@@ -43,8 +43,13 @@ def make_cells(
     baseline: str,
     instances: Mapping[str, InstanceType],
     placement: Placement,
+    *,
+    quotas: bool = True,
 ) -> tuple[list[Cell], list[str]]:
-    """All cells that can be measured truthfully here, and a line for each size that can't."""
+    """All cells that can be measured truthfully here, and a line for each size that can't.
+
+    ``quotas`` says whether this host enforces fractions of a CPU.
+    """
     cells: list[Cell] = []
     skipped: list[str] = []
     for instance in instances.values():
@@ -52,6 +57,9 @@ def make_cells(
             check_measurable(instance, 1, placement)
         except CannotBeMeasured as reason:
             skipped.append(f"{instance.name}: {reason}")
+            continue
+        if instance.enforcement == "quota" and not quotas:
+            skipped.append(f"{instance.name}: a quota needs control groups, which this host denies")
             continue
         for variant in variants:
             limited = grid.baseline_instances is not None and variant.name == baseline
@@ -149,7 +157,7 @@ def fit_budget(
 
     kept, dropped = list(cells), list[str]()
     while duration_s(order := order_cells(kept, reference, repeats, seed), dwell) > budget_s:
-        if repeats > 2:
+        if reference is not None and repeats > 2:
             repeats -= 1
             dropped.append("a repeat of the reference cell")
             continue

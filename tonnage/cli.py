@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,7 +137,7 @@ def measure(
             insecure=insecure,
         )
         _note(f"measuring for {duration}")
-        made = measure_endpoint(test, log_file())
+        made = measure_endpoint(test, log_file("measure"))
         _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
         raise typer.Exit(0 if made.valid else 3)
     run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
@@ -158,8 +159,7 @@ def plan_command(
 ) -> None:
     """Plan again from a run's records: other rates, other limits, other prices."""
     folder = RunFolder.existing(run_folder)
-    info = folder.bundle().info
-    config, path = load_study(study or info.name)
+    config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
     demands = changed(study_demands(config, path), profile, rate, limit)
     _, _, answers, warnings = plan(folder, config, path, demands, price_file)
@@ -207,7 +207,9 @@ def serve(
     size = resolve(instance, catalogue)
     found = find_workload(config.workload)
     names = tuple(variant or config.variants)
-    host = RayHost(Path("runs") / "serve" / "ray.log", port=port, overlap=True)
+    host = RayHost(log_file("serve"), port=port, overlap=True)
+    if host.tree is None and size.enforcement == "quota":
+        _warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
     _note("building")
     data = found.load(config.data.source, config.seed)
     built = build_variants(
@@ -276,8 +278,10 @@ def _study_run(
     config, path = load_study(argument)
     budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
     made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
+    made.check()
     earlier = None if fresh else RunFolder.unfinished(runs, config.name, made.config_hash)
     made.folder = earlier or RunFolder.create(runs, config.name)
+    made.folder.lock()
     return made
 
 
@@ -343,11 +347,16 @@ def main(command: Callable[..., Any] = app) -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # click's usage errors have it
-            raise
-        sys.stderr.write(f"tonnage: {error.format_message()}\n")
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"tonnage: {error.name} is missing; pip install 'tonnage[credit]'\n")
         code = 2
+    except Exception as error:
+        code = 2
+        if hasattr(error, "format_message"):  # click's usage errors have it
+            sys.stderr.write(f"tonnage: {error.format_message()}\n")
+        else:  # a defect of ours: say where, and not with the code of a missed objective
+            traceback.print_exc()
+            code = 4
     if code == _INTERRUPTED:
         sys.stderr.write("tonnage: interrupted; run the same command again to go on\n")
     sys.exit(code or 0)

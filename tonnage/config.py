@@ -31,6 +31,11 @@ class BenchGrid(Record):
     threads: tuple[int, ...] = Field(min_length=1)
     seconds: float = Field(gt=0, default=0.5)
 
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        _check_positive(self)
+        return self
+
 
 class Reference(Record):
     """The cell that is repeated, so that drift shows."""
@@ -53,9 +58,16 @@ class MeasureGrid(Record):
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
-        if min(*self.batches, *self.threads) < 1:
-            raise ValueError("'batches' and 'threads' hold whole numbers from 1 on")
+        unknown = set(self.baseline_instances or ()) - set(self.instances)
+        if unknown:
+            raise ValueError(f"'baseline_instances' names {min(unknown)}, 'instances' does not")
+        _check_positive(self)
         return self
+
+
+def _check_positive(grid: BenchGrid | MeasureGrid) -> None:
+    if min((*grid.batches, *grid.threads)) < 1:
+        raise ValueError("'batches' and 'threads' hold whole numbers from 1 on")
 
 
 class PlanFiles(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,6 @@ def parse_headers(given: list[str]) -> dict[str, str]:
     return headers
 
 
-def log_file() -> Path:
-    """Where Locust's messages go when there is no run folder."""
-    return Path(tempfile.gettempdir()) / "tonnage-measure.log"
+def log_file(verb: str) -> Path:
+    """Where the messages of Ray and Locust go when there is no run folder."""
+    return Path(tempfile.gettempdir()) / f"tonnage-{verb}-{os.getuid()}.log"

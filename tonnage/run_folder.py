@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -39,30 +40,44 @@ class RunFolder:
 
     @classmethod
     def unfinished(cls, base: Path, study: str, config_hash: str) -> Self | None:
-        """The newest run of this very configuration that was interrupted, if there is one."""
-        folders = sorted((base / study).glob("*/study.json"), reverse=True)
-        if not folders:
-            return None
-        folder = folders[0].parent
+        """The newest run of this very configuration that was interrupted, if there is one.
+
+        A run that another process is still working on is not interrupted.
+        """
+        for path in sorted((base / study).glob("*/study.json"), reverse=True):
+            folder = cls(path.parent)
+            try:
+                info = read_one(path, StudyInfo)
+            except BadInput:
+                continue
+            if info.config_hash != config_hash or folder.has(FINISHED):
+                continue
+            if folder.lock():
+                return folder
+        return None
+
+    def lock(self) -> bool:
+        """Take the run for this process; False when another one has it. Released at exit."""
+        handle = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
-            info = read_one(folder / "study.json", StudyInfo)
-        except BadInput:
-            return None
-        if info.config_hash != config_hash or (folder / FINISHED).exists():
-            return None
-        return cls(folder)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        return True
 
     @classmethod
     def existing(cls, argument: Path) -> Self:
-        """An existing run: the folder itself, or the newest run of a study below it."""
+        """An existing run: the folder itself, or the newest one below it that measured."""
         if (argument / "study.json").is_file():
             return cls(argument)
-        found = sorted(argument.glob("**/study.json"))
+        measured = list(argument.glob("**/measurements.jsonl"))
+        found = measured or list(argument.glob("**/study.json"))
         if not found:
             raise BadInput(
                 f"{argument}: holds no run (no study.json); give a folder such as runs/credit"
             )
-        return cls(found[-1].parent)
+        return cls(max(found, key=lambda path: path.parent.name).parent)
 
     def has(self, name: str) -> bool:
         """Whether a stage has left its file."""
@@ -82,6 +97,14 @@ class RunFolder:
             stream.write(record.model_dump_json() + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def keep_order(self, keys: list[str]) -> None:
+        """Keep the order of the cells: a resumed run follows it."""
+        self._replace("order.json", json.dumps(keys))
+
+    def order(self) -> list[str]:
+        """Keys of the cells in the order kept."""
+        return list(json.loads((self.path / "order.json").read_text()))
 
     def finished_cells(self) -> list[str]:
         """Keys of the cells that are complete, in order, repeats included."""
@@ -114,6 +137,10 @@ class RunFolder:
     def bundle(self) -> Bundle:
         """Everything in the folder."""
         return Bundle.read(self.path)
+
+    def keep(self, name: str, source: Path) -> None:
+        """Keep a copy of a configuration file: the run is planned with what it was run with."""
+        self._replace(name, source.read_text())
 
     def finish(self) -> None:
         """Mark the run as complete."""

@@ -6,6 +6,7 @@ skipped when they are there, which is how an interrupted study goes on.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,9 +24,11 @@ from reports.write import write_reports
 from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
-from serving.errors import InvalidMeasurement
+from serving.cgroups import enforces_quotas
+from serving.errors import BadInput, InvalidMeasurement
+from serving.model_store import model_path
 from serving.noop import noop_variant
-from serving.placement import divide
+from serving.placement import CannotBeMeasured, divide
 from serving.ray_host.client import RayHost
 from serving.records import BenchRow, Endpoint, InstanceType, Variant
 from serving.workloads import Dataset, Workload, find_workload
@@ -71,16 +74,28 @@ class StudyRun:
         """How long each part of a cell takes."""
         return QUICK if self.quick else FULL
 
-    def run(self) -> list[str]:
-        """Do all stages that are not done yet; returns the plan's warnings.
-
-        Everything that can be wrong with the configuration is found before the first
-        stage. Raises the errors of :mod:`serving.errors`.
-        """
+    def check(self) -> tuple[Mapping[str, InstanceType], list[Demand], Workload]:
+        """Read everything the study names. Raises BadInput before anything is made."""
         instances = study_instances(self.study, self.path)
         demands = study_demands(self.study, self.path)
         load_prices(beside(self.path, self.study.plan.prices))
         workload = self.workload
+        unknown = [name for name in self.study.variants if name not in workload.recipes]
+        if unknown:
+            raise BadInput(
+                f"{self.path}: workload {workload.name} has no variant {unknown[0]!r}; "
+                f"known are {', '.join(workload.recipes)}"
+            )
+        if workload.baseline not in self.study.variants:
+            raise BadInput(f"{self.path}: 'variants' lacks the baseline, {workload.baseline!r}")
+        return instances, demands, workload
+
+    def run(self) -> list[str]:
+        """Do all stages that are not done yet; returns the plan's warnings.
+
+        Raises the errors of :mod:`serving.errors`.
+        """
+        instances, demands, workload = self.check()
         bench_s = self._bench_estimate()
         guess = self._guess(workload, instances)
         total = BUILD_S + bench_s + START_S + duration_s(guess, self.dwell) + REPORT_S
@@ -135,7 +150,9 @@ class StudyRun:
 
     def _build(self, workload: Workload, steps: Steps) -> tuple[Variant, ...]:
         if self.folder.has("variants.jsonl"):
-            return self.folder.bundle().variants
+            made = self.folder.bundle().variants
+            if all(model_path(variant).is_file() for variant in made):
+                return made
         steps.step("build: reading data", BUILD_S)
         data = self.data()
         variants = build_variants(
@@ -146,6 +163,9 @@ class StudyRun:
             max_auc_loss=self.study.quality.max_auc_loss,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
+        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
+            self.folder.keep(Path(name).name, beside(self.path, name))
+        self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(data, ()))
         self.folder.write_lines("variants.jsonl", variants)
         for variant in variants:
@@ -179,7 +199,11 @@ class StudyRun:
         grid = self.study.measure
         baseline = self.workload.baseline
         placement = divide(host_facts.physical_cores())
-        cells, skipped = make_cells(grid, variants, baseline, instances, placement)
+        cells, skipped = make_cells(
+            grid, variants, baseline, instances, placement, quotas=enforces_quotas()
+        )
+        if not cells:
+            raise CannotBeMeasured(f"none of the study's sizes can be measured here: {skipped[0]}")
         if self.quick:
             wanted = grid.reference
             cells = [
@@ -201,7 +225,7 @@ class StudyRun:
             grid.reference.repeats,
             seed=self.study.seed,
             dwell=self.dwell,
-            budget_s=budget_s or float("inf"),
+            budget_s=float("inf") if budget_s is None else budget_s,
             baseline=baseline,
             demanded=[d.batch for d in demands],
         )
@@ -220,11 +244,18 @@ class StudyRun:
         budget = None
         if self.budget_s is not None:
             budget = until_s - steps.elapsed_s() - START_S
-        order, skipped = self._cells(list(variants), instances, demands, budget)
-        for line in skipped:
-            steps.say(f"not measured: {line}")
-        info = self.folder.bundle().info
-        self.folder.write_one("study.json", info.model_copy(update={"skipped": tuple(skipped)}))
+        if self.folder.has("order.json"):  # resumed: what was dropped stays dropped
+            every, _ = self._cells(list(variants), instances, demands, None)
+            by_key = {cell.key: cell for cell in every}
+            order = [by_key[key] for key in self.folder.order() if key in by_key]
+        else:
+            order, skipped = self._cells(list(variants), instances, demands, budget)
+            for line in skipped:
+                steps.say(f"not measured: {line}")
+            info = self.folder.bundle().info
+            updated = info.model_copy(update={"skipped": tuple(skipped)})
+            self.folder.write_one("study.json", updated)
+            self.folder.keep_order([cell.key for cell in order])
         finished = self.folder.finished_cells()
         steps.step("serve: starting Ray Serve, HAProxy and Locust", START_S)
         logs = self.folder.path / "logs"
@@ -242,6 +273,7 @@ class StudyRun:
             self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
         if not any(m.valid for m in self.folder.measurements()):
             first = self.folder.measurements()[0].faults[0]
+            self.folder.finish()  # the same command shall begin anew, not stumble here again
             raise InvalidMeasurement(
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
@@ -287,7 +319,12 @@ class StudyRun:
             if running is None or running[0] != deployment.cell_id:
                 if running is not None:
                     host.delete(running[1])
-                endpoint = host.deploy(deployment)
+                running = None
+                try:
+                    endpoint = host.deploy(deployment)
+                except BadInput as error:  # it does not fit; the others may
+                    self._leave_out(cell, str(error), steps)
+                    continue
                 running = (deployment.cell_id, endpoint.model_name, endpoint)
             rows = self.data().test
             if cell.role == "floor":
@@ -308,6 +345,14 @@ class StudyRun:
             for measurement in runs(context, self.dwell, next_sequence):
                 self.folder.append("measurements.jsonl", measurement)
             self.folder.finish_cell(cell.key)
+
+    def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:
+        steps.say(f"not measured: {cell.label}: {reason}")
+        info = self.folder.bundle().info
+        line = f"{cell.label}: {reason}"
+        if line not in info.skipped:
+            skipped = (*info.skipped, line)
+            self.folder.write_one("study.json", info.model_copy(update={"skipped": skipped}))
 
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)
@@ -336,6 +381,7 @@ class StudyRun:
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
             assumptions=(
                 "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
+                "Plans count replicas only; what Ray and the ingress need comes on top.",
                 "One replica runs one inference call at a time; HAProxy sends each request "
                 "to the replica with the fewest in flight.",
                 "Prices attach to this host's figures only through the CPU factors of "
@@ -345,9 +391,13 @@ class StudyRun:
 
     @property
     def config_hash(self) -> str:
-        """Identifies the run that may be resumed: study, speed and budget."""
+        """Identifies the run that may be resumed: study, its files, speed and budget."""
+        files = hashlib.sha256()
+        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
+            files.update(beside(self.path, name).read_bytes())
         speed = "quick" if self.quick else "full"
-        return f"{self.study.content_hash()}-{speed}-{self.budget_s or 0:g}"
+        budget = "" if self.budget_s is None else f"-{self.budget_s:g}s"
+        return f"{self.study.content_hash()}-{files.hexdigest()[:8]}-{speed}{budget}"
 
 
 def _minutes(seconds: float) -> str:

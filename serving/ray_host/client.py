@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sys
@@ -25,6 +26,8 @@ from serving.records import Deployment, Endpoint, Environment, Grant, Replica
 from serving.supervised import Supervised
 
 READY_TIMEOUT_S = 60.0
+# The kernel rounds a memory limit down to whole pages.
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # A worker of Ray with onnxruntime and no model yet, as measured; below it nothing starts.
 _BASE_MEMORY_BYTES = 200 << 20
 
@@ -125,7 +128,7 @@ class RayHost:
         for index, grant in enumerate(grants):
             procs: list[str] = []
             if self.tree is not None:
-                group = self.tree.create(f"{deployment.cell_id}-{index}", grant)
+                group = self._create_group(f"{deployment.cell_id}-{index}", grant)
                 groups.append(group)
                 procs = [str(path) for path in group.procs_files]
             slots.append({"procs": procs, "cpus": list(grant.cpus)})
@@ -142,7 +145,9 @@ class RayHost:
                     "replicas": deployment.replicas,
                     "max_ongoing_requests": deployment.max_ongoing_requests,
                     "max_queued_requests": deployment.max_queued_requests,
-                    "py_executable": f"{sys.executable} -I {enter_instance.__file__} {slots_file}",
+                    "py_executable": shlex.join(
+                        [sys.executable, "-I", enter_instance.__file__, str(slots_file)]
+                    ),
                     "variant": deployment.variant.model_dump_json(),
                     "threads": deployment.threads,
                     "cell_id": deployment.cell_id,
@@ -220,6 +225,32 @@ class RayHost:
             if row.get("bck") == "1" and row["svname"] != "BACKEND"
         )
 
+    def _create_group(self, name: str, grant: Grant) -> Group:
+        if self.tree is None:
+            raise Infrastructure("no control groups on this host")
+        try:
+            return self.tree.create(name, grant)
+        except OSError as error:
+            raise Infrastructure(f"control group for {grant} cannot be made: {error}") from None
+
+    def _free_cpus(self, deployment: Deployment) -> tuple[int, ...]:
+        """CPUs that no other deployment has to itself; BadInput when too few are left."""
+        others = [d for d in self._deployments.values() if d != deployment]
+        free = list(self._available)
+        for other in (d for d in others if d.instance.enforcement == "cpuset"):
+            del free[max(0, len(free) - placement.cpus_needed(other.instance, other.replicas)) :]
+        wanted = float(placement.cpus_needed(deployment.instance, deployment.replicas))
+        if deployment.instance.enforcement == "quota":
+            quotas = [d for d in (*others, deployment) if d.instance.enforcement == "quota"]
+            wanted = sum(d.instance.vcpus * d.replicas for d in quotas)
+        if len(free) < wanted:
+            raise BadInput(
+                f"{deployment.label} does not fit beside what is deployed: of "
+                f"{len(self._available)} CPUs {len(free)} are free, {wanted:g} are needed; "
+                "choose fewer variants or smaller instances"
+            )
+        return tuple(free)
+
     def _grants(self, deployment: Deployment) -> list[Grant]:
         instance = deployment.instance
         if instance.vcpus > len(self._all_cpus):
@@ -232,13 +263,15 @@ class RayHost:
                 f"instance {instance.name} has {instance.memory_gib:g} GiB, this host has "
                 f"{host_facts.memory_limit_gib():.1f}; choose a smaller --instance"
             )
-        cpus = placement.cpus_of_replicas(instance, deployment.replicas, self._available)
+        cpus = placement.cpus_of_replicas(
+            instance, deployment.replicas, self._free_cpus(deployment)
+        )
         if self.tree is None:
             return [
                 Grant(method="affinity", cpus=c, quota_cpus=None, memory_bytes=None) for c in cpus
             ]
         quota = instance.vcpus if instance.enforcement == "quota" else None
-        memory = int(instance.memory_gib * 2**30)
+        memory = int(instance.memory_gib * 2**30) // _PAGE_BYTES * _PAGE_BYTES
         return [
             Grant(method=self.enforcement, cpus=c, quota_cpus=quota, memory_bytes=memory)
             for c in cpus

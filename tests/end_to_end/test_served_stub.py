@@ -16,7 +16,7 @@ from loadtests.cell import CellContext, measure
 from loadtests.fleet import Fleet
 from loadtests.payloads import make_payloads
 from loadtests.records import FaultCode, LoadRun
-from serving.errors import BadInput, Infrastructure
+from serving.errors import BadInput
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint, InstanceType
 
@@ -189,7 +189,7 @@ def test_a_damaged_model_is_a_clear_failure(host: RayHost, tmp_path: Path) -> No
             "sha256": hashlib.sha256(b"not a model").hexdigest(),
         }
     )
-    with pytest.raises(Infrastructure, match=r"broken\.onnx: onnxruntime cannot load this file"):
+    with pytest.raises(BadInput, match=r"broken\.onnx: onnxruntime cannot load this file"):
         host.deploy(Deployment(variant=variant, instance=SIZE, threads=1))
     assert host.groups(variant.model_name) == []
 

@@ -17,7 +17,7 @@ NOISY = (Fault(code=FaultCode.NOISY_HOST, detail="12 % steal"),)
 
 
 def test_a_profile_has_each_figure_from_its_own_kind_of_run(measurement: Measure) -> None:
-    """Service and overhead come from paced runs, capacity and CPU from the best closed rung."""
+    """Service and overhead come from paced runs, capacity from what binds first."""
     runs = [
         measurement("paced", service_ms=2.0, rtt_ms=2.5),
         measurement("closed", completed_rps=390, users=2, service_ms=9),
@@ -28,13 +28,13 @@ def test_a_profile_has_each_figure_from_its_own_kind_of_run(measurement: Measure
     assert not refused
     assert profile.service.quantile_s(0.5) == pytest.approx(0.002, rel=0.01)
     assert profile.overhead_ms == pytest.approx(2.5 - 2.0 - 0.1, abs=0.01)
-    assert profile.capacity_rps == 400
+    assert profile.capacity_rps == pytest.approx(200 / 0.6)  # 0.6 of the CPU for 200 req/s
     assert profile.cpu_ms == pytest.approx(6 / 4000 * 1e3)
     assert profile.ingress_cpu_ms == pytest.approx(1 / 4000 * 1e3)
     assert profile.peak_memory_bytes == 7 << 30
     assert profile.startup_s == 3.5
     (point,) = profile.measured_points
-    assert (point.rate_rps, point.utilisation, point.n) == (200, 0.5, 200)
+    assert (point.rate_rps, point.utilisation, point.n) == (200, 0.6, 200)
     assert point.p99_ms == pytest.approx(4, rel=0.01)
     assert len(profile.measurement_ids) == 4
 
@@ -139,3 +139,18 @@ def test_the_order_of_measurements_does_not_matter(measurement: Measure) -> None
     profiles, _ = build_profiles(runs)
     assert [p.batch for p in profiles] == [1, 100]
     assert [p.batch for p in build_profiles(runs[::-1])[0]] == [1, 100]
+
+
+def test_overload_is_an_answer_not_a_bad_measurement(measurement: Measure) -> None:
+    """A run the server fell behind in bounds the capacity and stays a measured point."""
+    grown = Fault(code=FaultCode.BACKLOG_GROWING, detail="many")
+    late = Fault(code=FaultCode.DISPATCH_LAG, detail="late")
+    runs = [
+        measurement("paced"),
+        measurement("closed", completed_rps=400),
+        measurement("open", completed_rps=150, faults=(grown,)),
+        measurement("open", completed_rps=90, faults=(grown, late)),
+    ]
+    (profile,), _ = build_profiles(runs)
+    assert profile.capacity_rps == pytest.approx(150 / 0.6)
+    assert [point.rate_rps for point in profile.measured_points] == [150]

@@ -41,6 +41,13 @@ EDITS = {
     "negative": ("max_auc_loss = 0.003", "max_auc_loss = -1", ["mine.toml", "max_auc_loss"]),
     "not TOML": ("seed = 7", "seed = = 7", ["mine.toml", "TOML"]),
     "missing data": ("[data]", '[data]\nsource = "absent.csv"', ["absent.csv", "source"]),
+    "zero threads": ("threads = [1, 2, 4, 8]", "threads = [0]", ["mine.toml", "threads"]),
+    "odd baseline size": (
+        'baseline_instances = ["sim-1"]',
+        'baseline_instances = ["sim-9"]',
+        ["sim-9"],
+    ),
+    "no baseline": ('["sklearn", "onnx_fp32"', '["onnx_fp32"', ["sklearn"]),
     "missing prices": ('"prices.toml"', '"cheap.toml"', ["cheap.toml"]),
 }
 
@@ -56,11 +63,21 @@ def test_a_bad_study_is_one_line(tmp_path: Path, old: str, new: str, named: list
     for word in named:
         assert word in lines[0]
     assert not list(tmp_path.glob("runs/**/*.json*"))
+    assert named == EDITS["missing data"][2] or not (tmp_path / "runs").exists()
+
+
+def test_a_negative_rate_is_refused(tmp_path: Path) -> None:
+    """A profile that demands less than nothing names file, profile and key."""
+    text = shipped("profiles.toml").read_text()
+    (tmp_path / "profiles.toml").write_text(text.replace("rate_rps = 800", "rate_rps = -800"))
+    done = tonnage("run", study(tmp_path, "seed = 7", "seed = 8"), cwd=tmp_path)
+    assert done.returncode == 2
+    for word in ("profiles.toml", "production", "rate_rps"):
+        assert word in done.stderr
 
 
 COMMANDS = {
     "missing study": (["run", "absent.toml"], "absent.toml"),
-    "negative rate": (["plan", ".", "--rate", "-3"], "no run"),
     "bad budget": (["run", "credit", "--time-budget", "soon"], "soon"),
     "no run": (["report", "runs"], "runs"),
     "unknown option": (["run", "credit", "--fast"], "--fast"),
