@@ -180,14 +180,14 @@ def _fresh_lanes(service: np.ndarray, rate_rps: float, draw: np.random.Generator
 def _dependence(service: np.ndarray, wait: np.ndarray) -> str:
     """Why service times are not what a replay may redraw; empty when they are.
 
-    Under the null a request's service time has nothing to do with its wait, which earlier
-    requests made; and resampling blocks keeps the variance of the mean.
+    They are when resampling blocks keeps the variance of their mean, and when a request's
+    service time has nothing to do with its wait, which was made by earlier requests.
     """
+    blocks = service[: len(service) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).mean(axis=1)
+    if variance_of_mean(service) > _LONG_MEMORY * blocks.var(ddof=1) / len(blocks) > 0:
+        return f"service times remember more than {_BLOCK} requests, so they cannot be redrawn"
     product = (service - service.mean()) * (wait - wait.mean())
     error = np.sqrt(variance_of_mean(product))
     if abs(product.mean()) > _DEPENDENT * error:
         return "service times depend on the load, so they cannot be replayed under another"
-    blocks = service[: len(service) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).mean(axis=1)
-    if variance_of_mean(service) > _LONG_MEMORY * blocks.var(ddof=1) / len(blocks) > 0:
-        return f"service times remember more than {_BLOCK} requests, so they cannot be redrawn"
     return ""

@@ -125,6 +125,7 @@ def _train(target: Path, data: Dataset, seed: int) -> None:
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     network = MLPClassifier(
         hidden_layer_sizes=(256, 128),
@@ -135,7 +136,10 @@ def _train(target: Path, data: Dataset, seed: int) -> None:
         random_state=seed,
     )
     model = make_pipeline(StandardScaler(), network)
-    model.fit(data.train["features"], data.train_labels)
+    # One thread: these matrices are too small to share, the sums come out the same on
+    # every host, and a busy neighbour cannot stall the others at a barrier.
+    with threadpool_limits(1):
+        model.fit(data.train["features"], data.train_labels)
     skops.io.dump(model, target)
 
 
