@@ -28,10 +28,13 @@ MOST_UTILISATION = 0.9
 FEWEST = 2000
 """Below this many requests the law of the service times is itself too uncertain."""
 
-_BLOCK = 100  # requests resampled together, so that their correlation survives
+# Requests resampled together, so that their correlation survives. Longer blocks would also
+# keep chance bunches of slow requests, which then look like the server's nature.
+_BLOCK = 20
 _STEPS = 2_400_000  # of all fresh lanes together: about 0.1 s
 _DEPENDENT = 3.5  # standard errors
-_LONG_MEMORY = 2.5  # variance of the mean over what blocks would give
+# Variance of the mean over what blocks would give: of stretches of ten, and of any length.
+_MEMORY, _LONG_MEMORY = 1.6, 2.5
 _EXPLAINED = 0.5  # of the variance; a replay that explains less is of another queue
 
 
@@ -126,9 +129,10 @@ def lindley(due_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
 class _Lanes:
     """Independent replays on fresh schedules.
 
-    ``sojourn_s`` has shape [lanes, requests]; ``features`` [lanes, 4] are a constant and
-    the lane's excess of mean service time, mean squared service time and mean gap over
-    their expectations; ``moments`` [n, 2] are the measured service times and their squares.
+    ``sojourn_s`` has shape [lanes, requests]. ``moments`` [blocks, 3] are, of each block of
+    measured service times, their mean, their mean square, and the square of their mean.
+    ``features`` [lanes, 5] are a constant, the lane's excess over the measured moments,
+    and that of its mean gap over the expected one.
     """
 
     sojourn_s: np.ndarray
@@ -140,7 +144,7 @@ class _Lanes:
 
         A regression over the lanes takes out what their own draws did (the constant is
         the share at the measured moments) and gives the slope by which the uncertainty
-        of those moments reaches the share: the infinitesimal jackknife, of two features
+        of those moments reaches the share: the infinitesimal jackknife, of three features
         (Efron, Estimation and accuracy after model selection, 2014).
         """
         shares = (self.sojourn_s > threshold_s).mean(axis=1)
@@ -148,7 +152,7 @@ class _Lanes:
         residual = shares - self.features @ slopes
         lanes, known = self.features.shape
         noise = float(residual @ residual) / (lanes - known) / lanes
-        return float(slopes[0]), noise + variance_of_mean(self.moments @ slopes[1:3])
+        return float(slopes[0]), noise + variance_of_mean(self.moments @ slopes[1:4])
 
 
 def _fresh_lanes(service: np.ndarray, rate_rps: float, draw: np.random.Generator) -> _Lanes:
@@ -157,24 +161,28 @@ def _fresh_lanes(service: np.ndarray, rate_rps: float, draw: np.random.Generator
     spread = float(service.var() / service.mean() ** 2)
     # Ten times the relaxation time of the queue, in requests.
     warm = int(np.clip(10 * (1 + spread) / (1 - busy) ** 2, 500, 4000))
-    length = 6 * warm
-    lanes = max(100, _STEPS // length)
-    starts = draw.integers(0, len(service), (lanes, -(-length // _BLOCK)))
-    places = (starts[:, :, None] + np.arange(_BLOCK)) % len(service)
-    drawn = service[places.reshape(lanes, -1)]
-    gaps = draw.exponential(1 / rate_rps, drawn.shape)
-    moments = np.stack([service, service**2], axis=1)
-    features = np.stack(
+    length = 6 * warm // _BLOCK
+    lanes = max(100, _STEPS // (length * _BLOCK))
+    blocks = _blocks(service)
+    means = blocks.mean(axis=1)
+    moments = np.stack([means, (blocks**2).mean(axis=1), means**2], axis=1)
+    places = draw.integers(0, len(blocks), (lanes, length))
+    gaps = draw.exponential(1 / rate_rps, (lanes, length * _BLOCK))
+    features = np.column_stack(
         [
             np.ones(lanes),
-            drawn.mean(axis=1) - service.mean(),
-            (drawn**2).mean(axis=1) - moments[:, 1].mean(),
+            moments[places].mean(axis=1) - moments.mean(axis=0),
             gaps.mean(axis=1) - 1 / rate_rps,
-        ],
-        axis=1,
+        ]
     )
+    drawn = blocks[places].reshape(lanes, -1)
     sojourn = lindley(np.cumsum(gaps, axis=1), drawn)[:, warm:]
     return _Lanes(sojourn, features, moments)
+
+
+def _blocks(service: np.ndarray) -> np.ndarray:
+    """Consecutive service times, shape [blocks, requests of a block]."""
+    return service[: len(service) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
 
 
 def _dependence(service: np.ndarray, wait: np.ndarray) -> str:
@@ -183,8 +191,10 @@ def _dependence(service: np.ndarray, wait: np.ndarray) -> str:
     They are when resampling blocks keeps the variance of their mean, and when a request's
     service time has nothing to do with its wait, which was made by earlier requests.
     """
-    blocks = service[: len(service) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).mean(axis=1)
-    if variance_of_mean(service) > _LONG_MEMORY * blocks.var(ddof=1) / len(blocks) > 0:
+    means = _blocks(service).mean(axis=1)
+    stretches = means[: len(means) // 10 * 10].reshape(-1, 10).mean(axis=1)
+    short, middle = means.var(ddof=1) / len(means), stretches.var(ddof=1) / len(stretches)
+    if middle > _MEMORY * short > 0 or variance_of_mean(service) > _LONG_MEMORY * short > 0:
         return f"service times remember more than {_BLOCK} requests, so they cannot be redrawn"
     product = (service - service.mean()) * (wait - wait.mean())
     error = np.sqrt(variance_of_mean(product))

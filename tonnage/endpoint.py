@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
+from loadtests.endpoint_records import EndpointMeasurement
 from loadtests.fleet import Fleet
 from loadtests.foreign import (
     ForeignServer,
@@ -18,7 +21,8 @@ from loadtests.foreign import (
     read_rows,
 )
 from loadtests.judge import endpoint_faults
-from loadtests.records import EndpointMeasurement, LoadRun
+from loadtests.records import LoadRun, Slo
+from loadtests.slo import judge_slo
 from serving.errors import BadInput
 from serving.records import Endpoint
 
@@ -33,6 +37,7 @@ class EndpointTest:
 
     endpoint: Endpoint
     run: LoadRun
+    slo: Slo | None
     payload: Path | None
     headers: Mapping[str, str]
     insecure: bool
@@ -63,6 +68,8 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
             headers=test.headers,
             insecure=test.insecure,
         )
+    faults = endpoint_faults(run, result)
+    judged = test.slo is not None and not faults
     return EndpointMeasurement(
         url=test.endpoint.url,
         model_name=test.endpoint.model_name,
@@ -77,7 +84,9 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
         sent_to_done=result.sent_to_done,
         dispatch_lag=result.dispatch_lag,
         generator_cpu_s=result.generator_cpu_s,
-        faults=endpoint_faults(run, result),
+        slo=test.slo,
+        verdict=judge_slo(np.array(result.latencies_s), test.slo) if judged and test.slo else None,
+        faults=faults,
     )
 
 
