@@ -144,7 +144,7 @@ def fit_budget(
     Least informative first: repeats of the reference beyond two, floors, batches that no profile
     demands, the baseline's cells, then sizes from the smallest (a quota scales best of
     all). Of every demanded batch one cell of a candidate variant stays, whatever the budget.
-    Returns the order and a line per dropped cell.
+    Returns the order and a line per dropped cell; one more when even the rest does not fit.
     """
 
     def information(cell: Cell) -> tuple[bool, bool, bool, float]:
@@ -172,4 +172,10 @@ def fit_budget(
         least = min(spare, key=lambda cell: (*information(cell), cell.label))
         kept.remove(least)
         dropped.append(least.label)
-    return order, [f"{line}: dropped to respect the time budget" for line in dropped]
+    lines = [f"{line}: dropped to respect the time budget" for line in dropped]
+    if (needed := duration_s(order, dwell)) > budget_s:
+        lines.append(
+            f"the time budget is too short even for what is left, which needs {needed:.0f} s: "
+            "it will be exceeded; give more, or use --quick"
+        )
+    return order, lines

@@ -34,6 +34,7 @@ from serving.records import Deployment, Endpoint, Record
 from tonnage.config import load_study, shipped
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
 from tonnage.planning import changed, plan, study_demands
+from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 from tonnage.study import StudyRun
 
@@ -43,6 +44,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="How much load does your model server carry, and can you prove it?",
 )
+
+# Seconds that these take, for the progress bar.
+_PLAN_S, _REPORT_S, _LOCUST_S = 5.0, 3.0, 3.0
 
 StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
 RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
@@ -139,8 +143,9 @@ def measure(
             headers=parse_headers(header or []),
             insecure=insecure,
         )
-        _note(f"measuring for {duration}")
-        made = measure_endpoint(test, log_file("measure"))
+        with Steps(load.duration_s + _LOCUST_S) as steps:
+            steps.step(f"measuring for {duration}", load.duration_s + _LOCUST_S)
+            made = measure_endpoint(test, log_file("measure"))
         _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
         missed = made.verdict is not None and made.verdict.verdict == Verdict.FAILS
         raise typer.Exit(3 if not made.valid else int(missed))
@@ -166,7 +171,9 @@ def plan_command(
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
     demands = changed(study_demands(config, path), profile, rate, limit)
-    _, _, answers, warnings = plan(folder, config, path, demands, price_file)
+    with Steps(_PLAN_S) as steps:
+        steps.step("planning", _PLAN_S)
+        _, _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
         _warn(warning)
     if json:
@@ -185,7 +192,9 @@ def report(
 ) -> None:
     """Write report.md, report.html and report.json of a run again."""
     folder = RunFolder.existing(run_folder)
-    paths = [str(p) for p in write_reports(folder.path, picture=picture)]
+    with Steps(_REPORT_S) as steps:
+        steps.step("writing the reports", _REPORT_S)
+        paths = [str(p) for p in write_reports(folder.path, picture=picture)]
     _print(paths, "\n".join(paths), json)
 
 
