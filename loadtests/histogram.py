@@ -98,7 +98,7 @@ def _buckets(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class HistogramBuilder:
-    """Mutable side: record durations one by one, then freeze or encode."""
+    """Mutable side: record durations one by one, then encode."""
 
     def __init__(self) -> None:
         self._histogram = HdrHistogram(1, _HIGHEST, _DIGITS)
@@ -112,7 +112,3 @@ class HistogramBuilder:
     def encode(self) -> str:
         """Compressed base64 form."""
         return str(self._histogram.encode().decode())
-
-    def freeze(self) -> Histogram:
-        """The record."""
-        return Histogram(count=self.count, encoded=self.encode())

@@ -61,11 +61,6 @@ def ms(value: float | None) -> str:
     return _with_unit(number(value), " ms")
 
 
-def seconds(value: float | None) -> str:
-    """Seconds: 8.12 s."""
-    return _with_unit(number(value), " s")
-
-
 def rate(value: float | None) -> str:
     """Rate in requests per second: 4,585 req/s."""
     return _with_unit(number(value), " req/s")

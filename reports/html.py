@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from planner.recommend import best_on_host
 from planner.records import Plan, Recommendation
 from reports import formatting as f
 from reports import words
@@ -73,7 +74,7 @@ def render(bundle: Bundle) -> str:
 
 
 def _card(bundle: Bundle, answer: Recommendation) -> Card:
-    wanted, best, host = answer.demand, answer.best, words.host_plan(answer)
+    wanted, best, host = answer.demand, answer.best, best_on_host(answer)
     priced = best is not None and best.usd_per_month is not None
     figures_shown: tuple[tuple[str, str], ...] = ()
     if best:

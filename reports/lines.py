@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.recommend import best_on_host
 from planner.records import Curve, MeasuredPoint, Plan, Recommendation
 from reports import formatting as f
-from reports import words
 from reports.bundle import Bundle
 
 _WITHOUT_A_PLAN = 3
@@ -36,7 +36,7 @@ def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
     Without a plan, the first curves of the profile's batch show what there is.
     """
     at_batch = [c for c in bundle.curves if c.batch == answer.demand.batch and c.points]
-    plans = [p for p in (answer.best, words.host_plan(answer)) if p]
+    plans = [p for p in (answer.best, best_on_host(answer)) if p]
     candidates = [p.candidate for p in (*plans, *answer.alternatives)]
     candidates += [r.candidate for r in answer.rejections]
     sizes = {candidate.size for candidate in candidates}

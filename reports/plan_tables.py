@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from planner.recommend import best_on_host
 from planner.records import Plan, Recommendation
 from reports import formatting as f
 from reports import words
@@ -18,7 +19,7 @@ _POINTS = (
 
 def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
     """Chosen plan beside the best on this host's own sizes, property by property (C5)."""
-    wanted, best, host = answer.demand, answer.best, words.host_plan(answer)
+    wanted, best, host = answer.demand, answer.best, best_on_host(answer)
     columns: list[tuple[str, Plan | None]] = [("Recommended", best)] if best else []
     if host and host is not best:
         columns.append(("Best on this host's sizes", host))

@@ -6,6 +6,7 @@ import textwrap
 
 from tabulate import tabulate
 
+from planner.recommend import best_on_host
 from planner.records import Recommendation
 from reports import formatting as f
 from reports import words
@@ -64,7 +65,7 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         ]
         if best.margin not in answer.note:  # the planner's note often says it already
             lines.append(_item("margin", best.margin))
-        host = words.host_plan(answer)
+        host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
         inside = words.in_process(bundle, wanted, best)

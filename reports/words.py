@@ -13,12 +13,6 @@ from reports.table import Mark, marked
 from serving.records import BenchRow
 
 
-def host_plan(recommendation: Recommendation) -> Plan | None:
-    """Best plan on this host's own sizes: there, what is bought is what was measured."""
-    plans = (recommendation.best, *recommendation.alternatives)
-    return next((p for p in plans if p and p.candidate.instance == p.candidate.size), None)
-
-
 def demand(wanted: Demand) -> str:
     """Demand: "batch 100 at 400 req/s, p99 at most 60 ms"."""
     return (

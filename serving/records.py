@@ -174,7 +174,6 @@ class Endpoint(Record):
     cell_id: str | None = None
     replicas: tuple[Replica, ...] = ()
     startup_s: float | None = Field(default=None, description="deploy call to first ready answer")
-    inference: str | None = Field(default=None, description="how inference runs in the replica")
 
 
 def sha256_of(path: Path) -> str:

@@ -61,13 +61,6 @@ class InferRequest:
     outputs: dict[str, bool]
     binary_default: bool
 
-    @property
-    def rows(self) -> int:
-        """First dimension of the first input, or 1."""
-        for tensor in self.inputs.values():
-            return int(tensor.shape[0]) if tensor.ndim else 1
-        return 1
-
 
 def datatype_of(array: np.ndarray) -> str:
     """V2 name of an array's element type; BYTES for strings."""

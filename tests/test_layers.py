@@ -29,9 +29,8 @@ CONFINED = {
 }
 
 
-def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
-    for node in tree.body if top_level else ast.walk(tree):
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
