@@ -47,7 +47,6 @@ class LoadResult:
     dispatch_lag: Histogram
     queue: Histogram
     service: Histogram
-    latencies_s: list[float]
 
 
 class Fleet:
@@ -158,14 +157,6 @@ class Fleet:
         return _merge(self.process.call({"op": "go"})["results"])
 
 
-def _in_due_order(parts: list[dict[str, Any]]) -> list[float]:
-    """Latencies of all workers in order of due time; a failed request is infinitely late."""
-    pairs = sorted(
-        (tuple(pair) for part in parts for pair in part["latencies"]), key=lambda p: p[0]
-    )
-    return [float("inf") if latency is None else latency for _, latency in pairs]
-
-
 def _merge(parts: list[dict[str, Any]]) -> LoadResult:
     errors: dict[str, int] = {}
     for part in parts:
@@ -195,5 +186,4 @@ def _merge(parts: list[dict[str, Any]]) -> LoadResult:
         dispatch_lag=merged("dispatch_lag"),
         queue=merged("queue"),
         service=merged("service"),
-        latencies_s=_in_due_order(parts) + [float("inf")] * total("unsent"),
     )

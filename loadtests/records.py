@@ -169,3 +169,36 @@ class Measurement(Record):
         """(variant, instance label, threads, batch): what is being measured."""
         d = self.deployment
         return (d.variant.name, d.instance.label, d.threads, self.run.batch)
+
+
+class EndpointMeasurement(Record):
+    """One load run against a server that Tonnage does not manage.
+
+    All that the generator sees, and nothing of what happens inside the server.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    url: str
+    model_name: str
+    run: LoadRun
+    started_at: str
+    elapsed_s: float = Field(gt=0)
+    offered: int = Field(ge=0)
+    ok: int = Field(ge=0)
+    errors: dict[str, int] = Field(default_factory=dict)
+    unsent: int = Field(ge=0, default=0)
+    due_to_done: Histogram
+    sent_to_done: Histogram
+    dispatch_lag: Histogram
+    generator_cpu_s: float = Field(ge=0)
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Valid when nothing speaks against it."""
+        return not self.faults
+
+    @property
+    def completed_rps(self) -> float:
+        """Answered requests per second."""
+        return self.ok / self.elapsed_s

@@ -101,20 +101,12 @@ class Tally:
             "inference": how.most_common(1)[0][0] if how else "none",
             "elapsed_s": max((s.done for s in self._samples), default=ends) - started,
             "backlog_growth": backlog_growth(self._samples, started, ends),
-            "latencies": self._by_due(started),
             "due_to_done": _encode(s.done - s.due for s in good),
             "sent_to_done": _encode(s.done - s.sent for s in good),
             "dispatch_lag": _encode(s.sent - s.due for s in self._samples if not s.waited),
             "queue": _encode(queue),
             "service": _encode(service),
         }
-
-    def _by_due(self, started: float) -> list[tuple[float, float | None]]:
-        """Due offset and latency in seconds of every request, in order; None for failed ones."""
-        pairs: list[tuple[float, float | None]] = [
-            (s.due - started, s.done - s.due if s.status == 200 else None) for s in self._samples
-        ]
-        return sorted(pairs, key=lambda pair: pair[0])
 
     def _matches(self, sample: Sample) -> bool:
         headers = sample.headers or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtests.endpoint_records import EndpointMeasurement
+from loadtests.records import EndpointMeasurement
 from reports import formatting as f
 
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -37,13 +37,6 @@ def endpoint_text(m: EndpointMeasurement) -> str:
     )
     if m.valid:
         lines.append("  verdict    valid [measured]")
-        if m.slo and m.verdict:
-            lines.append(
-                f"  objective  {f.quantile(m.slo.quantile)} at most {f.given(m.slo.limit_ms)} ms: "
-                f"{m.verdict.verdict} at {m.verdict.confidence:.0%}, n = {f.count(m.verdict.n)}, "
-                f"{f.count(m.verdict.over)} over"
-            )
-            lines.append(f"             {m.verdict.reason}")
     else:
         lines.append("  verdict    INVALID [refused]: do not use these figures")
         lines += [f"             {fault.code}: {fault.detail}" for fault in m.faults]

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from loadtests.endpoint_records import EndpointMeasurement
 from loadtests.fleet import Fleet
 from loadtests.foreign import (
     ForeignServer,
@@ -21,8 +18,7 @@ from loadtests.foreign import (
     read_rows,
 )
 from loadtests.judge import endpoint_faults
-from loadtests.records import LoadRun, Slo
-from loadtests.slo import judge_slo
+from loadtests.records import EndpointMeasurement, LoadRun
 from serving.errors import BadInput
 from serving.records import Endpoint
 
@@ -37,7 +33,6 @@ class EndpointTest:
 
     endpoint: Endpoint
     run: LoadRun
-    slo: Slo | None
     payload: Path | None
     headers: Mapping[str, str]
     insecure: bool
@@ -68,8 +63,6 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
             headers=test.headers,
             insecure=test.insecure,
         )
-    faults = endpoint_faults(run, result)
-    judged = test.slo is not None and not faults
     return EndpointMeasurement(
         url=test.endpoint.url,
         model_name=test.endpoint.model_name,
@@ -84,9 +77,7 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
         sent_to_done=result.sent_to_done,
         dispatch_lag=result.dispatch_lag,
         generator_cpu_s=result.generator_cpu_s,
-        slo=test.slo,
-        verdict=judge_slo(np.array(result.latencies_s), test.slo) if judged and test.slo else None,
-        faults=faults,
+        faults=endpoint_faults(run, result),
     )
 
 

@@ -66,16 +66,13 @@ def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
     """Open loop with generated rows: all answered, latency near the service time."""
     done = measure(
         tmp_path, "--endpoint", server, "--model", "test_stub", "--rate", "50",
-        "--duration", "12s", "--p99", "200ms", "--json",
+        "--duration", "3s", "--json",
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr  # 3: a noisy host made dispatch late
     result = json.loads(done.stdout)
     assert result["ok"] == result["offered"] > 100
     assert result["errors"] == {}
     assert {f["code"] for f in result["faults"]} <= {"dispatch_lag"}
-    if not result["faults"]:  # 4 ms of service under a limit of 200: proven in 600 requests
-        assert result["verdict"]["verdict"] == "holds"
-        assert result["verdict"]["n"] == result["ok"]
 
 
 def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:

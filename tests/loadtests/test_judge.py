@@ -38,7 +38,6 @@ RESULT = LoadResult(
     dispatch_lag=Histogram.of([0.0001] * 200),
     queue=Histogram.of([0.0] * 200),
     service=Histogram.of([0.004] * 200),
-    latencies_s=[0.010] * 200,
 )
 WINDOW = Window(
     wall_s=2.1,
