@@ -7,7 +7,198 @@ its shard, and an oracle can replay it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from serving.errors import BadInput
+from serving.records import Record
+
+HIGHEST_RATE_RPS = 1e6
+"""Beyond this a rate is a slip of the pen: no generator of ours sends a tenth of it."""
+
+MOST_REQUESTS = 20_000_000
+"""Due times of one schedule; every worker holds all of them, at 8 bytes each."""
+
+Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE_RPS, allow_inf_nan=False)]
+RateOrZero = Annotated[float, Field(ge=0, le=HIGHEST_RATE_RPS, allow_inf_nan=False)]
+
+
+class Constant(Record):
+    """Evenly spaced requests."""
+
+    kind: Literal["constant"] = "constant"
+    rate_rps: Rate
+
+
+class Poisson(Record):
+    """Independent users: a Poisson process of constant rate."""
+
+    kind: Literal["poisson"] = "poisson"
+    rate_rps: Rate
+
+
+class Ramp(Record):
+    """A Poisson process whose rate moves in a straight line over the run."""
+
+    kind: Literal["ramp"] = "ramp"
+    from_rps: RateOrZero
+    to_rps: RateOrZero
+
+    @model_validator(mode="after")
+    def _sends_something(self) -> Self:
+        if self.from_rps == self.to_rps == 0:
+            raise ValueError("a ramp from 0 to 0 sends nothing; give 'to_rps' above 0")
+        return self
+
+
+class Step(Record):
+    """A piece of constant rate; rate 0 is a pause."""
+
+    rate_rps: RateOrZero
+    seconds: float = Field(ge=1e-3, allow_inf_nan=False)
+
+
+class Steps(Record):
+    """Poisson pieces one after the other, begun anew until the run is full.
+
+    Two steps are bursts: ``((20, 9), (400, 1))`` sends 400/s in every tenth second.
+    """
+
+    kind: Literal["steps"] = "steps"
+    steps: tuple[Step, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sends_something(self) -> Self:
+        if not any(step.rate_rps for step in self.steps):
+            raise ValueError("all steps have rate 0; give one a rate above 0")
+        return self
+
+
+class Trace(Record):
+    """Recorded traffic; :func:`loadtests.trace_file.read_trace` reads one from a file."""
+
+    kind: Literal["trace"] = "trace"
+    due_s: tuple[float, ...] = Field(min_length=1, description="from the start of the run")
+    batches: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, description="rows of each request; none: those of the run"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        due = np.asarray(self.due_s)
+        if not np.all(np.isfinite(due)) or due[0] < 0 or np.any(np.diff(due) < 0):
+            raise ValueError("due times must be finite, sorted and not negative")
+        if self.batches is not None and len(self.batches) != len(due):
+            raise ValueError(f"{len(self.batches)} batch sizes for {len(due)} due times")
+        return self
+
+
+Arrivals = Annotated[Constant | Poisson | Ramp | Steps | Trace, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Constant | Poisson | Ramp | Steps | Trace] = TypeAdapter(Arrivals)
+
+
+class Mix(Record):
+    """What the requests carry: classes of payload (batch or input sizes) by weight."""
+
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Self:
+        if len(self.weights) != len(self.batches):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.batches)} batches")
+        return self
+
+
+def parse_arrivals(raw: Mapping[str, Any], where: str) -> Constant | Poisson | Ramp | Steps | Trace:
+    """The record of a table such as ``{kind = "ramp", from_rps = 10, to_rps = 90}``.
+
+    Raises BadInput in one line: ``where`` (file and table), the key and what is wrong.
+    """
+    try:
+        return _ADAPTER.validate_python(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][1:]) or "kind"
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{where}: {key}: {what}") from error
+
+
+def peak_rps(arrivals: Constant | Poisson | Ramp | Steps | Trace) -> float:
+    """The highest rate that is asked for; of a trace, over its busiest second."""
+    match arrivals:
+        case Ramp():
+            return max(arrivals.from_rps, arrivals.to_rps)
+        case Steps():
+            return max(step.rate_rps for step in arrivals.steps)
+        case Trace():
+            due = np.asarray(arrivals.due_s)
+            return float(np.max(np.searchsorted(due, due + 1.0) - np.arange(len(due))))
+        case _:
+            return arrivals.rate_rps
+
+
+def refuse_beyond(
+    arrivals: Constant | Poisson | Ramp | Steps | Trace, ceiling_rps: float, where: str
+) -> None:
+    """Raise BadInput when more is asked for than generator and ingress carry."""
+    peak = peak_rps(arrivals)
+    if peak > ceiling_rps:
+        raise BadInput(
+            f"{where}: {peak:g} requests/s are asked for, and this host carries "
+            f"{ceiling_rps:g}; ask for less, or add load workers"
+        )
+
+
+def due_times(
+    arrivals: Constant | Poisson | Ramp | Steps | Trace, duration_s: float, seed: int
+) -> np.ndarray:
+    """Due times in [0, duration_s), sorted, shape [requests]; the same for the same seed.
+
+    Raises BadInput when the duration is not positive, when the schedule would be larger
+    than memory allows, or when a trace has nothing within the duration.
+    """
+    if not 0 < duration_s < float("inf"):
+        raise BadInput(f"duration_s = {duration_s:g}: give a duration above 0 seconds")
+    if isinstance(arrivals, Trace):
+        due = np.asarray(arrivals.due_s, dtype=float)
+        due = due[due < duration_s]
+        if not len(due):
+            raise BadInput(
+                f"the trace begins at {arrivals.due_s[0]:g} s, after the run of "
+                f"{duration_s:g} s; give a longer duration_s or a smaller time_scale"
+            )
+        return due
+    if peak_rps(arrivals) * duration_s > MOST_REQUESTS:
+        raise BadInput(
+            f"{peak_rps(arrivals):g} requests/s for {duration_s:g} s are more than "
+            f"{MOST_REQUESTS:,} requests; give a lower rate or a shorter duration_s"
+        )
+    match arrivals:
+        case Constant():
+            due = constant(arrivals.rate_rps, duration_s)
+        case Poisson():
+            due = poisson(arrivals.rate_rps, duration_s, seed)
+        case Ramp():
+            due = _ramp(arrivals.from_rps, arrivals.to_rps, duration_s, seed)
+        case Steps():
+            due = _steps(arrivals.steps, duration_s, seed)
+    # Rounding may put the last one on the end itself, which belongs to the next run.
+    return np.asarray(np.minimum(due, np.nextafter(duration_s, 0.0)))
+
+
+def classes(requests: int, weights: tuple[float, ...], seed: int) -> np.ndarray:
+    """Class of each request, shape [requests], drawn independently by weight."""
+    share = np.asarray(weights, dtype=float)
+    if not len(share) or not np.all(np.isfinite(share)) or np.any(share < 0) or not share.sum():
+        raise BadInput(f"weights {weights}: give at least one above 0, and none below")
+    # A stream of its own: with that of the due times a class would follow from its gap.
+    draw = np.random.default_rng([seed, 1])
+    return np.asarray(draw.choice(len(share), size=requests, p=share / share.sum()))
 
 
 def constant(rate_rps: float, duration_s: float) -> np.ndarray:
@@ -44,6 +235,37 @@ def shard(due: np.ndarray, index: int, workers: int) -> np.ndarray:
     if not 0 <= index < workers:
         raise ValueError(f"worker {index} of {workers}")
     return np.arange(index, len(due), workers)
+
+
+def _ramp(from_rps: float, to_rps: float, duration_s: float, seed: int) -> np.ndarray:
+    """Inversion of the integrated rate f t + a t^2 / 2, a = (to - from) / duration.
+
+    An inhomogeneous Poisson process is a homogeneous one of rate 1 on the scale of its
+    integrated rate (Cinlar, Introduction to Stochastic Processes, 4.7). The root is
+    written so that nothing cancels when the ramp is nearly flat.
+    """
+    draw = np.random.default_rng(seed)
+    total = (from_rps + to_rps) / 2 * duration_s
+    done = np.sort(draw.uniform(0.0, total, draw.poisson(total)))
+    slope = (to_rps - from_rps) / duration_s
+    root = np.sqrt(np.maximum(from_rps**2 + 2 * slope * done, 0.0))
+    return np.asarray(2 * done / (from_rps + root))
+
+
+def _steps(steps: tuple[Step, ...], duration_s: float, seed: int) -> np.ndarray:
+    """Inversion of the integrated rate, which is a polygon."""
+    rounds = int(duration_s // sum(step.seconds for step in steps)) + 1
+    ends = np.minimum(np.cumsum([step.seconds for step in steps] * rounds), duration_s)
+    edges = np.concatenate([[0.0], ends])
+    rates = np.array([step.rate_rps for step in steps] * rounds)
+    reached = np.concatenate([[0.0], np.cumsum(rates * np.diff(edges))])
+    draw = np.random.default_rng(seed)
+    done = np.sort(draw.uniform(0.0, reached[-1], draw.poisson(reached[-1])))
+    # Pauses are flat pieces of the polygon, where an inverse would have to choose.
+    rising = [i for i, (a, b) in enumerate(pairwise(reached)) if b > a]
+    piece = np.searchsorted(reached[1:][rising], done, side="right")
+    at = np.asarray(rising, dtype=int)[np.minimum(piece, len(rising) - 1)]
+    return np.asarray(edges[at] + (done - reached[at]) / rates[at])
 
 
 def _check(rate_rps: float, duration_s: float) -> None:

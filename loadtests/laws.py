@@ -1,0 +1,166 @@
+"""Operational laws that a closed-loop rung must obey, whatever the server is.
+
+Little: N = X (R + Z), with users N, throughput X, time in system R and think time Z.
+Utilisation: U = X D, with D the CPU time of one request; and U is at most what was
+granted. (Denning and Buzen, The Operational Analysis of Queueing Network Models, 1978.)
+They hold for any queue over any window, so a rung that breaks one was measured wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import exp, log, sqrt
+from typing import NamedTuple, Self
+
+import numpy as np
+from scipy.stats import norm
+
+from loadtests.records import Measurement
+
+LITTLE_TOLERANCE = 0.03
+"""Share of a user's time that the generator may spend between two requests."""
+
+DEMAND_TOLERANCE = 0.20
+"""CPU time of a request may differ by this between rungs: warm caches alone do as much."""
+
+WORTH = 1.05
+"""A doubling of users that gains less is the last."""
+
+CONFIDENCE = 0.95
+_SIGMAS = 3.0
+_TICK_S = 0.01  # the kernel accounts CPU time in these
+
+
+class Law(StrEnum):
+    """The laws that are checked."""
+
+    LITTLE = "little"
+    UTILISATION = "utilisation"
+    CAPACITY = "capacity"
+
+
+class Violation(NamedTuple):
+    """A broken law: what it demands, what was measured, and by how much they may differ."""
+
+    law: Law
+    expected: float
+    got: float
+    tolerance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One closed-loop run of a ladder.
+
+    ``response_s`` is the mean from sent to done, ``response_cv`` its coefficient of
+    variation; ``cpu_s`` what the replicas burnt in all, ``vcpus`` what they were granted.
+    ``counts`` are completions in equal slices of the window, where they are known.
+    """
+
+    users: int
+    completed: int
+    elapsed_s: float
+    response_s: float
+    response_cv: float
+    cpu_s: float
+    vcpus: float
+    think_s: float = 0.0
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Self:
+        """The rung that a closed-loop measurement is; ValueError for any other."""
+        if measurement.run.users is None:
+            raise ValueError(f"a rung is a closed-loop run, not a {measurement.run.mode} one")
+        values, counts = measurement.sent_to_done.values()
+        mean = measurement.sent_to_done.mean_s()
+        square = float(np.average((values - mean) ** 2, weights=counts)) if len(values) else 0.0
+        return cls(
+            users=measurement.run.users,
+            completed=measurement.ok,
+            elapsed_s=measurement.elapsed_s,
+            response_s=mean,
+            response_cv=sqrt(square) / mean if len(values) else 0.0,
+            cpu_s=measurement.cpu.replica_s,
+            vcpus=measurement.grant.vcpus * measurement.deployment.replicas,
+        )
+
+    @property
+    def throughput_rps(self) -> float:
+        """Completions per second."""
+        return self.completed / self.elapsed_s
+
+    @property
+    def demand_s(self) -> float:
+        """CPU-seconds of one request."""
+        return self.cpu_s / self.completed
+
+
+def violations(rung: Rung, reference: Rung | None = None) -> list[Violation]:
+    """The laws that ``rung`` breaks, with D from ``reference`` where there is one.
+
+    Tolerances are relative. Each user may have one request cut off by the end of the
+    window (users / completed), means have their standard error, CPU time its ticks.
+    Without completions every law is void, and Little's is reported broken.
+    """
+    if not rung.completed:
+        return [Violation(Law.LITTLE, rung.users, 0.0, LITTLE_TOLERANCE)]
+    found = []
+    cut = rung.users / rung.completed
+    noise = _SIGMAS * rung.response_cv / sqrt(rung.completed)
+    inside = rung.throughput_rps * (rung.response_s + rung.think_s)
+    tolerance = LITTLE_TOLERANCE + cut + noise
+    if abs(inside / rung.users - 1) > tolerance:
+        found.append(Violation(Law.LITTLE, float(rung.users), inside, tolerance))
+    ticks = _TICK_S * max(1.0, rung.vcpus)
+    used = rung.cpu_s / rung.elapsed_s
+    tolerance = LITTLE_TOLERANCE + ticks / (rung.elapsed_s * rung.vcpus)
+    if used > rung.vcpus * (1 + tolerance):
+        found.append(Violation(Law.CAPACITY, rung.vcpus, used, tolerance))
+    if reference is not None and reference.completed and reference.cpu_s > 0:
+        expected = rung.throughput_rps * reference.demand_s
+        tolerance = DEMAND_TOLERANCE + cut + ticks / reference.cpu_s
+        tolerance += ticks / (expected * rung.elapsed_s)
+        if abs(used / expected - 1) > tolerance:
+            found.append(Violation(Law.UTILISATION, expected, used, tolerance))
+    return found
+
+
+def gain(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Two-sided interval of this rung's throughput over the previous one's.
+
+    Normal on the logarithm of the ratio (delta method). A count of completions varies by
+    its index of dispersion: measured from slices where there are any, else that of a
+    Poisson count, 1, which is more than a saturated server shows.
+    """
+    if not previous.completed:
+        return (0.0, float("inf"))
+    if not this.completed:
+        return (0.0, 0.0)
+    spread = _dispersion(previous.counts) / previous.completed
+    spread += _dispersion(this.counts) / this.completed
+    middle = log(this.throughput_rps / previous.throughput_rps)
+    half = float(norm.ppf(0.5 + confidence / 2)) * sqrt(spread)
+    return exp(middle - half), exp(middle + half)
+
+
+def worth_doubling(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> bool | None:
+    """Whether the users should be doubled again, after ``this`` rung.
+
+    True: the last doubling gained more than 5 % for certain. False: it gained less for
+    certain, so stop. None: not known, so measure longer, or go on.
+    """
+    low, high = gain(previous, this, confidence)
+    if low > WORTH:
+        return True
+    return False if high < WORTH else None
+
+
+def _dispersion(counts: Sequence[int]) -> float:
+    """Variance over mean of the counts in slices; 1 where there are too few slices."""
+    if len(counts) < 8 or not sum(counts):
+        return 1.0
+    # Never quite zero: a clockwork's slices agree, its rate still has an end effect.
+    return max(float(np.var(counts, ddof=1) / np.mean(counts)), 0.01)

@@ -1,0 +1,269 @@
+"""The highest load under an SLO: a search that says what to probe next, and touches nothing.
+
+The margin of a probe is log(limit / quantile): positive when the objective is met, falling
+with the rate. Rates are doubled until it turns negative; what was seen is made monotone
+(isotonic regression: Barlow et al., Statistical Inference under Order Restrictions,
+1972), and its root found by interpolation. Only near the root are probes repeated, which
+is where they tell something, until the root's interval is narrow. The effort is counted in samples,
+since the certainty of a quantile is bought with samples, not seconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from pydantic import Field
+from scipy.optimize import isotonic_regression
+
+from loadtests.records import Slo
+from loadtests.slo import Verdict, required_n
+from serving.errors import BadInput
+from serving.records import Record
+
+NARROW = 0.15
+"""The root is bracketed this closely, relative to the rate, before probes are repeated."""
+
+TOLERANCE = 0.08
+"""Relative width of the root's 95 % interval that is good enough."""
+
+CLIFF_WIDTH = 0.05
+CLEAR = 0.5
+"""A margin beyond this is no chance: the quantile is 1.65 times off the limit."""
+
+_MOST_MARGIN = 3.0  # an overloaded probe's latency grows with its length, and means nothing more
+_FEWEST_NEAR = 8
+_NEAR = 0.12  # in log rate
+_OFFSETS = (-0.03, 0.03, 0.0)
+_REPEATS = 3
+_UNBIASED = 4  # the quantile of fewer samples than this many verdicts' worth is mostly too low
+_RESAMPLES = 400
+_PROBES = 40  # that the budget should last for
+
+
+class StopReason(StrEnum):
+    """Why a search ended. A closed list."""
+
+    FOUND = "found"
+    CLIFF = "cliff"
+    CEILING_HOLDS = "ceiling_holds"
+    LOWEST_FAILS = "lowest_fails"
+    BUDGET_SPENT = "budget_spent"
+
+
+class Probe(Record):
+    """One open-loop run to make: this many samples at this rate, on this seed's schedule."""
+
+    rate_rps: float = Field(gt=0)
+    samples: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
+class Seen(Record):
+    """What a probe found; ``n`` samples were used."""
+
+    rate_rps: float = Field(gt=0)
+    margin: float
+    n: int = Field(ge=1)
+    verdict: Verdict
+
+
+class MaxLoad(Record):
+    """The result: an interval of rates, and why the search ended there.
+
+    ``low_rps`` to ``high_rps`` is the 95 % interval of the root, or the two rates between
+    which it lies when probes were not repeated (a cliff, or a spent budget). A ceiling
+    that holds leaves ``high_rps`` open; a lowest rate that fails leaves ``low_rps`` 0.
+    """
+
+    rate_rps: float = Field(ge=0)
+    low_rps: float = Field(ge=0)
+    high_rps: float | None
+    stop_reason: StopReason
+    cliff: bool
+    samples: int = Field(ge=0)
+    probes: tuple[Seen, ...]
+
+
+class MaxLoadSearch:
+    """Ask for a probe, tell what it found, until there is none to ask for.
+
+    Raises BadInput when the rates are not 0 < lowest < ceiling, or when the budget does
+    not pay for a single probe.
+    """
+
+    def __init__(
+        self, slo: Slo, lowest_rps: float, ceiling_rps: float, budget_samples: int, seed: int
+    ) -> None:
+        self._fewest = required_n(0, slo.quantile)
+        if not 0 < lowest_rps < ceiling_rps < float("inf"):
+            raise BadInput(
+                f"lowest_rps = {lowest_rps:g}, ceiling_rps = {ceiling_rps:g}: "
+                "give 0 < lowest_rps < ceiling_rps"
+            )
+        if budget_samples < self._fewest:
+            raise BadInput(
+                f"budget_samples = {budget_samples}: one verdict on the quantile "
+                f"{slo.quantile:g} takes {self._fewest}; give more"
+            )
+        self._lowest, self._ceiling = lowest_rps, ceiling_rps
+        self._left, self._seed = budget_samples, seed
+        self._base = max(_UNBIASED * self._fewest, budget_samples // _PROBES)
+        self._seen: list[Seen] = []
+        self._pending: Probe | None = None
+        self._stop: StopReason | None = None
+
+    def ask(self) -> Probe | None:
+        """The next probe; the same until it is told of; None when the search is over."""
+        if self._pending is None and self._stop is None:
+            self._stop, rate, near = self._next()
+            if self._stop is None and self._left < self._fewest:
+                self._stop = StopReason.BUDGET_SPENT
+            if self._stop is None:
+                samples = min(self._base * (2 if near else 1), self._left)
+                seed = self._seed + len(self._seen)
+                self._pending = Probe(rate_rps=rate, samples=samples, seed=seed)
+        return self._pending
+
+    def tell(self, probe: Probe, margin: float, n: int, verdict: Verdict) -> None:
+        """What the probe asked for found: its margin log(limit / quantile), from ``n`` samples.
+
+        A quantile that is infinite has margin -inf. Raises ValueError for a probe that was
+        not asked for, more samples than were asked for, or a margin that is no number.
+        """
+        if probe != self._pending:
+            raise ValueError("tell() answers the probe that ask() gave last")
+        if np.isnan(margin) or not 1 <= n <= probe.samples:
+            raise ValueError(f"margin {margin}, {n} of {probe.samples} samples")
+        # The verdict knows more than the quantile: of a growing backlog, say.
+        margin = float(np.clip(margin, -_MOST_MARGIN, _MOST_MARGIN))
+        if verdict == Verdict.FAILS and margin >= 0:
+            margin = -CLEAR
+        if verdict == Verdict.HOLDS and margin < 0:
+            margin = 0.0
+        self._seen.append(Seen(rate_rps=probe.rate_rps, margin=margin, n=n, verdict=verdict))
+        self._left -= n
+        self._pending = None
+
+    def result(self) -> MaxLoad:
+        """What the search found; raises ValueError while it still has something to ask."""
+        if self._stop is None:
+            raise ValueError("the search is not over: ask() still has a probe")
+        rate, low, high = self._answer(self._stop)
+        return MaxLoad(
+            rate_rps=rate,
+            low_rps=low,
+            high_rps=high,
+            stop_reason=self._stop,
+            cliff=self._stop == StopReason.CLIFF,
+            samples=sum(seen.n for seen in self._seen),
+            probes=tuple(self._seen),
+        )
+
+    def _next(self) -> tuple[StopReason | None, float, bool]:
+        """Why to stop, or the next rate and whether it is near the root."""
+        if not self._seen:
+            return None, self._lowest, False
+        rates, margins = _monotone(self._seen)
+        if margins[0] < 0:
+            return self._at_end(StopReason.LOWEST_FAILS, self._lowest, Verdict.FAILS)
+        if margins[-1] >= 0:
+            if rates[-1] < self._ceiling:
+                return None, min(2 * rates[-1], self._ceiling), False
+            return self._at_end(StopReason.CEILING_HOLDS, self._ceiling, Verdict.HOLDS)
+        last = int(np.flatnonzero(margins >= 0)[-1])
+        low, high = rates[last], rates[last + 1]
+        jumps = margins[last] > CLEAR and margins[last + 1] < -CLEAR
+        if jumps and high <= low * (1 + CLIFF_WIDTH):
+            return StopReason.CLIFF, low, False
+        root = _root(rates, margins)
+        if jumps or (high > low * (1 + NARROW) and self._near(root) < _FEWEST_NEAR):
+            # Never close to an end: a bracket that shrinks from one side only is slow.
+            share = np.log(root / low) / np.log(high / low)
+            return None, float(low * (high / low) ** np.clip(share, 0.25, 0.75)), False
+        if self._near(root) >= _FEWEST_NEAR:
+            bottom, top = self._interval(root)
+            if top - bottom <= TOLERANCE * root:
+                return StopReason.FOUND, root, True
+        offset = _OFFSETS[len(self._seen) % len(_OFFSETS)]
+        return None, float(np.clip(root * (1 + offset), self._lowest, self._ceiling)), True
+
+    def _at_end(
+        self, reason: StopReason, rate: float, proof: Verdict
+    ) -> tuple[StopReason | None, float, bool]:
+        """Stop at an end of the range once that is proven, or was seen often enough."""
+        here = [seen for seen in self._seen if seen.rate_rps == rate]
+        sure = any(seen.verdict == proof for seen in here) or len(here) >= _REPEATS
+        return (reason if sure else None), rate, True
+
+    def _answer(self, stop: StopReason) -> tuple[float, float, float | None]:
+        """Rate, and the interval around it."""
+        rates, margins = _monotone(self._seen)
+        if margins[0] < 0:
+            return 0.0, 0.0, self._lowest
+        if margins[-1] >= 0:
+            high = None if stop == StopReason.CEILING_HOLDS else self._ceiling
+            return float(rates[-1]), float(rates[-1]), high
+        last = int(np.flatnonzero(margins >= 0)[-1])
+        low, high = float(rates[last]), float(rates[last + 1])
+        if stop == StopReason.CLIFF:
+            return low, low, high
+        root = _root(rates, margins)
+        if self._near(root) >= _FEWEST_NEAR:
+            return (root, *self._interval(root))
+        return root, low, high
+
+    def _near(self, root: float) -> int:
+        return sum(abs(np.log(seen.rate_rps / root)) <= _NEAR for seen in self._seen)
+
+    def _interval(self, root: float) -> tuple[float, float]:
+        """95 % interval of the root, by a seeded parametric bootstrap of the fit.
+
+        The noise of a margin is what the probes near the root scatter about a straight
+        line, per sample; each resample adds it anew to the fit, and is fitted again.
+        """
+        at = np.log([seen.rate_rps / root for seen in self._seen])
+        margins = np.array([seen.margin for seen in self._seen])
+        n = np.array([seen.n for seen in self._seen], dtype=float)
+        near = np.abs(at) <= _NEAR
+        line = np.polyfit(at[near], margins[near], 1, w=np.sqrt(n[near]))
+        scatter = margins[near] - np.polyval(line, at[near])
+        free = np.count_nonzero(near) - 2
+        noise = float(n[near] @ scatter**2) / free
+        order = np.argsort(at, kind="stable")
+        fitted = _isotonic(margins[order], n[order])
+        draw = np.random.default_rng([self._seed, len(self._seen)])
+        # Few probes tell the noise badly, which is what Student's t is for.
+        error = draw.standard_t(free, (_RESAMPLES, len(at))) * np.sqrt(noise / n[order])
+        rates = np.exp(at[order]) * root
+        roots = [_root(rates, _isotonic(fitted + extra, n[order])) for extra in error]
+        low, high = np.quantile(roots, [0.025, 0.975])
+        return min(float(low), root), max(float(high), root)
+
+
+def _monotone(seen: list[Seen]) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rates, rising, and the falling margins fitted to them, both [rates]."""
+    rates, place = np.unique([one.rate_rps for one in seen], return_inverse=True)
+    n = np.array([one.n for one in seen], dtype=float)
+    weight = np.bincount(place, n)
+    mean = np.bincount(place, n * [one.margin for one in seen]) / weight
+    return rates, _isotonic(mean, weight)
+
+
+def _isotonic(margins: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Closest falling sequence: pool adjacent violators."""
+    return np.asarray(isotonic_regression(margins, weights=weights, increasing=False).x)
+
+
+def _root(rates: np.ndarray, margins: np.ndarray) -> float:
+    """Where falling margins cross zero, linear in the logarithm of the rate.
+
+    An end of the range where they do not cross.
+    """
+    if margins[0] < 0:
+        return float(rates[0])
+    if margins[-1] >= 0:
+        return float(rates[-1])
+    last = int(np.flatnonzero(margins >= 0)[-1])
+    share = margins[last] / (margins[last] - margins[last + 1])
+    return float(rates[last] * (rates[last + 1] / rates[last]) ** share)

@@ -1,0 +1,106 @@
+"""Recorded traffic in a file, CSV or Parquet: one row a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loadtests.arrivals import Trace
+from serving.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Beyond this a number of seconds is a date (2001 and later), not a distance from the start.
+_EPOCH_S = 1e9
+
+
+def read_trace(
+    path: Path,
+    time_scale: float = 1.0,
+    *,
+    time_column: str = "timestamp",
+    batch_column: str = "batch",
+) -> Trace:
+    """Read due times, and batch sizes where the file has them.
+
+    ``time_column`` holds seconds from the start of the run, or dates: ISO 8601 text, a
+    date column of Parquet, or seconds since 1970; dates are counted from the first row.
+    Times are multiplied by ``time_scale``: 0.5 plays the trace at twice its speed.
+
+    Raises BadInput in one line that names the file, the column and what to change.
+    """
+    if not 0 < time_scale < float("inf"):
+        raise BadInput(f"{path}: time_scale = {time_scale:g}: give a number above 0")
+    table = _read_table(path)
+    if time_column not in table.columns:
+        have = ", ".join(str(name) for name in table.columns)
+        raise BadInput(f"{path}: no column '{time_column}' (it has: {have}); name the one to use")
+    if not len(table):
+        raise BadInput(f"{path}: no rows; give a trace with at least one request")
+    due = _seconds(table[time_column], f"{path}: column '{time_column}'") * time_scale
+    batches = None
+    if batch_column in table.columns:
+        batches = _batches(table[batch_column], f"{path}: column '{batch_column}'")
+    return Trace(due_s=tuple(due.tolist()), batches=batches)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """All columns of a CSV or Parquet file; pandas is loaded here, not in every worker."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; give the path of a CSV or Parquet trace")
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        if path.suffix in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+    except ImportError as error:
+        raise BadInput(f"{path}: reading Parquet needs pyarrow; install it, or give CSV") from error
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: not a readable {path.suffix[1:]} file ({reason})") from error
+    raise BadInput(f"{path}: traces are .csv or .parquet files; convert it, or rename it")
+
+
+def _seconds(column: pd.Series, where: str) -> np.ndarray:
+    """Seconds from the start, checked: finite, not negative, in order."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column):
+        times = column.to_numpy(dtype=float)
+        dates = bool(times[0] >= _EPOCH_S)
+    else:
+        try:
+            stamps = pd.to_datetime(column, format="ISO8601", utc=True)
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{where}: neither seconds nor ISO 8601 dates; convert it") from error
+        start = pd.Timestamp(0, tz="UTC")
+        times, dates = ((stamps - start) / pd.Timedelta(seconds=1)).to_numpy(dtype=float), True
+    if not np.all(np.isfinite(times)):
+        row = int(np.flatnonzero(~np.isfinite(times))[0])
+        raise BadInput(f"{where}: row {row + 1} has no time; remove that row")
+    if dates:
+        times = times - times[0]
+    back = np.flatnonzero(np.diff(times) < 0)
+    if len(back):
+        raise BadInput(f"{where}: row {back[0] + 2} is earlier than the row before; sort the file")
+    if times[0] < 0:
+        raise BadInput(f"{where}: row 1 is at {times[0]:g} s; times count from 0, so shift them")
+    return np.asarray(times)
+
+
+def _batches(column: pd.Series, where: str) -> tuple[int, ...]:
+    """Batch sizes, checked: whole numbers from 1."""
+    import pandas as pd
+
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+    wrong = np.flatnonzero(~((values >= 1) & (values % 1 == 0)))
+    if len(wrong):
+        raise BadInput(
+            f"{where}: row {wrong[0] + 1} is no whole number from 1; correct it, or drop the column"
+        )
+    return tuple(values.astype(int).tolist())

@@ -1,0 +1,234 @@
+"""The search for the highest load, against servers whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from loadtests.max_load import CLIFF_WIDTH, MaxLoad, MaxLoadSearch, Probe, StopReason
+from loadtests.records import Slo
+from loadtests.slo import Verdict, judge_slo
+from serving.errors import BadInput
+
+SLO = Slo(quantile=0.99, limit_ms=100)
+SERVICE_S = 0.01
+Server = Callable[[float, int, int], np.ndarray]
+
+
+def queue(service: Callable[[np.random.Generator, int], np.ndarray]) -> Server:
+    """A single server under Poisson arrivals; Lindley's recursion, step by step."""
+
+    def serve(rate_rps: float, n: int, seed: int) -> np.ndarray:
+        draw = np.random.default_rng(seed)
+        warm = 300
+        gaps = draw.exponential(1 / rate_rps, n + warm).tolist()
+        times = service(draw, n + warm).tolist()
+        wait, found = 0.0, []
+        for gap, time in zip(gaps, times, strict=True):
+            wait = max(0.0, wait - gap)
+            wait += time
+            found.append(wait)
+        return np.array(found[warm:])
+
+    return serve
+
+
+MM1 = queue(lambda draw, n: draw.exponential(SERVICE_S, n))
+MD1 = queue(lambda _, n: np.full(n, SERVICE_S))
+
+
+def cliff(at_rps: float) -> Server:
+    """Fast up to a rate, hopeless beyond it."""
+
+    def serve(rate_rps: float, n: int, seed: int) -> np.ndarray:
+        level = 0.02 if rate_rps < at_rps else 5.0
+        return level * np.random.default_rng(seed).lognormal(0, 0.1, n)
+
+    return serve
+
+
+def searched(
+    server: Server,
+    slo: Slo = SLO,
+    *,
+    lowest: float = 2.0,
+    ceiling: float = 1000.0,
+    budget: int = 100_000,
+    seed: int = 0,
+) -> MaxLoad:
+    """Run a search to its end."""
+    search = MaxLoadSearch(slo, lowest, ceiling, budget, seed)
+    while probe := search.ask():
+        found = server(probe.rate_rps, probe.samples, probe.seed)
+        margin = float(np.log(slo.limit_ms / 1e3 / np.quantile(found, slo.quantile)))
+        search.tell(probe, margin, len(found), judge_slo(found, slo).verdict)
+    return search.result()
+
+
+def mm1_rps(limit_s: float) -> float:
+    """Sojourns of M/M/1 are exponential with mean 1 / (mu - lambda)."""
+    return 1 / SERVICE_S + float(np.log(1 - 0.99)) / limit_s
+
+
+@lru_cache
+def md1_rps(limit_s: float) -> float:
+    """Rate at which M/D/1's wait just meets the limit: Crommelin's series (1932), bisected.
+
+    P(W <= t) = (1 - rho) sum_{k=0}^{floor(t/D)} (rho (k - t/D))^k / k! exp(-rho (k - t/D)).
+    """
+    low, high = 1.0, 99.0
+    while high - low > 0.01:
+        rate = (low + high) / 2
+        rho, t = rate * SERVICE_S, limit_s / SERVICE_S - 1
+        k = np.arange(int(t) + 1)
+        factorial = np.cumprod(np.maximum(k, 1).astype(float))
+        terms = (rho * (k - t)) ** k / factorial * np.exp(-rho * (k - t))
+        low, high = (rate, high) if (1 - rho) * terms.sum() >= 0.99 else (low, rate)
+    return low
+
+
+@pytest.mark.parametrize("name", ["M/M/1", "M/D/1"])
+def test_known_queues_are_found_within_a_tenth(name: str) -> None:
+    """The rate comes out within 10 % of the closed form, on eight seeds of eight."""
+    server, truth = {"M/M/1": (MM1, mm1_rps(0.1)), "M/D/1": (MD1, md1_rps(0.1))}[name]
+    for seed in range(8):
+        found = searched(server, seed=1000 * seed, budget=200_000)
+        assert found.rate_rps == pytest.approx(truth, rel=0.1)
+        assert found.high_rps is not None
+        assert found.low_rps <= found.rate_rps <= found.high_rps
+        assert not found.cliff
+
+
+def test_the_closed_form_of_md1_agrees_with_a_simulation() -> None:
+    """At the rate of Crommelin's series the simulated p99 is the limit."""
+    runs = [MD1(md1_rps(0.1), 100_000, seed) for seed in range(4)]
+    assert np.quantile(np.concatenate(runs), 0.99) == pytest.approx(0.1, rel=0.06)
+
+
+def test_the_interval_holds_the_truth() -> None:
+    """Of 16 searches that found the root, 13 or more have it in their 95 % interval."""
+    found = [searched(MD1, seed=77 * seed, budget=200_000) for seed in range(16)]
+    assert all(one.stop_reason == StopReason.FOUND for one in found)
+    truth = md1_rps(0.1)
+    held = [one.low_rps <= truth <= (one.high_rps or 0) for one in found]
+    assert sum(held) >= 13
+
+
+@pytest.mark.parametrize("at", [40.0, 333.0, 700.0])
+def test_a_cliff_is_an_interval(at: float) -> None:
+    """A server that breaks down from one rate to the next gets the two rates it breaks between."""
+    found = searched(cliff(at))
+    assert found.stop_reason == StopReason.CLIFF
+    assert found.cliff
+    assert found.high_rps is not None
+    assert found.low_rps < at <= found.high_rps
+    assert found.high_rps <= found.low_rps * (1 + CLIFF_WIDTH)
+    assert found.rate_rps == found.low_rps
+
+
+def test_probes_are_repeated_only_near_the_root() -> None:
+    """Half of all probes or more lie within 12 % of the answer, and doubling spans the rest."""
+    found = searched(MD1)
+    near = [abs(np.log(seen.rate_rps / found.rate_rps)) < 0.12 for seen in found.probes]
+    assert np.mean(near) >= 0.5
+    far = [seen.rate_rps for seen, close in zip(found.probes, near, strict=True) if not close]
+    assert len(far) == len(set(far))
+
+
+@pytest.mark.parametrize("limit_ms", [60.0, 100.0, 200.0])
+def test_a_tighter_limit_never_carries_more(limit_ms: float) -> None:
+    """On the same seeds, half the limit gives a lower rate."""
+    loose = searched(MM1, Slo(quantile=0.99, limit_ms=2 * limit_ms))
+    tight = searched(MM1, Slo(quantile=0.99, limit_ms=limit_ms))
+    assert tight.rate_rps < loose.rate_rps
+
+
+def test_the_budget_is_kept() -> None:
+    """No search uses more samples than it was given, and a small one says that it ran out."""
+    for budget in (459, 2000, 9000, 30_000, 100_000):
+        found = searched(MM1, budget=budget)
+        assert found.samples == sum(seen.n for seen in found.probes) <= budget
+    small = searched(MM1, budget=20_000)
+    assert small.stop_reason == StopReason.BUDGET_SPENT
+    assert small.high_rps is not None
+    assert small.low_rps < small.rate_rps < small.high_rps
+
+
+def test_the_same_seed_is_the_same_search() -> None:
+    """A search is a function of its arguments and of what it was told."""
+    assert searched(MM1, seed=5) == searched(MM1, seed=5)
+    assert searched(MM1, seed=5) != searched(MM1, seed=6)
+
+
+def test_ends_of_the_range_are_reported_as_such() -> None:
+    """A ceiling that holds leaves the answer open above; a lowest rate that fails is none."""
+    above = searched(MD1, ceiling=40)
+    assert above.stop_reason == StopReason.CEILING_HOLDS
+    assert (above.rate_rps, above.low_rps, above.high_rps) == (40, 40, None)
+    below = searched(MD1, lowest=90)
+    assert below.stop_reason == StopReason.LOWEST_FAILS
+    assert (below.rate_rps, below.low_rps, below.high_rps) == (0, 0, 90)
+
+
+def test_undecided_ends_are_looked_at_three_times() -> None:
+    """Where no verdict comes out, the end of the range is believed after three probes."""
+    search = MaxLoadSearch(SLO, 10, 20, 100_000, 0)
+    rates = []
+    while probe := search.ask():
+        rates.append(probe.rate_rps)
+        search.tell(probe, -0.1, probe.samples, Verdict.UNDECIDED)
+    assert rates == [10, 10, 10]
+    assert search.result().stop_reason == StopReason.LOWEST_FAILS
+
+
+def test_the_verdict_overrules_the_margin() -> None:
+    """A growing backlog fails although its quantile is still within the limit."""
+    search = MaxLoadSearch(SLO, 10, 20, 100_000, 0)
+    probe = search.ask()
+    assert probe is not None
+    search.tell(probe, 1.0, probe.samples, Verdict.FAILS)
+    assert search.ask() is None
+    assert search.result().stop_reason == StopReason.LOWEST_FAILS
+    assert search.result().probes[0].margin < 0
+
+
+def test_every_stop_reason_has_its_test() -> None:
+    """The list is closed; a new reason needs a search that ends in it."""
+    reached = {
+        searched(MD1).stop_reason,
+        searched(MD1, ceiling=40).stop_reason,
+        searched(MD1, lowest=90).stop_reason,
+        searched(cliff(100)).stop_reason,
+        searched(MM1, budget=2000).stop_reason,
+    }
+    assert reached == set(StopReason)
+
+
+def test_answers_out_of_turn_are_refused() -> None:
+    """Only the probe that was asked for can be answered, once, with what it was given."""
+    search = MaxLoadSearch(SLO, 10, 20, 100_000, 0)
+    with pytest.raises(ValueError, match="not over"):
+        search.result()
+    probe = search.ask()
+    assert probe is not None
+    assert search.ask() == probe
+    other = Probe(rate_rps=11, samples=probe.samples, seed=0)
+    for wrong, margin, n in ((other, 0.1, 5), (probe, np.nan, 5), (probe, 0.1, probe.samples + 1)):
+        with pytest.raises(ValueError, match=r"ask\(\)|samples"):
+            search.tell(wrong, margin, n, Verdict.HOLDS)
+    search.tell(probe, -np.inf, 5, Verdict.UNDECIDED)
+    with pytest.raises(ValueError, match=r"ask\(\)"):
+        search.tell(probe, 0.1, 5, Verdict.HOLDS)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "ceiling", "budget", "what"),
+    [(0, 10, 9999, "lowest_rps"), (20, 10, 9999, "ceiling_rps"), (1, 10, 458, "459; give more")],
+)
+def test_bad_searches_are_refused(lowest: float, ceiling: float, budget: int, what: str) -> None:
+    """Rates in disorder and budgets below one verdict are named."""
+    with pytest.raises(BadInput, match=what):
+        MaxLoadSearch(SLO, lowest, ceiling, budget, 0)
