@@ -183,8 +183,8 @@ def _distance(answers: Any, wanted: Any) -> Any:
 def _varied(pictures: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Half of the pictures mirrored, each moved by up to four pixels, edges repeated."""
     n, _, height, width = pictures.shape
-    mirrored = draw.random(n) < 0.5
-    varied = np.where(mirrored[:, None, None, None], pictures[:, :, :, ::-1], pictures)
+    mirrored = np.asarray(draw.random(n) < 0.5)
+    varied = np.where(mirrored.reshape(-1, 1, 1, 1), pictures[:, :, :, ::-1], pictures)
     padded = np.pad(varied, ((0, 0), (0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT)), mode="edge")
     down, right = draw.integers(0, 2 * _SHIFT + 1, (2, n))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
