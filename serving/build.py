@@ -164,7 +164,14 @@ class _Builder:
                 self._progress(f"{name}: {title}{': ' if line else ''}{line}")
 
             tell("")
-            making = Making(self._data, self._seed, scratch, tell)
+            making = Making(
+                data=self._data,
+                seed=self._seed,
+                inputs=self._workload.inputs,
+                outputs=self._workload.outputs,
+                scratch=scratch,
+                progress=tell,
+            )
             try:
                 step.apply(source, target, making)
             except (MemoryError, RuntimeError) as error:
