@@ -95,9 +95,7 @@ def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: 
     assert "Traceback" not in done.stderr
 
 
-def test_absent_data_say_how_to_get_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture study without CIFAR-10 ends in one line, before anything is built."""
     monkeypatch.delenv("TONNAGE_CIFAR10", raising=False)
     done = tonnage("run", "lenet", cwd=tmp_path)
