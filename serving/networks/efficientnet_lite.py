@@ -47,9 +47,7 @@ class PaddedConv(nn.Conv2d):
 class Block(nn.Module):
     """An inverted bottleneck: widen, filter each channel, narrow; a shortcut where it fits."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = inputs * expansion
         if expansion > 1:

@@ -73,9 +73,7 @@ class Inverted(nn.Module):
         super().__init__()
         wide = inputs * _EXPANSION
         self.inverted_conv = Conv(inputs, wide, norm=not bare, bias=bare)
-        self.depth_conv = Conv(
-            wide, wide, 3, stride=stride, groups=wide, norm=not bare, bias=bare
-        )
+        self.depth_conv = Conv(wide, wide, 3, stride=stride, groups=wide, norm=not bare, bias=bare)
         self.point_conv = Conv(wide, outputs, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
