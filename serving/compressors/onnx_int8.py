@@ -47,7 +47,7 @@ class DynamicInt8(Step):
 
     def check(self, source: Path, target: Path, making: Making) -> None:
         """Some weights are int8, and the file is smaller."""
-        _has_int8_weights(target)
+        has_int8_weights(target)
         checks.is_smaller(source, target, self.title)
 
 
@@ -103,7 +103,7 @@ class StaticInt8(Step):
         """Some weights are int8, activations are quantized, and the file is smaller."""
         import onnx
 
-        _has_int8_weights(target)
+        has_int8_weights(target)
         operators = {node.op_type for node in onnx.load(target).graph.node}
         if "QuantizeLinear" not in operators:
             raise StepFailed(f"{self.title}: no activation is quantized")
@@ -119,7 +119,8 @@ def calibration_batches(making: Making, rows: int) -> Iterator[dict[str, np.ndar
         yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
 
 
-def _has_int8_weights(path: Path) -> None:
+def has_int8_weights(path: Path) -> None:
+    """Raise StepFailed unless some tensor of the ONNX file is stored in eight bits."""
     import onnx
 
     kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.dims}

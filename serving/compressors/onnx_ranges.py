@@ -1,0 +1,95 @@
+"""An ONNX graph with the ranges of its tensors, from which it is quantized in part or whole.
+
+The ranges are observed once and kept in a file, because trying out which layers bear
+quantization makes dozens of quantized files from the same ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.compressors.quiet import quiet
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """``graph`` is the file to quantize, ``kept`` its ranges, as ``method`` found them."""
+
+    graph: Path
+    kept: Path
+    method: str
+
+    def quantize(
+        self,
+        target: Path,
+        *,
+        per_channel: bool = True,
+        only: Iterable[str] = (),
+        leave_out: Iterable[str] = (),
+    ) -> None:
+        """Write the int8 file (quantize/dequantize pairs), of ``only`` some nodes or of all."""
+        from onnxruntime import quantization
+
+        with quiet():
+            quantization.quantize_static(
+                self.graph,
+                target,
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=per_channel,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod[self.method],
+                calibration_cache_path=self.kept,
+                nodes_to_quantize=list(only),
+                nodes_to_exclude=list(leave_out),
+            )
+
+
+def prepare(source: Path, target: Path) -> None:
+    """Fold constants and infer shapes, as onnxruntime wants it before quantization."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with quiet():
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+
+
+def observe(graph: Path, batches: Iterable[Batch], method: str, scratch: Path) -> Ranges:
+    """Run ``batches`` through a prepared graph and keep the ranges that ``method`` chooses.
+
+    ``method`` is MinMax, Entropy or Percentile (``onnxruntime.quantization``). Batches are taken
+    one by one, so that only one batch's activations are in memory.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+
+    kept = scratch / f"ranges-{method}.json"
+    with quiet():
+        calibrator = create_calibrator(
+            graph,
+            augmented_model_path=str(scratch / f"observed-{method}.onnx"),
+            calibrate_method=quantization.CalibrationMethod[method],
+        )
+        for batch in batches:
+            calibrator.collect_data(_one(batch))
+        save_tensors_data(calibrator.compute_data(), kept)
+    return Ranges(graph, kept, method)
+
+
+def _one(batch: Batch) -> Any:
+    from onnxruntime import quantization
+
+    class One(quantization.CalibrationDataReader):  # type: ignore[misc] # untyped library
+        def __init__(self) -> None:
+            self._left = [dict(batch)]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self._left.pop() if self._left else None
+
+    return One()
