@@ -46,7 +46,7 @@ def test_the_real_data_are_whole(real: Dataset) -> None:
 def test_lenet_learns_from_real_pictures(
     real: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six epochs on 4,000 pictures beat guessing well over twofold; ONNX and OpenVINO decide alike."""
+    """Six epochs on 4,000 pictures beat guessing twofold; ONNX and OpenVINO decide alike."""
     monkeypatch.setenv("TONNAGE_CACHE", str(tmp_path))
     small = replace(
         real,
