@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serving.compressors import checks
+from serving.compressors.quiet import quiet
 from serving.steps import Making, Step, StepFailed
 
 _SMALLEST = 1024  # weights; below it the code book costs more than it saves
@@ -79,7 +80,8 @@ def _clustered(weights: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray
 
     flat = weights.reshape(-1, 1).astype(np.float64)
     start = np.unique(np.quantile(flat, (np.arange(values) + 0.5) / values)).reshape(-1, 1)
-    book, codes = kmeans2(flat, start, iter=_ROUNDS, minit="matrix", missing="warn")
+    with quiet():  # a value that no weight is nearest to is kept, and warned of
+        book, codes = kmeans2(flat, start, iter=_ROUNDS, minit="matrix", missing="warn")
     return book.reshape(-1).astype(np.float32), codes.reshape(weights.shape)
 
 
