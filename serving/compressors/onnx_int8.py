@@ -55,12 +55,14 @@ class DynamicInt8(Step):
 class StaticInt8(Step):
     """Weights and activations become int8, scaled by what ``calibration_rows`` rows show.
 
-    The rows come from the training split. Quantize/dequantize pairs (QDQ), weights per channel.
-    ``leave_out`` names nodes that stay in float.
+    The rows come from the training split. Quantize/dequantize pairs (QDQ); ``per_channel`` says
+    whether each channel's weights have a scale of their own. ``leave_out`` names nodes that
+    stay in float.
     """
 
     calibration_rows: int = 512
     method: str = "MinMax"
+    per_channel: bool = True
     leave_out: tuple[str, ...] = ()
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
@@ -92,7 +94,7 @@ class StaticInt8(Step):
                 target,
                 Rows(),
                 quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
+                per_channel=self.per_channel,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod[self.method],

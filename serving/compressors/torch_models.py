@@ -1,8 +1,7 @@
 """PyTorch networks as files: TorchScript archives that can be served, and opened to train on.
 
-A network is a function that returns an ``nn.Sequential`` of named layers. An archive holds
-the weights under the same names, so the network can be made again from it, with as many
-channels as the weights have.
+A network is a function that returns a module. An archive holds the weights under the same
+names, so the network can be made again from it, with as many channels as the weights have.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ def open_network(path: Path, network: Network) -> Any:
 
 
 def with_weights(module: Any, state: Mapping[str, Any]) -> Any:
-    """Load ``state`` into an ``nn.Sequential``, whose layers take on the sizes found there."""
+    """Load ``state`` into a module, whose layers take on the sizes found there."""
     from torch import nn
 
-    for name, layer in module.named_children():
+    for name, layer in module.named_modules():
         weight = state.get(f"{name}.weight")
         if weight is None:
             continue
         if isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1]
+            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = weight.shape
         elif isinstance(layer, nn.BatchNorm2d):
