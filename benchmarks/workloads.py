@@ -2,8 +2,8 @@
 
 Builds the variants of the study of that name, times them in process in alternation (each in a
 process of its own, five times over), explains what the seed report left unexplained, and
-writes reports/published/<name>/models.json and models.md. Resumable: what was measured with
-this very code is not measured again.
+writes reports/published/<name>/models.json and models.md, and the table over all models.
+Resumable: what was measured with this very code is not measured again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.__main__ import ROOT, code_hash
 from benchmarks.aims import AIMS, Aim, Figures
 from benchmarks.explain import EXPLANATIONS
+from benchmarks.table import write as write_table
 from reports.bundle import Bundle, StudyInfo, read_lines
 from reports.comparison_table import comparison
 from reports.markdown import render_table
@@ -41,6 +42,7 @@ def main(names: Sequence[str]) -> None:
     for name in names:
         say(f"{name}: reading data")
         publish(name)
+    write_table()
 
 
 def unknown(names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.compressors.onnx_ranges import Batch, Ranges
+from serving.compressors.quiet import quiet
 from serving.runtimes import open_model
 from serving.scoring import predict_in_chunks
 
@@ -88,6 +89,8 @@ def damage_alone(
     rows: Batch,
     scratch: Path,
     progress: Callable[[str], None] = lambda line: None,
+    *,
+    per_channel: bool = True,
 ) -> dict[str, float]:
     """Per layer the signal to noise (dB) of the answers when only it is quantized.
 
@@ -98,7 +101,72 @@ def damage_alone(
     found = {}
     for number, layer in enumerate(layers, 1):
         progress(f"layer {number} of {len(layers)}")
-        ranges.quantize(alone, only=[layer.name])
+        ranges.quantize(alone, per_channel=per_channel, only=[layer.name])
         found[layer.name] = distance(answers_to(alone, rows), wanted).signal_db
     alone.unlink(missing_ok=True)
     return found
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far a layer's weights and answers are from the float file's, in an int8 file.
+
+    ``weight_db`` and ``output_db`` are signal to noise; ``output_cosine`` is that of the angle
+    between the two outputs. None where the layer, or what it answers, is not quantized.
+    """
+
+    layer: Layer
+    weight_db: float | None
+    output_db: float | None
+    output_cosine: float | None
+
+
+def layer_errors(graph: Path, int8: Path, rows: Batch, scratch: Path) -> list[LayerError]:
+    """Compare an int8 file with the prepared float graph that it was made from, layer by layer.
+
+    Both answer ``rows``, and every inner tensor is kept: a few rows are enough and all that
+    fits into memory. Unlike :func:`damage_alone` an output carries the errors of all before it.
+    """
+    import onnx
+    from onnxruntime.quantization import qdq_loss_debug as debug
+
+    with quiet():
+        kept = []
+        for number, file in enumerate((graph, int8)):
+            augmented = scratch / f"all-tensors-{number}.onnx"
+            debug.modify_model_output_intermediate_tensors(file, augmented)
+            kept.append(debug.collect_activations(str(augmented), iter([dict(rows)])))
+            augmented.unlink()
+        weights = debug.compute_weight_error(
+            debug.create_weight_matching(str(graph), str(int8)), signal_db
+        )
+        pairs = debug.create_activation_matching(kept[1], kept[0])
+    nodes = {node.name: node for node in onnx.load(graph).graph.node}
+    readers = {name: node for node in nodes.values() for name in node.input}
+    found = []
+    for layer in layers_of(graph):
+        node = nodes[layer.name]
+        output = node.output[0]
+        if output not in pairs and output in readers:  # an activation that became part of it
+            output = readers[output].output[0]
+        wanted, got = (
+            np.concatenate([part.reshape(-1) for part in pairs[output][key]])
+            if output in pairs and key in pairs[output]
+            else None
+            for key in ("float", "post_qdq")
+        )
+        known = wanted is not None and got is not None
+        found.append(
+            LayerError(
+                layer,
+                weights.get(node.input[1]),
+                signal_db(wanted, got) if known else None,
+                _cosine(wanted, got) if known else None,
+            )
+        )
+    return found
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a.astype(np.float64) @ b) / lengths if lengths else 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.datasets.cifar10 import load_cifar10
+from serving.memory import require
 from serving.steps import Dataset
 
 
@@ -38,8 +39,12 @@ def enlarged_dataset(
 ) -> Dataset:
     """A seeded sample of CIFAR-10 for a workload whose input is ``image``.
 
-    Raises the errors of :func:`serving.datasets.cifar10.load_cifar10`.
+    Raises the errors of :func:`serving.datasets.cifar10.load_cifar10`, and BadInput when the
+    test pictures would not fit into memory.
     """
+    # Twice: while they are enlarged, and the sums on the way, beside the result.
+    pictures_gib = 4 * 3 * enlarging.size**2 * testing / 2**30
+    require(2 * pictures_gib, f"enlarging {testing:,} test pictures", "free some memory")
     data = load_cifar10(source)
     draw = np.random.default_rng(seed)
     train = np.sort(draw.permutation(len(data.train))[:training])

@@ -5,8 +5,6 @@ Parameter names are those of timm's ``efficientvit_b3``, so its checkpoints load
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -178,42 +176,51 @@ class Stage(nn.Module):
 class Head(nn.Module):
     """Pools the last stage and classifies."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int, widths: tuple[int, int], classes: int) -> None:
         super().__init__()
-        wide, hidden = HEAD_WIDTHS
-        self.in_conv = Conv(WIDTHS[-1], wide)
+        wide, hidden = widths
+        self.in_conv = Conv(inputs, wide)
         self.classifier = nn.Sequential(
             nn.Linear(wide, hidden, bias=False),
             nn.LayerNorm(hidden),
             nn.Hardswish(),
             nn.Dropout(0.0),
-            nn.Linear(hidden, CLASSES),
+            nn.Linear(hidden, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, 512, h, w] to scores [b, 1000]."""
+        """[b, inputs, h, w] to scores [b, classes]."""
         out: Tensor = self.classifier(self.in_conv(x).mean((2, 3)))
         return out
 
 
 class EfficientViT(nn.Module):
-    """The whole network: pictures [b, 3, h, w] to scores [b, 1000]; h and w in steps of 32."""
+    """The whole network: pictures [b, 3, h, w] to scores [b, classes]; h and w in steps of 32.
 
-    def __init__(self) -> None:
+    The defaults are B3's. Widths of the last two stages are multiples of 32.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = WIDTHS,
+        depths: tuple[int, ...] = DEPTHS,
+        head: tuple[int, int] = HEAD_WIDTHS,
+        classes: int = CLASSES,
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential()
-        self.stem.add_module("in_conv", Conv(3, WIDTHS[0], 3, stride=2))
-        for number in range(DEPTHS[0]):
-            self.stem.add_module(f"res{number}", Residual(Separable(WIDTHS[0])))
-        self.stages = nn.Sequential(*_stages())
-        self.head = Head()
+        self.stem.add_module("in_conv", Conv(3, widths[0], 3, stride=2))
+        for number in range(depths[0]):
+            self.stem.add_module(f"res{number}", Residual(Separable(widths[0])))
+        self.stages = nn.Sequential(
+            *(
+                Stage(widths[n - 1], widths[n], depths[n], attention=n > 2)
+                for n in range(1, len(widths))
+            )
+        )
+        self.head = Head(widths[-1], head, classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """[b, 3, h, w] to [b, 1000]."""
+        """[b, 3, h, w] to [b, classes]."""
         out: Tensor = self.head(self.stages(self.stem(pictures)))
         return out
-
-
-def _stages() -> Iterator[Stage]:
-    for number, depth in enumerate(DEPTHS[1:], 1):
-        yield Stage(WIDTHS[number - 1], WIDTHS[number], depth, attention=number > 2)

