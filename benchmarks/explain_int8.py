@@ -116,7 +116,7 @@ def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
 
 
 def where_the_time_goes(variants: Mapping[str, Variant]) -> Answer:
-    """onnxruntime's own profile of one call at batch 1 on one thread, by operator."""
+    """Onnxruntime's own profile of one call at batch 1 on one thread, by operator."""
     kinds = ("onnx", "onnx_int8_static")
     spent = {name: _profile(variants[name]) for name in kinds}
     totals = {name: sum(found.values()) for name, found in spent.items()}

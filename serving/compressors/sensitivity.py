@@ -149,21 +149,14 @@ def layer_errors(graph: Path, int8: Path, rows: Batch, scratch: Path) -> list[La
         output = node.output[0]
         if output not in pairs and output in readers:  # an activation that became part of it
             output = readers[output].output[0]
-        wanted, got = (
-            np.concatenate([part.reshape(-1) for part in pairs[output][key]])
-            if output in pairs and key in pairs[output]
-            else None
-            for key in ("float", "post_qdq")
-        )
-        known = wanted is not None and got is not None
-        found.append(
-            LayerError(
-                layer,
-                weights.get(node.input[1]),
-                signal_db(wanted, got) if known else None,
-                _cosine(wanted, got) if known else None,
+        db, cosine = None, None
+        if "float" in (pair := pairs.get(output, {})):
+            wanted, got = (
+                np.concatenate([part.reshape(-1) for part in pair[key]])
+                for key in ("float", "post_qdq")
             )
-        )
+            db, cosine = signal_db(wanted, got), _cosine(wanted, got)
+        found.append(LayerError(layer, weights.get(node.input[1]), db, cosine))
     return found
 
 

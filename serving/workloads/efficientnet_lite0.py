@@ -76,9 +76,7 @@ class TrainHead(Step):
             )
             features = _features(module.eval(), making)
             making.progress("fitting the head")
-            weight, bias = fit_head(
-                features, making.data.train_labels, self.decay, self.iterations
-            )
+            weight, bias = fit_head(features, making.data.train_labels, self.decay, self.iterations)
             module._fc.weight.data.copy_(weight)
             module._fc.bias.data.copy_(bias)
             save_network(module, target, making.inputs, making.outputs)
@@ -152,9 +150,7 @@ def fit_head(
     rows = (raw - mean) / deviation
     weight = torch.zeros(int(wanted.max()) + 1, rows.shape[1], requires_grad=True)
     bias = torch.zeros(len(weight), requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, line_search_fn="strong_wolfe"
-    )
+    solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def loss() -> Any:
         solver.zero_grad()

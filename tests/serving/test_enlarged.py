@@ -54,7 +54,16 @@ def test_the_seed_decides_the_sample() -> None:
     assert (first.train["image"] == again.train["image"]).all()
     assert first.fingerprint == again.fingerprint
     assert (first.train_labels != other.train_labels).any()
-    assert len({first.fingerprint, other.fingerprint, sample(1, Enlarging(64, (0.5,) * 3, (1.0,) * 3)).fingerprint}) == 3
+    assert (
+        len(
+            {
+                first.fingerprint,
+                other.fingerprint,
+                sample(1, Enlarging(64, (0.5,) * 3, (1.0,) * 3)).fingerprint,
+            }
+        )
+        == 3
+    )
 
 
 @pytest.mark.usefixtures("small")

@@ -32,7 +32,7 @@ LOUD = 1000.0
 
 
 def network(path: Path, loud: float = LOUD) -> Path:
-    """first (3x3) - wide (1x1) - narrow (1x1) - each (depthwise) - last (3x3) - scores."""
+    """First (3x3) - wide (1x1) - narrow (1x1) - each (depthwise) - last (3x3) - scores."""
     draw = np.random.default_rng(5)
 
     def weights(name: str, *shape: int) -> np.ndarray:
@@ -231,5 +231,3 @@ def test_other_ways_to_choose_ranges(making: Making, tmp_path: Path, method: str
     ranges = ranges_of(making, tmp_path, method)
     ranges.quantize(tmp_path / "int8.onnx", leave_out=HURT)
     assert moved(making, ranges.graph, tmp_path / "int8.onnx") < 0.5
-
-
