@@ -21,6 +21,7 @@ from serving.compressors.sensitivity import (
     answers_to,
     damage_alone,
     distance,
+    layer_errors,
     layers_of,
     signal_db,
 )
@@ -231,3 +232,39 @@ def test_other_ways_to_choose_ranges(making: Making, tmp_path: Path, method: str
     ranges = ranges_of(making, tmp_path, method)
     ranges.quantize(tmp_path / "int8.onnx", leave_out=HURT)
     assert moved(making, ranges.graph, tmp_path / "int8.onnx") < 0.5
+
+
+def test_errors_are_told_layer_by_layer(making: Making, tmp_path: Path) -> None:
+    """One scale for the loud layer's weights spoils them; a scale per channel does not.
+
+    Before the loud channel outputs are right in both files; where it is, the loud channel's own
+    energy hides the loss (an angle near zero); behind it the loss shows.
+    """
+    ranges = ranges_of(making, tmp_path)
+    rows = making.data.training_rows(slice(100, 108))
+    weight, output, cosine = ({}, {}, {})
+    for per_channel in (False, True):
+        int8 = tmp_path / "int8.onnx"
+        ranges.quantize(int8, per_channel=per_channel)
+        for error in layer_errors(ranges.graph, int8, rows, making.scratch):
+            key = (error.layer.name, per_channel)
+            weight[key], output[key] = error.weight_db, error.output_db
+            cosine[key] = error.output_cosine
+    assert weight["wide", False] < weight["wide", True]
+    assert weight["narrow", False] < weight["narrow", True]
+    for per_channel in (False, True):
+        assert output["first", per_channel] > 30
+        assert cosine["wide", per_channel] > 0.99
+        assert output["narrow", per_channel] < 15
+
+
+def test_what_stays_in_float_has_no_error_of_its_own(making: Making, tmp_path: Path) -> None:
+    """Neither weights nor outputs of a layer in float are compared."""
+    ranges = ranges_of(making, tmp_path)
+    int8 = tmp_path / "int8.onnx"
+    ranges.quantize(int8, leave_out=["last", "scores"])
+    rows = making.data.training_rows(slice(100, 108))
+    errors = {e.layer.name: e for e in layer_errors(ranges.graph, int8, rows, making.scratch)}
+    assert errors["last"].weight_db is None
+    assert errors["scores"].output_db is None
+    assert errors["first"].weight_db is not None
