@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests.fleet import Fleet, LoadResult
+from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
-from loadtests.monitor import Monitor, Snapshot
+from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
-from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
 
 GAIN_WORTH_DOUBLING = 1.05
@@ -50,9 +50,12 @@ QUICK = Dwell(warmup_s=0.2, paced_s=0.6, rung_s=0.4, open_s=0.8, open_shares=(0.
 
 @dataclass(frozen=True, kw_only=True)
 class CellContext:
-    """What all runs of one cell have in common."""
+    """What all runs of one cell have in common.
 
-    host: RayHost
+    ``call`` is how somebody else's server is asked; None is a model that we serve.
+    """
+
+    host: Host
     fleet: Fleet
     deployment: Deployment
     endpoint: Endpoint
@@ -61,6 +64,7 @@ class CellContext:
     seed: int
     environment: str
     role: str = "cell"
+    call: HttpCall | None = None
 
 
 def measure_cell(
@@ -135,7 +139,7 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             "started_at": started_at,
             "deployment": deployment,
             "grant": grant,
-            "inference": result.inference,
+            "inference": "round trip" if context.call else result.inference,
             "run": run,
             "elapsed_s": result.elapsed_s,
             "offered": result.offered,
@@ -148,7 +152,9 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             "sent_to_done": result.sent_to_done,
             "dispatch_lag": result.dispatch_lag,
             "queue": result.queue,
-            "service": result.service,
+            # A server that is not ours does not say its service time; paced round trips,
+            # which meet no queue, stand in for it.
+            "service": result.sent_to_done if context.call else result.service,
             "cpu": CpuUse(
                 replica_s=window.replica_s,
                 ingress_s=window.ingress_s,
@@ -171,4 +177,4 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
 def _load(
     context: CellContext, run: LoadRun, on_start: Callable[[], None] = lambda: None
 ) -> LoadResult:
-    return context.fleet.run(run, context.endpoint, context.payloads, on_start)
+    return context.fleet.run(run, context.endpoint, context.payloads, on_start, call=context.call)

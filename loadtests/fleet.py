@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ import psutil
 
 from loadtests import locust_launcher
 from loadtests.histogram import Histogram
+from loadtests.http_call import HttpCall, v2_call
 from loadtests.payloads import Payloads
 from loadtests.records import LoadRun
 from serving import host_facts
@@ -129,11 +130,12 @@ class Fleet:
         payloads: Path,
         on_start: Callable[[], None] = lambda: None,
         *,
-        headers: Mapping[str, str] | None = None,
+        call: HttpCall | None = None,
         insecure: bool = False,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
 
+        ``call`` is how a request is put, V2 inference when it is None.
         Raises Infrastructure when a worker is lost or Locust does not answer.
         """
         # One user cannot be split; a rung of a ladder is split evenly.
@@ -145,9 +147,8 @@ class Fleet:
             "users": users * workers if run.mode == "open" else users,
             "workers": workers,
             "url": endpoint.url,
-            "model": endpoint.model_name,
+            "call": (call or v2_call(endpoint)).model_dump(),
             "cell_id": endpoint.cell_id,
-            "headers": dict(headers or {}),
             "insecure": insecure,
             "payloads": str(payloads),
             "check_every": max(1, int(expected / 50)),

@@ -39,8 +39,10 @@ from locust.contrib.fasthttp import FastHttpSession  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
 from loadtests.arrivals import schedule, shard  # noqa: E402
+from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
+from serving.v2 import HEADER_LENGTH  # noqa: E402
 
 _CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
 _TFD_ABSTIME = 1
@@ -106,8 +108,8 @@ class Drive:
     def __init__(self, spec: dict[str, Any], index: int, crew: Crew) -> None:
         self.spec = spec
         self.payloads = Payloads.load(Path(spec["payloads"]))
-        self.path = f"/v2/models/{spec['model']}/infer"
-        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"])
+        self.call = HttpCall.model_validate(spec["call"])
+        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
@@ -129,8 +131,7 @@ class Drive:
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            ready = self.path.replace("/infer", "/ready")
-            user.client.get(ready, headers=self.spec["headers"], name="warm")
+            user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
             warmed.append(1)
 
         while len(self._crew) < self.users:
@@ -221,15 +222,19 @@ class CellUser(FastHttpUser):
 
     def send(self, run: Drive, due: float, payload: int, *, waited: bool = False) -> None:
         """Send one request of ``run`` and keep its sample."""
-        headers = {
-            **run.spec["headers"],
-            "Inference-Header-Content-Length": str(run.payloads.header_lengths[payload]),
-            "Content-Type": "application/octet-stream",
-            "Accept-Encoding": "identity",
-        }
+        headers = {"Accept-Encoding": "identity", **run.call.headers}
+        if run.payloads.header_lengths[payload]:
+            headers[HEADER_LENGTH] = str(run.payloads.header_lengths[payload])
         body = run.payloads.bodies[payload]
         sent = time.perf_counter()
-        response = self.client.post(run.path, data=body, headers=headers, name="infer")  # type: ignore[arg-type] # bytes are what it sends
+        response = self.client.request(
+            run.call.method,
+            run.call.path,
+            data=body or None,  # type: ignore[arg-type] # bytes are what it sends
+            headers=headers,
+            name="infer",
+            allow_redirects=False,
+        )
         content = response.content
         done = time.perf_counter()
         status = response.status_code

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loadtests.histogram import Histogram
+from loadtests.http_call import Check
 from loadtests.payloads import Payloads
 from serving.app import CELL_HEADER
 from serving.v2 import HEADER_LENGTH, decode_response
@@ -27,7 +28,8 @@ class Sample(NamedTuple):
     """One finished request. Times are ``perf_counter`` seconds; status 0 is no answer.
 
     ``waited`` is true when every connection was busy as it fell due: the server was full,
-    and the wait until it was sent is latency, but no fault of the generator.
+    and the wait until it was sent is latency, but no fault of the generator. ``failure``
+    names what went wrong in a task of the user's own, whatever its last status.
     """
 
     due: float
@@ -38,16 +40,26 @@ class Sample(NamedTuple):
     headers: Mapping[str, str] | None
     body: bytes | None
     waited: bool = False
+    failure: str | None = None
 
 
 class Tally:
     """Samples of one run on one worker.
 
-    ``cell_id`` None is a server that is not ours: its answers carry no cell.
+    ``cell_id`` None is a server that is not ours: its answers carry no cell. ``check`` says
+    which of its answers are good.
     """
 
-    def __init__(self, payloads: Payloads, cell_id: str | None, check_every: int) -> None:
+    def __init__(
+        self,
+        payloads: Payloads,
+        cell_id: str | None,
+        check_every: int,
+        check: Check = Check(),  # noqa: B008 - a frozen record
+    ) -> None:
         self._payloads = payloads
+        self._check = check
+        self._statuses = frozenset(check.statuses)
         self._cell_id = cell_id
         self._check_every = check_every
         self._samples: list[Sample] = []
@@ -64,7 +76,8 @@ class Tally:
         """Keep a sample; the body only of every n-th, for checking."""
         keep = len(self._samples) % self._check_every == 0 and self._kept < _MOST_KEPT_BODIES
         self._kept += keep
-        self._samples.append(sample if keep or sample.status != 200 else sample._replace(body=None))
+        good = sample.status in self._statuses
+        self._samples.append(sample if keep or not good else sample._replace(body=None))
 
     def summarise(self, started: float, ends: float) -> dict[str, Any]:
         """JSON-ready result: counts, encoded histograms, backlog growth, answer checks."""
@@ -76,7 +89,7 @@ class Tally:
         how: Counter[str] = Counter()
         for sample in self._samples:
             headers = sample.headers or {}
-            if sample.status != 200:
+            if sample.failure or sample.status not in self._statuses:
                 errors[_error_name(sample)] += 1
                 continue
             if self._cell_id is not None and headers.get(CELL_HEADER) != self._cell_id:
@@ -85,6 +98,9 @@ class Tally:
             if sample.body is not None and self._payloads.expected:
                 checked += 1
                 wrong += not self._matches(sample)
+            elif sample.body is not None and self._check.reads_bodies:
+                checked += 1
+                wrong += self._check.failure(sample.body) is not None
             timing = parse_server_timing(headers.get("server-timing", ""))
             queue += [timing["queue"]] if "queue" in timing else []
             service += [timing["service"]] if "service" in timing else []
@@ -120,7 +136,7 @@ class Tally:
             and answer[name].shape == values[sample.payload].shape
             and (
                 np.allclose(answer[name], values[sample.payload], atol=_TOLERANCE, rtol=_TOLERANCE)
-                if values.dtype.kind in "fc"
+                if values[sample.payload].dtype.kind in "fc"
                 else np.array_equal(answer[name], values[sample.payload])
             )
             for name, values in self._payloads.expected.items()
@@ -156,6 +172,8 @@ def backlog_growth(samples: list[Sample], started: float, ends: float) -> float:
 
 
 def _error_name(sample: Sample) -> str:
+    if sample.failure:
+        return sample.failure
     return f"http_{sample.status}" if sample.status else "no_answer"
 
 

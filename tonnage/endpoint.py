@@ -14,13 +14,14 @@ from loadtests.foreign import (
     ForeignServer,
     check_rate,
     foreign_payloads,
-    generated_rows,
-    read_rows,
 )
+from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.records import EndpointMeasurement, LoadRun
 from serving.errors import BadInput
+from serving.generate import generated_rows
 from serving.records import Endpoint
+from serving.rows import read_rows
 
 # One worker on one core keeps its dispatch lag below 2 ms up to about here.
 CEILING_RPS_PER_WORKER = 4000.0
@@ -54,13 +55,14 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
     )
     payloads = foreign_payloads(rows, run.batch, run.seed)
     server.round_trip_s(payloads)
+    call = v2_call(test.endpoint)
     with Fleet(log, workers=run.workers) as fleet:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         result = fleet.run(
             run,
             test.endpoint,
             fleet.store("payloads", payloads),
-            headers=test.headers,
+            call=call.model_copy(update={"headers": {**call.headers, **test.headers}}),
             insecure=test.insecure,
         )
     return EndpointMeasurement(

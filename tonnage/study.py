@@ -14,7 +14,6 @@ from pathlib import Path
 
 from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
 from loadtests.fleet import Fleet
-from loadtests.foreign import generated_rows
 from loadtests.judge import with_drift
 from loadtests.payloads import make_payloads
 from planner.prices import load_prices
@@ -26,6 +25,7 @@ from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
+from serving.generate import generated_rows
 from serving.model_store import model_path
 from serving.noop import noop_variant
 from serving.placement import CannotBeMeasured, divide
