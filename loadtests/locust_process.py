@@ -22,6 +22,7 @@ import contextlib  # noqa: E402 - nothing may be imported before the patch
 import ctypes  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import random  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections import deque  # noqa: E402
@@ -42,6 +43,8 @@ from loadtests.arrivals import schedule, shard  # noqa: E402
 from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
+from loadtests.user_tasks import Player, load_tasks  # noqa: E402
+from serving.errors import BadInput  # noqa: E402
 from serving.v2 import HEADER_LENGTH  # noqa: E402
 
 _CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
@@ -110,12 +113,14 @@ class Drive:
         self.payloads = Payloads.load(Path(spec["payloads"]))
         self.call = HttpCall.model_validate(spec["call"])
         self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
+        self.tasks = load_tasks(self.call.locustfile, spec["url"]) if self.call.locustfile else None
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
         self._crew = crew
         self._index = index
         self._backlog: deque[tuple[float, int]] = deque()
+        random.seed(f"{spec['seed']}/{index}")  # Locust draws a user's tasks from it
         draw = np.random.default_rng([spec["seed"], index])
         self._order = draw.integers(0, len(self.payloads.bodies), 65536).tolist()
         self._sent = 0
@@ -127,12 +132,18 @@ class Drive:
 
     def warm(self) -> None:
         """Open the connections of all users that this run needs."""
-        warmed: list[int] = []
+        warmed: list[Exception | None] = []
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
-            warmed.append(1)
+            try:
+                if self.tasks is None:
+                    user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
+                else:
+                    user.player = Player(self.tasks, user.environment)
+                warmed.append(None)
+            except Exception as error:  # in on_start of the user's file
+                warmed.append(error)
 
         while len(self._crew) < self.users:
             gevent.sleep(0.002)
@@ -140,6 +151,8 @@ class Drive:
             self._crew.give(connect)
         while len(warmed) < self.users:
             gevent.sleep(0.002)
+        for error in filter(None, warmed):
+            raise BadInput(f"--locustfile: on_start failed: {error!r}")
 
     def run(self) -> dict[str, Any]:
         """Dispatch the whole shard, wait for what is in flight, and sum up."""
@@ -200,6 +213,7 @@ class CellUser(FastHttpUser):
     """One connection. Does the jobs that a run hands it, and parks in between."""
 
     host = "http://127.0.0.1"
+    player: Player | None = None
 
     def reconnect(self, spec: dict[str, Any]) -> None:
         """Drop the old connection: one kept from another cell might reach its replica."""
@@ -221,7 +235,14 @@ class CellUser(FastHttpUser):
         crew.park()(self)
 
     def send(self, run: Drive, due: float, payload: int, *, waited: bool = False) -> None:
-        """Send one request of ``run`` and keep its sample."""
+        """Send one request of ``run``, or do a task of the user's own, and keep its sample."""
+        if run.tasks is not None and self.player is not None:
+            sent = time.perf_counter()
+            failure = self.player.perform()
+            done = time.perf_counter()
+            good = run.call.check.statuses[0]
+            run.tally.add(Sample(due, sent, done, payload, good, None, None, waited, failure))
+            return
         headers = {"Accept-Encoding": "identity", **run.call.headers}
         if run.payloads.header_lengths[payload]:
             headers[HEADER_LENGTH] = str(run.payloads.header_lengths[payload])
@@ -254,8 +275,12 @@ def worker(port: int) -> None:
     def on_spec(environment: Environment, msg: Any, **_: Any) -> None:
         runs.clear()
         if runner.worker_index < msg.data["workers"]:
-            run = Drive(msg.data, runner.worker_index, crew)
-            run.warm()
+            try:
+                run = Drive(msg.data, runner.worker_index, crew)
+                run.warm()
+            except BadInput as error:
+                runner.send_message("tonnage_refused", {"error": str(error)})
+                return
             runs.append(run)
             runner.send_message("tonnage_warm", {})
 
@@ -278,6 +303,8 @@ class Master:
         self._results: list[dict[str, Any]] = []
         self._runner.register_message("tonnage_warm", self._count)
         self._runner.register_message("tonnage_result", self._collect)
+        self._refused: list[str] = []
+        self._runner.register_message("tonnage_refused", self._refuse)
 
     def _count(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._warm += 1
@@ -285,9 +312,14 @@ class Master:
     def _collect(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._results.append(msg.data)
 
+    def _refuse(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._refused.append(msg.data["error"])
+
     def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float, workers: int) -> None:
         deadline = time.monotonic() + timeout_s
         while not reached():
+            if self._refused:
+                raise BadInput(self._refused[0])
             if self._runner.worker_count < workers:
                 raise RuntimeError(f"worker lost while waiting for {what}")
             if time.monotonic() > deadline:
@@ -302,6 +334,7 @@ class Master:
     def prepare(self, spec: dict[str, Any]) -> None:
         """Give out a spec; returns when every connection it needs is warm."""
         self._warm = 0
+        self._refused.clear()
         self._results.clear()
         self._runner.send_message("tonnage_spec", spec)
         self._wait("warm users", lambda: self._warm >= spec["workers"], 60, spec["workers"])
@@ -333,6 +366,8 @@ def master(port: int) -> None:
                 head.prepare(spec)
             else:
                 reply = {"results": head.go(spec)}
+        except BadInput as error:
+            reply = {"error": str(error), "kind": BadInput.__name__}
         except RuntimeError as error:
             reply = {"error": str(error)}
         print(json.dumps(reply), file=replies)

@@ -13,7 +13,7 @@ import psutil
 
 from serving.cgroups import Group
 from serving.placement import Placement
-from serving.records import Endpoint
+from serving.records import Deployment, Endpoint, Environment
 
 _PER_CPU = Path("/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -70,6 +70,18 @@ class Host(Protocol):
 
     def fallback_sessions(self) -> int:
         """Requests so far that went round the ingress."""
+        ...
+
+    def deploy(self, deployment: Deployment) -> Endpoint:
+        """Deploy, and wait until it answers. BadInput when it does not fit its instance."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Take a deployment down."""
+        ...
+
+    def environment(self) -> Environment:
+        """The environment of what is measured here."""
         ...
 
 

@@ -33,7 +33,7 @@ def machines(plan: Plan) -> str:
 def configuration(plan: Plan) -> str:
     """Say what is bought and what runs on it."""
     c = plan.candidate
-    return f"{machines(plan)}, {c.variant}, {f.count_of(c.threads, 'thread')}"
+    return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads)
 
 
 def latency(plan: Plan) -> str:

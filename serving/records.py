@@ -107,6 +107,9 @@ def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) 
     return all(spec.batched for spec in (*inputs, *outputs)) and len(names) <= 1
 
 
+COMMAND = "command"
+"""Runtime of a variant that is the server of a user: ``file`` is the command that starts it."""
+
 Enforcement = Literal["cpuset", "quota"]
 
 
@@ -160,7 +163,7 @@ class Deployment(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     variant: Variant
     instance: InstanceType
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=0, description="0: the server of a user decides")
     replicas: int = Field(ge=1, default=1)
     max_ongoing_requests: int = Field(ge=1, default=256)
     max_queued_requests: int = Field(ge=1, default=256)
@@ -173,8 +176,9 @@ class Deployment(Record):
     @property
     def label(self) -> str:
         """The deployment in words: ``2 x sim-0.5 (quota), onnx_fp32, 1 thread``."""
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return f"{self.replicas} x {self.instance.label}, {self.variant.name}, {threads}"
+        threads = f", {self.threads} thread" + ("s" if self.threads > 1 else "")
+        named = f"{self.replicas} x {self.instance.label}, {self.variant.name}"
+        return named + (threads if self.threads else "")
 
 
 class Replica(Record):
@@ -190,7 +194,7 @@ class Endpoint(Record):
 
     url: str
     model_name: str
-    protocol: Literal["v2"] = "v2"
+    protocol: Literal["v2", "http"] = "v2"
     managed: bool = False
     cell_id: str | None = None
     replicas: tuple[Replica, ...] = ()

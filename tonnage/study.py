@@ -7,15 +7,18 @@ skipped when they are there, which is how an interrupted study goes on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
 from loadtests.fleet import Fleet
+from loadtests.http_call import HttpCall
 from loadtests.judge import with_drift
-from loadtests.payloads import make_payloads
+from loadtests.monitor import Host
+from loadtests.payloads import Payloads, make_payloads
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -34,6 +37,7 @@ from serving.records import BenchRow, Endpoint, InstanceType, Variant
 from serving.workloads import Dataset, Workload, find_workload
 from tonnage.cells import (
     Cell,
+    draft_variants,
     duration_s,
     fit_budget,
     floor_cells,
@@ -41,19 +45,24 @@ from tonnage.cells import (
     reference_cell,
 )
 from tonnage.config import Study, beside
-from tonnage.planning import plan, study_demands, study_instances
+from tonnage.planning import ASSUMPTIONS, plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
 _FLOOR_ROWS = 6000
+_FLOOR_BYTES = 64 << 20
 STAGES = ("build", "bench", "measure", "plan")
-_QUICK_BENCH = {"batches": (1, 6000), "threads": (1,), "seconds": 0.2}
+_QUICK_BENCH = {"threads": (1,), "seconds": 0.2}
 
 
 @dataclass
 class StudyRun:
-    """One run of a study: its configuration, its folder, and how far it goes."""
+    """One run of a study: its configuration, its folder, and how far it goes.
+
+    ``call`` is how somebody else's server is asked; ``command`` what reproduces a study that
+    is no file of its own.
+    """
 
     study: Study
     path: Path
@@ -62,6 +71,8 @@ class StudyRun:
     budget_s: float | None = None
     until: str = STAGES[-1]
     quiet: bool = False
+    call: HttpCall | None = None
+    command: str | None = None
     _data: Dataset | None = field(default=None, init=False)
 
     @property
@@ -74,7 +85,12 @@ class StudyRun:
         """How long each part of a cell takes."""
         return QUICK if self.quick else FULL
 
-    def check(self) -> tuple[Mapping[str, InstanceType], list[Demand], Workload]:
+    @property
+    def baseline(self) -> str:
+        """The variant that others are compared with."""
+        return self.workload.baseline
+
+    def check(self) -> tuple[Mapping[str, InstanceType], list[Demand]]:
         """Read everything the study names. Raises BadInput before anything is made."""
         instances = study_instances(self.study, self.path)
         demands = study_demands(self.study, self.path)
@@ -88,16 +104,16 @@ class StudyRun:
             )
         if workload.baseline not in self.study.variants:
             raise BadInput(f"{self.path}: 'variants' lacks the baseline, {workload.baseline!r}")
-        return instances, demands, workload
+        return instances, demands
 
     def run(self) -> list[str]:
         """Do all stages that are not done yet; returns the plan's warnings.
 
         Raises the errors of :mod:`serving.errors`.
         """
-        instances, demands, workload = self.check()
+        instances, demands = self.check()
         bench_s = self._bench_estimate()
-        guess = self._guess(workload, instances)
+        guess = self._guess(instances)
         total = BUILD_S + bench_s + START_S + duration_s(guess, self.dwell) + REPORT_S
         if self.budget_s is not None:
             total = min(total, self.budget_s)
@@ -106,7 +122,7 @@ class StudyRun:
             steps.say(
                 f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}"
             )
-            variants = self._build(workload, steps)
+            variants = self._build(steps)
             if self.until == "build":
                 return []
             self._bench(variants, bench_s, steps)
@@ -124,22 +140,9 @@ class StudyRun:
         per_variant = grid.seconds * len(grid.batches) * len(grid.threads)
         return len(self.study.variants) * (per_variant + 2.0)
 
-    def _guess(self, workload: Workload, instances: Mapping[str, InstanceType]) -> list[Cell]:
+    def _guess(self, instances: Mapping[str, InstanceType]) -> list[Cell]:
         """The cells as they will be, from variants that are not built yet."""
-        drafts = [
-            Variant(
-                workload=workload.name,
-                name=name,
-                runtime="stub",
-                precision="",
-                file="",
-                sha256="",
-                size_bytes=0,
-                inputs=(),
-                outputs=(),
-            )
-            for name in self.study.variants
-        ]
+        drafts = draft_variants(self.study.workload, self.study.variants)
         return self._cells(drafts, instances, [], None)[0]
 
     def data(self) -> Dataset:
@@ -148,7 +151,7 @@ class StudyRun:
             self._data = self.workload.load(self.study.data.source, self.study.seed)
         return self._data
 
-    def _build(self, workload: Workload, steps: Steps) -> tuple[Variant, ...]:
+    def _build(self, steps: Steps) -> tuple[Variant, ...]:
         if self.folder.has("variants.jsonl"):
             made = self.folder.bundle().variants
             if all(model_path(variant).is_file() for variant in made):
@@ -156,29 +159,34 @@ class StudyRun:
         steps.step("build: reading data", BUILD_S)
         data = self.data()
         variants = build_variants(
-            workload,
+            self.workload,
             self.study.variants,
             data,
             seed=self.study.seed,
             max_auc_loss=self.study.quality.max_auc_loss,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
-        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
-            self.folder.keep(Path(name).name, beside(self.path, name))
-        self.folder.keep("study.toml", self.path)
-        self.folder.write_one("study.json", self._info(data, ()))
-        self.folder.write_lines("variants.jsonl", variants)
+        self._keep(data.description, variants)
         for variant in variants:
             if variant.barred:
                 steps.say(f"barred from recommendations: {variant.name} {variant.barred}")
         return tuple(variants)
+
+    def _keep(self, description: str, variants: Sequence[Variant]) -> None:
+        """Leave the study, the files that it names, and its variants in the run's folder."""
+        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
+            self.folder.keep(Path(name).name, beside(self.path, name))
+        self.folder.keep("study.toml", self.path)
+        self.folder.write_one("study.json", self._info(description))
+        self.folder.write_lines("variants.jsonl", variants)
 
     def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
         if self.folder.has("bench.jsonl"):
             return
         grid = self.study.bench
         if self.quick:
-            grid = grid.model_copy(update=_QUICK_BENCH)
+            ends = tuple(sorted({min(grid.batches), max(grid.batches)}))
+            grid = grid.model_copy(update={**_QUICK_BENCH, "batches": ends})
         rows: list[BenchRow] = bench(
             variants,
             self.data().test,
@@ -197,10 +205,9 @@ class StudyRun:
         budget_s: float | None,
     ) -> tuple[list[Cell], list[str]]:
         grid = self.study.measure
-        baseline = self.workload.baseline
         placement = divide(host_facts.physical_cores())
         cells, skipped = make_cells(
-            grid, variants, baseline, instances, placement, quotas=enforces_quotas()
+            grid, variants, self.baseline, instances, placement, quotas=enforces_quotas()
         )
         if not cells:
             raise CannotBeMeasured(f"none of the study's sizes can be measured here: {skipped[0]}")
@@ -214,7 +221,7 @@ class StudyRun:
             ]
             skipped.append(f"quick run: only {wanted.variant} on {wanted.instance} is measured")
         reference = None if self.quick else reference_cell(grid, variants, instances)
-        if reference is not None:
+        if reference is not None and self.call is None:
             model = reference.deployment.variant
             # A draft, of which only the number of cells is wanted, has no file yet.
             noop = noop_variant(model.workload, model.inputs) if model.file else model
@@ -226,7 +233,7 @@ class StudyRun:
             seed=self.study.seed,
             dwell=self.dwell,
             budget_s=float("inf") if budget_s is None else budget_s,
-            baseline=baseline,
+            baseline=self.baseline,
             demanded=[d.batch for d in demands],
         )
         return order, skipped + dropped
@@ -257,10 +264,10 @@ class StudyRun:
             self.folder.write_one("study.json", updated)
             self.folder.keep_order([cell.key for cell in order])
         finished = self.folder.finished_cells()
-        steps.step("serve: starting Ray Serve, HAProxy and Locust", START_S)
+        steps.step("serve: starting what serves, and Locust", START_S)
         logs = self.folder.path / "logs"
         with (
-            RayHost(logs / "ray.log") as host,
+            self._host(logs) as host,
             Fleet(
                 logs / "locust.log",
                 workers=self.study.measure.workers,
@@ -294,7 +301,7 @@ class StudyRun:
         self,
         order: list[Cell],
         finished: list[str],
-        host: RayHost,
+        host: Host,
         fleet: Fleet,
         environment: str,
         steps: Steps,
@@ -326,25 +333,34 @@ class StudyRun:
                     self._leave_out(cell, str(error), steps)
                     continue
                 running = (deployment.cell_id, endpoint.model_name, endpoint)
-            rows = self.data().test
-            if cell.role == "floor":
-                rows = generated_rows(deployment.variant.inputs, _FLOOR_ROWS, self.study.seed)
-            payloads = make_payloads(deployment, rows, cell.batch, self.study.seed)
             context = CellContext(
                 host=host,
                 fleet=fleet,
                 deployment=deployment,
                 endpoint=running[2],
-                payloads=fleet.store("payloads", payloads),
+                payloads=fleet.store("payloads", self._payloads(cell)),
                 batch=cell.batch,
                 seed=self.study.seed + number,
                 environment=environment,
                 role=cell.role,
+                call=self.call,
             )
             runs = measure_reference if cell.role == "reference" else measure_cell
             for measurement in runs(context, self.dwell, next_sequence):
                 self.folder.append("measurements.jsonl", measurement)
             self.folder.finish_cell(cell.key)
+
+    def _host(self, logs: Path) -> AbstractContextManager[Host]:
+        return RayHost(logs / "ray.log")
+
+    def _payloads(self, cell: Cell) -> Payloads:
+        rows = self.data().test
+        if cell.role == "floor":
+            inputs = cell.deployment.variant.inputs
+            size = 4 * sum(spec.shape[-1] for spec in inputs)
+            most = max(cell.batch, min(_FLOOR_ROWS, _FLOOR_BYTES // size))
+            rows = generated_rows(inputs, most, self.study.seed)
+        return make_payloads(cell.deployment, rows, cell.batch, self.study.seed)
 
     def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:
         steps.say(f"not measured: {cell.label}: {reason}")
@@ -364,29 +380,22 @@ class StudyRun:
         self.folder.finish()
         return warnings
 
-    def _info(self, data: Dataset, skipped: tuple[str, ...]) -> StudyInfo:
-        command = f"tonnage run {self.study.name}" + (" --quick" if self.quick else "")
+    def _info(self, description: str) -> StudyInfo:
+        command = self.command or f"tonnage run {self.study.name}"
+        command += " --quick" if self.quick and not self.command else ""
         return StudyInfo(
             name=self.study.name,
             title=self.study.title,
             workload=self.study.workload,
-            baseline=self.workload.baseline,
+            baseline=self.baseline,
             config_hash=self.config_hash,
             seed=self.study.seed,
             quick=self.quick,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            dataset=data.description,
+            dataset=description,
             max_auc_loss=self.study.quality.max_auc_loss,
-            skipped=skipped,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
-            assumptions=(
-                "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-                "Plans count replicas only; what Ray and the ingress need comes on top.",
-                "One replica runs one inference call at a time; HAProxy sends each request "
-                "to the replica with the fewest in flight.",
-                "Prices attach to this host's figures only through the CPU factors of "
-                "prices.toml; those shipped are assumptions, not measurements.",
-            ),
+            assumptions=ASSUMPTIONS,
         )
 
     @property

@@ -19,6 +19,8 @@ import psutil
 from serving import host_facts, placement
 from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
 from serving.errors import BadInput, Infrastructure, TonnageError
+from serving.grants import check_fits_host, enforcement, grants_of
+from serving.ports import check_free, free_port
 from serving.private_folder import new_name, private_base, remove_stale_folders
 from serving.ray_host import enter_instance, host
 from serving.ray_host.settings import admin_socket, host_environment
@@ -26,8 +28,6 @@ from serving.records import Deployment, Endpoint, Environment, Grant, Replica
 from serving.supervised import Supervised
 
 READY_TIMEOUT_S = 60.0
-# The kernel rounds a memory limit down to whole pages.
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # A worker of Ray with onnxruntime and no model yet, as measured; below it nothing starts.
 _BASE_MEMORY_BYTES = 200 << 20
 
@@ -41,7 +41,7 @@ class RayHost:
     """
 
     def __init__(self, log: Path, *, port: int | None = None, overlap: bool = False) -> None:
-        self.port = _check_free(port) if port else _free_port()
+        self.port = check_free(port) if port else free_port()
         self._log = log
         self._replica_groups: dict[str, list[Group]] = {}
         self._deployments: dict[str, Deployment] = {}
@@ -58,9 +58,7 @@ class RayHost:
     @property
     def enforcement(self) -> Literal["cgroup-v1", "cgroup-v2", "affinity"]:
         """How instance types are enforced on this host."""
-        if self.tree is None:
-            return "affinity"
-        return "cgroup-v1" if self.tree.version == 1 else "cgroup-v2"
+        return enforcement(self.tree)
 
     def environment(self) -> Environment:
         """The environment of what is measured here."""
@@ -72,7 +70,7 @@ class RayHost:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        env = host_environment(os.environ, self.folder, _free_port)
+        env = host_environment(os.environ, self.folder, free_port)
         # Ray opens its own folder to everybody; inside ours, which is 0700, that is harmless.
         settings = {"folder": str(self.folder / "r"), "http_port": self.port}
         self._process = Supervised(
@@ -123,7 +121,10 @@ class RayHost:
         """
         name = deployment.variant.model_name
         _check_memory(deployment)
-        grants = self._grants(deployment)
+        check_fits_host(deployment.instance)
+        grants = grants_of(
+            deployment.instance, deployment.replicas, self._free_cpus(deployment), self.tree
+        )
         slots, groups = [], []
         for index, grant in enumerate(grants):
             procs: list[str] = []
@@ -251,32 +252,6 @@ class RayHost:
             )
         return tuple(free)
 
-    def _grants(self, deployment: Deployment) -> list[Grant]:
-        instance = deployment.instance
-        if instance.vcpus > len(self._all_cpus):
-            raise BadInput(
-                f"instance {instance.name} has {instance.vcpus:g} vCPUs, this host has "
-                f"{len(self._all_cpus)}; choose a smaller --instance"
-            )
-        if instance.memory_gib > host_facts.memory_limit_gib():
-            raise BadInput(
-                f"instance {instance.name} has {instance.memory_gib:g} GiB, this host has "
-                f"{host_facts.memory_limit_gib():.1f}; choose a smaller --instance"
-            )
-        cpus = placement.cpus_of_replicas(
-            instance, deployment.replicas, self._free_cpus(deployment)
-        )
-        if self.tree is None:
-            return [
-                Grant(method="affinity", cpus=c, quota_cpus=None, memory_bytes=None) for c in cpus
-            ]
-        quota = instance.vcpus if instance.enforcement == "quota" else None
-        memory = int(instance.memory_gib * 2**30) // _PAGE_BYTES * _PAGE_BYTES
-        return [
-            Grant(method=self.enforcement, cpus=c, quota_cpus=quota, memory_bytes=memory)
-            for c in cpus
-        ]
-
     def _await_ready(self, name: str, cell_id: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         seen = "no answer"
@@ -336,21 +311,3 @@ def _check_memory(deployment: Deployment) -> None:
             f"{deployment.instance.name} has {deployment.instance.memory_gib:g}; choose an "
             "instance with more memory, or raise memory_gib in instances.toml"
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_free(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise BadInput(
-                f"port {port} cannot be used ({error}); choose another with --port"
-            ) from None
-    return port
