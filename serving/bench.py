@@ -47,7 +47,7 @@ def bench(
     results: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
         data = Path(folder) / "rows.npz"
-        save_rows(data, rows)
+        save_rows(data, {name: values[: max(batches)] for name, values in rows.items()})
         for variant in variants:
             progress(variant.name)
             request = {

@@ -99,9 +99,9 @@ class ServerRun(StudyRun):
         return self.server
 
     @property
-    def baseline(self) -> str:
-        """The server itself."""
-        return SERVER
+    def judged(self) -> tuple[str, str]:
+        """The server itself; its answers are checked, not scored."""
+        return SERVER, "fidelity"
 
     def check(self) -> tuple[Mapping[str, InstanceType], list[Demand]]:
         """Read what the run names. Raises BadInput before anything is started."""

@@ -34,7 +34,8 @@ from serving.noop import noop_variant
 from serving.placement import CannotBeMeasured, divide
 from serving.ray_host.client import RayHost
 from serving.records import BenchRow, Endpoint, InstanceType, Variant
-from serving.workloads import Dataset, Workload, find_workload
+from serving.steps import Dataset
+from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
     draft_variants,
@@ -86,9 +87,9 @@ class StudyRun:
         return QUICK if self.quick else FULL
 
     @property
-    def baseline(self) -> str:
-        """The variant that others are compared with."""
-        return self.workload.baseline
+    def judged(self) -> tuple[str, str]:
+        """The variant that others are compared with, and the metric that the gate watches."""
+        return self.workload.baseline, self.workload.metric
 
     def check(self) -> tuple[Mapping[str, InstanceType], list[Demand]]:
         """Read everything the study names. Raises BadInput before anything is made."""
@@ -163,7 +164,8 @@ class StudyRun:
             self.study.variants,
             data,
             seed=self.study.seed,
-            max_auc_loss=self.study.quality.max_auc_loss,
+            max_loss=self.study.quality.max_loss,
+            providers=self.study.build.providers,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
         self._keep(data.description, variants)
@@ -207,7 +209,7 @@ class StudyRun:
         grid = self.study.measure
         placement = divide(host_facts.physical_cores())
         cells, skipped = make_cells(
-            grid, variants, self.baseline, instances, placement, quotas=enforces_quotas()
+            grid, variants, self.judged[0], instances, placement, quotas=enforces_quotas()
         )
         if not cells:
             raise CannotBeMeasured(f"none of the study's sizes can be measured here: {skipped[0]}")
@@ -233,7 +235,7 @@ class StudyRun:
             seed=self.study.seed,
             dwell=self.dwell,
             budget_s=float("inf") if budget_s is None else budget_s,
-            baseline=self.baseline,
+            baseline=self.judged[0],
             demanded=[d.batch for d in demands],
         )
         return order, skipped + dropped
@@ -387,13 +389,14 @@ class StudyRun:
             name=self.study.name,
             title=self.study.title,
             workload=self.study.workload,
-            baseline=self.baseline,
+            baseline=self.judged[0],
             config_hash=self.config_hash,
             seed=self.study.seed,
             quick=self.quick,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             dataset=description,
-            max_auc_loss=self.study.quality.max_auc_loss,
+            metric=self.judged[1],
+            max_loss=self.study.quality.max_loss,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
             assumptions=ASSUMPTIONS,
         )
