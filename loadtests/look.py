@@ -10,11 +10,10 @@ from loadtests.http_call import HttpCall
 from serving.command_host import Seen
 
 _SHOWN = 160
+_TIMEOUT_S = 10.0  # that of a request in a load run
 
 
-def ready_when_answered(
-    call: HttpCall, body: bytes, health: str | None, timeout_s: float
-) -> Callable[[str], Seen]:
+def ready_when_answered(call: HttpCall, body: bytes, health: str | None) -> Callable[[str], Seen]:
     """A look that asks the health path first, where there is one, then the request itself.
 
     With a locustfile there is no request of ours, and any answer at the health path, or at
@@ -23,13 +22,13 @@ def ready_when_answered(
 
     def look(url: str) -> Seen:
         if health is not None:
-            status, text = _ask(url, "GET", health, b"", {}, timeout_s)
+            status, text = _ask(url, "GET", health, b"", {})
             if not 200 <= status < 300:
                 return Seen(ready=False, text=_words("GET", health, status, text))
         if call.locustfile is not None:
-            status, text = _ask(url, "GET", health or "/", b"", {}, timeout_s)
+            status, text = _ask(url, "GET", health or "/", b"", {})
             return Seen(ready=status > 0, text=text.decode(errors="replace"))
-        status, text = _ask(url, call.method, call.path, body, call.headers, timeout_s)
+        status, text = _ask(url, call.method, call.path, body, call.headers)
         if status not in call.check.statuses:
             said = _words(call.method, call.path, status, text)
             return Seen(ready=False, text=said, wrong=status not in (0, 503))
@@ -43,12 +42,12 @@ def ready_when_answered(
 
 
 def _ask(
-    url: str, method: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
+    url: str, method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> tuple[int, bytes]:
     """Status and body; status 0 with the reason where there was no answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(
-        parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s
+        parts.hostname or "127.0.0.1", parts.port, timeout=_TIMEOUT_S
     )
     try:
         connection.request(method, path, body or None, headers)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Sequence
 
 from serving.model_store import store_folder
-from serving.records import TensorSpec, Variant, sha256_of
+from serving.records import Variant, sha256_of
 from serving.runtimes.stub import StubRuntime
 
 NAME = "noop"
 
 
-def noop_variant(workload: str, inputs: Sequence[TensorSpec]) -> Variant:
-    """A no-op whose requests have as many numbers a row as those of ``inputs``.
+def noop_variant(workload: str, features: int) -> Variant:
+    """A no-op whose requests have ``features`` numbers a row, as the model's have.
 
     Its file is written into the model store.
     """
-    features = sum(math.prod(max(1, d) for d in spec.shape[1:]) for spec in inputs) or 1
     path = store_folder() / workload / f"{NAME}-{features}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")

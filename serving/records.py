@@ -65,6 +65,11 @@ class Quality(Record):
     fidelity: float | None = Field(
         default=None, description="share of rows decided as the baseline decides them"
     )
+    reproduced: float | None = Field(
+        default=None,
+        description="share of the variation of the baseline's answers to generated rows that "
+        "is reproduced: fidelity to it, and no measure of quality",
+    )
 
 
 class Parity(Record):
@@ -102,6 +107,9 @@ class Variant(Record):
         default=(), description="onnxruntime execution providers; empty means the CPU"
     )
     method: str = Field(default="", description="the steps that made it, in words")
+    one_row_a_call: bool = Field(
+        default=False, description="whatever its shapes say, it does not take several rows"
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quality: Quality | None = None
@@ -118,7 +126,7 @@ class Variant(Record):
     @property
     def batched(self) -> bool:
         """Whether a request may hold several rows; see :func:`has_batch_axis`."""
-        return has_batch_axis(self.inputs, self.outputs)
+        return not self.one_row_a_call and has_batch_axis(self.inputs, self.outputs)
 
 
 def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:

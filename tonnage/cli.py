@@ -6,7 +6,6 @@ Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement in
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import time
@@ -30,7 +29,9 @@ from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
+from tonnage import own_options as own
 from tonnage.config import load_study, shipped
+from tonnage.durations import seconds_of
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
@@ -58,15 +59,68 @@ Json = Annotated[bool, typer.Option("--json", help="machine-readable result on s
 
 @app.command()
 def run(
-    study: StudyArgument,
+    study: Annotated[
+        str | None, typer.Argument(help="a study; or give --model or --cmd instead")
+    ] = None,
+    model: own.Model = None,
+    cmd: own.Cmd = None,
+    rate: own.Rate = None,
+    p99: own.P99 = None,
+    batch: own.Batch = 1,
+    instance: own.Instances = None,
+    input_: own.Input = None,
+    payload: own.Payload = None,
+    allow_pickle_sha256: own.PickleHash = None,
+    request: own.Request = None,
+    url: own.Url = "/",
+    method: own.Method = "POST",
+    header: own.Header = None,
+    check: own.CheckOption = None,
+    health: own.Health = None,
+    port: own.Port = None,
+    start_timeout: own.StartTimeout = "60s",
+    locustfile: own.Locustfile = None,
+    name: own.Name = None,
+    seed: own.Seed = 0,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Run a study: build, bench, serve, measure, plan, report."""
-    made = _study_run(study, quick, time_budget, fresh, runs)
+    """Run a study, or size a model (--model) or a server (--cmd) of your own."""
+    if sum(given is not None for given in (study, model, cmd)) != 1:
+        raise BadInput("run: give one of a study, --model FILE, and --cmd COMMAND")
+    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
+    if study is not None:
+        made = _study_run(study, quick, time_budget, fresh, runs)
+    elif model is not None:
+        made = own.model_run(
+            model,
+            own.asked_of(rate, p99, batch, instance, name, seed),
+            inputs=input_,
+            payload=payload,
+            allow_pickle_sha256=allow_pickle_sha256,
+            quick=quick,
+            budget_s=budget,
+        )
+        _into_folder(made, fresh, runs)
+    else:
+        server = own.server_of(
+            cmd=cmd or "",
+            request=request,
+            url=url,
+            method=method,
+            header=header,
+            check=check,
+            health=health,
+            port=port,
+            start_timeout=start_timeout,
+            locustfile=locustfile,
+        )
+        asked = own.asked_of(rate, p99, batch, instance, name, seed)
+        made = own.server_run(server, asked, quick=quick, budget_s=budget)
+        _into_folder(made, fresh, runs)
     for warning in made.run():
         _warn(warning)
     _print_answers(made.folder, json)
@@ -287,19 +341,17 @@ def _study_run(
     config, path = load_study(argument)
     budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
     made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
+    return _into_folder(made, fresh, runs)
+
+
+def _into_folder(made: StudyRun, fresh: bool, runs: Path) -> StudyRun:
+    """Check all that the run names, then give it an interrupted run's folder, or a new one."""
     made.check()
-    earlier = None if fresh else RunFolder.unfinished(runs, config.name, made.config_hash)
-    made.folder = earlier or RunFolder.create(runs, config.name)
+    name = made.study.name
+    earlier = None if fresh else RunFolder.unfinished(runs, name, made.config_hash)
+    made.folder = earlier or RunFolder.create(runs, name)
     made.folder.lock()
     return made
-
-
-def seconds_of(text: str, option: str) -> float:
-    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``20ms``; BadInput for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise BadInput(f"{option} {text}: give a duration such as 20ms, 90s or 5m")
-    return float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 
 def _print_answers(folder: RunFolder, json: bool) -> None:

@@ -41,7 +41,6 @@ class OwnServer:
     health: str | None = None
     port: int | None = None
     start_timeout_s: float = 60.0
-    request_timeout_s: float = 10.0
     folder: Path = field(default_factory=Path.cwd)
 
     @property
@@ -136,9 +135,7 @@ class ServerRun(StudyRun):
 
     def _host(self, logs: Path) -> AbstractContextManager[Host]:
         server = self._server
-        look = ready_when_answered(
-            server.call, server.bodies[0], server.health, server.request_timeout_s
-        )
+        look = ready_when_answered(server.call, server.bodies[0], server.health)
         command = Command(
             argv=server.argv,
             folder=server.folder,

@@ -49,6 +49,7 @@ def write_study(
     source: str,
     variants: Sequence[str],
     batches: Sequence[int],
+    max_loss: float = 0.0,
 ) -> tuple[Study, Path]:
     """Write ``study.toml`` and ``profiles.toml`` into ``folder``, and read them back.
 
@@ -77,6 +78,9 @@ title = {text["title"]}
 workload = {text["name"]}
 variants = {text["variants"]}
 seed = {asked.seed}
+
+[quality]
+max_loss = {max_loss!r}
 
 [data]
 source = {text["source"]}

@@ -74,12 +74,13 @@ class StudyRun:
     quiet: bool = False
     call: HttpCall | None = None
     command: str | None = None
+    own: Workload | None = None
     _data: Dataset | None = field(default=None, init=False)
 
     @property
     def workload(self) -> Workload:
-        """The workload's module."""
-        return find_workload(self.study.workload)
+        """The workload's module, or the user's own model in its place."""
+        return self.own or find_workload(self.study.workload)
 
     @property
     def dwell(self) -> Dwell:
@@ -151,6 +152,9 @@ class StudyRun:
         if self._data is None:
             self._data = self.workload.load(self.study.data.source, self.study.seed)
         return self._data
+
+    def _numbers_a_row(self) -> int:
+        return max(1, sum(values[:1].size for values in self.data().test.values()))
 
     def _build(self, steps: Steps) -> tuple[Variant, ...]:
         if self.folder.has("variants.jsonl"):
@@ -226,7 +230,7 @@ class StudyRun:
         if reference is not None and self.call is None:
             model = reference.deployment.variant
             # A draft, of which only the number of cells is wanted, has no file yet.
-            noop = noop_variant(model.workload, model.inputs) if model.file else model
+            noop = noop_variant(model.workload, self._numbers_a_row()) if model.file else model
             cells += floor_cells(grid, reference, noop)
         order, dropped = fit_budget(
             cells,
@@ -358,10 +362,8 @@ class StudyRun:
     def _payloads(self, cell: Cell) -> Payloads:
         rows = self.data().test
         if cell.role == "floor":
-            inputs = cell.deployment.variant.inputs
-            size = 4 * sum(spec.shape[-1] for spec in inputs)
-            most = max(cell.batch, min(_FLOOR_ROWS, _FLOOR_BYTES // size))
-            rows = generated_rows(inputs, most, self.study.seed)
+            most = max(cell.batch, min(_FLOOR_ROWS, _FLOOR_BYTES // (4 * self._numbers_a_row())))
+            rows = generated_rows(cell.deployment.variant.inputs, most, self.study.seed)
         return make_payloads(cell.deployment, rows, cell.batch, self.study.seed)
 
     def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:

@@ -6,6 +6,7 @@ Classes here import no ray at module level, so that tests use them without it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -26,7 +27,11 @@ class ModelReplica:
         variant = Variant.model_validate_json(variant_json)
         runtime = load_runtime(variant, threads)
         self._app = ModelApp(runtime, variant, cell_id)
-        self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        try:
+            self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        except Exception as error:  # a free dimension need not take the size of one
+            # Not fatal: the first requests of a measurement warm the model as well.
+            logging.getLogger("ray.serve").info("not warmed with zeros: %s", error)
 
     def __serve_build_asgi_app__(self) -> ModelApp:
         """Called by Serve once the replica is constructed."""
