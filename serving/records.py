@@ -132,10 +132,14 @@ class Variant(Record):
 def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor begins with a free dimension, and the inputs with the same one.
 
-    A model without a batch axis takes one row a call: its tensors as they are.
+    A dimension that comes again further in (``[n, n]``) is a size, no batch. A model without
+    a batch axis takes one row a call: its tensors as they are.
     """
-    names = {spec.symbol(0) for spec in inputs if spec.batched} - {None}
-    return all(spec.batched for spec in (*inputs, *outputs)) and len(names) <= 1
+    if not all(spec.batched for spec in (*inputs, *outputs)):
+        return False
+    first = {spec.symbol(0) for spec in inputs} - {None}
+    inner = {spec.symbol(axis) for spec in inputs for axis in range(1, len(spec.shape))}
+    return len(first) <= 1 and not first & inner
 
 
 COMMAND = "command"

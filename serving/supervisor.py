@@ -116,7 +116,7 @@ def main() -> int:
             break
     deadline = time.monotonic() + settings["grace_s"]
     if not over():
-        for pid in [child.pid] if child.poll() is None else descendants(os.getpid()):
+        for pid in descendants(os.getpid()) if settings["linger"] else [child.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         while not over() and time.monotonic() < deadline:
