@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from serving.compressors.convert import ConvertEstimator
 from serving.compressors.given import ConstantsAsWeights, GivenOnnx, GivenPickle, GivenSkops
+from serving.compressors.given_torch import (
+    ExportProgram,
+    GivenProgram,
+    GivenTorchScript,
+    exported_program,
+    script_signature,
+)
 from serving.compressors.onnx_int8 import DynamicInt8
 from serving.errors import BadInput
-from serving.generate import Hints
+from serving.generate import Hints, Wish
 from serving.onnx_file import hints, precision, quantizable, read_graph
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
@@ -49,6 +60,11 @@ class Given(Protocol):
         ...
 
     @property
+    def wishes(self) -> Sequence[Wish]:
+        """What the user says of the inputs."""
+        ...
+
+    @property
     def allow_pickle_sha256(self) -> str | None:
         """Hash of the pickle that may be loaded."""
         ...
@@ -70,6 +86,8 @@ def kind_of(given: Given) -> Kind:
     """What the file is; BadInput, with what to do instead, for a kind that is not served."""
     path = Path(given.path)
     suffix = path.suffix.lower()
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", given.path) and not path.exists():
+        return _torch_code(given)
     if not path.is_file():
         raise BadInput(f"--model {path}: no such file")
     if not path.stat().st_size:
@@ -79,6 +97,8 @@ def kind_of(given: Given) -> Kind:
     if suffix == ".skops":
         step = GivenSkops(str(path.absolute()), sha256_of(path))
         return _sklearn(path, step, lambda: open_model("sklearn", path, 1))
+    if suffix in (".pt2", ".pt", ".ts", ".torchscript"):
+        return _torch(path, given)
     if suffix in _PICKLES:
         return _pickle(path, given.allow_pickle_sha256)
     known = f".onnx, .skops, .pt2, .pt, and {', '.join(sorted(_PICKLES))}"
@@ -139,6 +159,52 @@ def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Ru
             "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
         },
     )
+
+
+def _torch(path: Path, given: Given) -> Kind:
+    _need_torch(str(path))
+    place, digest = str(path.absolute()), sha256_of(path)
+    if path.suffix.lower() == ".pt2":
+        return _program(GivenProgram(place, digest))
+    step = GivenTorchScript(place, digest, script_signature(path, given.wishes))
+    return Kind(
+        original=Recipe("torch", "fp32", (step,)),
+        open=step.opened,
+        sha256=digest,
+        not_offered={
+            "onnx": "TorchScript is not converted here; export the model to .pt2 or ONNX instead"
+        },
+    )
+
+
+def _torch_code(given: Given) -> Kind:
+    _need_torch(f"--model {given.path}")
+    # It lives as long as the process: the step that stores it reads it later.
+    target = Path(_exports().name) / "model.pt2"
+    exported_program(given.path, given.wishes, target)
+    return _program(GivenProgram(str(target), sha256_of(target)))
+
+
+def _program(step: GivenProgram) -> Kind:
+    return Kind(
+        original=Recipe("torch", "fp32", (step,)),
+        open=step.opened,
+        sha256=step.sha256,
+        offers={
+            "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+        },
+    )
+
+
+@cache
+def _exports() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tonnage-torch-")
+
+
+def _need_torch(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise BadInput(f"{what}: needs PyTorch; pip install 'tonnage[torch]'")
 
 
 def _looks_like(path: Path) -> str | None:

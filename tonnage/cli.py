@@ -18,7 +18,6 @@ import orjson
 import typer
 
 from loadtests.records import LoadRun
-from planner.records import Recommendation
 from reports.endpoint import endpoint_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
@@ -29,14 +28,23 @@ from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
-from tonnage import own_options as own
 from tonnage.config import load_study, shipped
 from tonnage.durations import seconds_of
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
-from tonnage.study import StudyRun
+from tonnage.run_verb import (
+    Budget,
+    Fresh,
+    Json,
+    Quick,
+    Runs,
+    exit_for,
+    run,
+    study_run,
+    warn,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -50,86 +58,15 @@ _PLAN_S, _REPORT_S, _LOCUST_S = 5.0, 3.0, 3.0
 
 StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
 RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
-Quick = Annotated[bool, typer.Option("--quick", help="a smoke version in about a minute")]
-Budget = Annotated[str | None, typer.Option("--time-budget", help="such as 5m or 90s")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="do not resume an interrupted run")]
-Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
-Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 
 
-@app.command()
-def run(
-    study: Annotated[
-        str | None, typer.Argument(help="a study; or give --model or --cmd instead")
-    ] = None,
-    model: own.Model = None,
-    cmd: own.Cmd = None,
-    rate: own.Rate = None,
-    p99: own.P99 = None,
-    batch: own.Batch = 1,
-    instance: own.Instances = None,
-    input_: own.Input = None,
-    payload: own.Payload = None,
-    allow_pickle_sha256: own.PickleHash = None,
-    request: own.Request = None,
-    url: own.Url = "/",
-    method: own.Method = "POST",
-    header: own.Header = None,
-    check: own.CheckOption = None,
-    health: own.Health = None,
-    port: own.Port = None,
-    start_timeout: own.StartTimeout = "60s",
-    locustfile: own.Locustfile = None,
-    name: own.Name = None,
-    seed: own.Seed = 0,
-    quick: Quick = False,
-    time_budget: Budget = None,
-    fresh: Fresh = False,
-    runs: Runs = Path("runs"),
-    json: Json = False,
-) -> None:
-    """Run a study, or size a model (--model) or a server (--cmd) of your own."""
-    if sum(given is not None for given in (study, model, cmd)) != 1:
-        raise BadInput("run: give one of a study, --model FILE, and --cmd COMMAND")
-    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
-    if study is not None:
-        made = _study_run(study, quick, time_budget, fresh, runs)
-    elif model is not None:
-        made = own.model_run(
-            model,
-            own.asked_of(rate, p99, batch, instance, name, seed),
-            inputs=input_,
-            payload=payload,
-            allow_pickle_sha256=allow_pickle_sha256,
-            quick=quick,
-            budget_s=budget,
-        )
-        _into_folder(made, fresh, runs)
-    else:
-        server = own.server_of(
-            cmd=cmd or "",
-            request=request,
-            url=url,
-            method=method,
-            header=header,
-            check=check,
-            health=health,
-            port=port,
-            start_timeout=start_timeout,
-            locustfile=locustfile,
-        )
-        asked = own.asked_of(rate, p99, batch, instance, name, seed)
-        made = own.server_run(server, asked, quick=quick, budget_s=budget)
-        _into_folder(made, fresh, runs)
-    for warning in made.run():
-        _warn(warning)
-    _print_answers(made.folder, json)
+app.command()(run)
 
 
 @app.command()
 def build(study: StudyArgument, runs: Runs = Path("runs"), json: Json = False) -> None:
     """Build a study's variants, with their quality and parity."""
-    made = _study_run(study, False, None, True, runs, until="build")
+    made = study_run(study, False, None, True, runs, until="build")
     made.run()
     _print_records(made.folder.bundle().variants, json)
 
@@ -139,7 +76,7 @@ def bench(
     study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False
 ) -> None:
     """Measure a study's variants in process: no server, no network."""
-    made = _study_run(study, quick, None, True, runs, until="bench")
+    made = study_run(study, quick, None, True, runs, until="bench")
     made.run()
     _print_records(made.folder.bundle().bench, json)
 
@@ -199,7 +136,7 @@ def measure(
             made = measure_endpoint(test, log_file("measure"))
         _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
         raise typer.Exit(0 if made.valid else 3)
-    run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
+    run_of_study = study_run(study or "", quick, time_budget, fresh, runs, until="measure")
     run_of_study.run()
     path = run_of_study.folder.path / "measurements.jsonl"
     count = len(run_of_study.folder.measurements())
@@ -225,13 +162,13 @@ def plan_command(
         steps.step("planning", _PLAN_S)
         _, _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
-        _warn(warning)
+        warn(warning)
     if json:
         sys.stdout.write(_dump([a.model_dump(mode="json") for a in answers]))
     else:
         bundle = folder.bundle().model_copy(update={"recommendations": tuple(answers)})
         sys.stdout.write(recommendation_text(bundle))
-    _exit_for(answers)
+    exit_for(answers)
 
 
 @app.command()
@@ -272,7 +209,7 @@ def serve(
     names = tuple(variant or config.variants)
     host = RayHost(log_file("serve"), port=port, overlap=True)
     if host.tree is None and size.enforcement == "quota":
-        _warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
+        warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
     _note("building")
     data = found.load(config.data.source, config.seed)
     built = build_variants(
@@ -330,45 +267,6 @@ def doctor(json: Json = False) -> None:
     _print({**facts, "sizes": sizes}, "\n".join(lines), json)
 
 
-def _study_run(
-    argument: str,
-    quick: bool,
-    time_budget: str | None,
-    fresh: bool,
-    runs: Path,
-    until: str = "plan",
-) -> StudyRun:
-    config, path = load_study(argument)
-    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
-    made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
-    return _into_folder(made, fresh, runs)
-
-
-def _into_folder(made: StudyRun, fresh: bool, runs: Path) -> StudyRun:
-    """Check all that the run names, then give it an interrupted run's folder, or a new one."""
-    made.check()
-    name = made.study.name
-    earlier = None if fresh else RunFolder.unfinished(runs, name, made.config_hash)
-    made.folder = earlier or RunFolder.create(runs, name)
-    made.folder.lock()
-    return made
-
-
-def _print_answers(folder: RunFolder, json: bool) -> None:
-    bundle = folder.bundle()
-    if json:
-        sys.stdout.write((folder.path / "report.json").read_text())
-    else:
-        sys.stdout.write(recommendation_text(bundle, str(folder.path / "report.html")))
-    _exit_for(bundle.recommendations)
-
-
-def _exit_for(answers: Any) -> None:
-    recommendations: list[Recommendation] = list(answers)
-    if any(answer.best is None for answer in recommendations):
-        raise typer.Exit(1)
-
-
 def _print_records(records: Any, json: bool) -> None:
     rows: list[Record] = list(records)
     if json:
@@ -387,10 +285,6 @@ def _dump(value: Any) -> str:
 
 def _note(text: str) -> None:
     sys.stderr.write(text + "\n")
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
 
 
 _INTERRUPTED = 130

@@ -277,3 +277,73 @@ def test_a_pickle_that_is_no_estimator_is_said(tmp_path: Path) -> None:
     joblib.dump({"a": 1}, tmp_path / "d.pkl")
     digest = hashlib.sha256((tmp_path / "d.pkl").read_bytes()).hexdigest()
     assert "no fitted estimator" in refused(tmp_path / "d.pkl", allow_pickle_sha256=digest)
+
+
+TWO_LAYERS = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(32, 64)
+        self.second = torch.nn.Linear(64, 4)
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+"""
+
+
+def test_torch_models_are_served_from_every_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exported program, TorchScript with a stated signature, and code that makes a module.
+
+    Of a program an ONNX form is offered, which reproduces its answers.
+    """
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    scope: dict[str, type] = {}
+    exec(TWO_LAYERS, scope)  # noqa: S102 - the text above
+    module = scope["Net"]().eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(module, (torch.ones(2, 32),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    model = opened(tmp_path / "m.pt2", batch=3)
+    assert model.data.batched
+    assert list(model.recipes)[:2] == ["original", "onnx"]
+    original, exported = build_variants(
+        model, ["original", "onnx"], model.data, seed=0, max_loss=0.01
+    )
+    assert original.runtime == "torch"
+    assert original.inputs[0].shape == (-1, 32)
+    assert exported.quality is not None
+    assert exported.quality.reproduced == pytest.approx(1, abs=1e-5)
+
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.trace(module, torch.ones(2, 32)).save(str(tmp_path / "m.pt"))
+    assert "--input 'x=float[b,3,224,224]'" in refused(tmp_path / "m.pt")
+    model = opened(tmp_path / "m.pt", "x=float[b,32]")
+    assert model.data.batched
+    assert model.notes[0].startswith("onnx is not offered: ")
+
+    (tmp_path / "nets_of_mine.py").write_text(TWO_LAYERS)
+    monkeypatch.chdir(tmp_path)
+    model = opened("nets_of_mine:Net", "x=float[b,32]")
+    assert list(model.recipes)[:2] == ["original", "onnx"]
+    assert "cannot be made" in refused("nets_of_mine:Absent", "x=float[b,32]")
+
+
+def test_a_torch_file_cannot_run_code(tmp_path: Path) -> None:
+    """A .pt2 that holds a pickle of something else is refused, not unpickled."""
+    torch = pytest.importorskip("torch")
+    (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 and nothing else")
+    assert "torch cannot load this file" in refused(tmp_path / "m.pt2")
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "touched",))  # type: ignore[return-value]
+
+    from serving.compressors.given_torch import _weights_only
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    with _weights_only(), pytest.raises(Exception, match=r"[Ww]eights"):
+        torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert not (tmp_path / "touched").exists()
