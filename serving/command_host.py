@@ -22,7 +22,7 @@ import psutil
 
 from serving import host_facts, placement
 from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
-from serving.errors import BadInput, Infrastructure
+from serving.errors import BadInput, Infrastructure, Unusable
 from serving.grants import check_fits_host, enforcement, grants_of
 from serving.ports import check_free, free_port
 from serving.private_folder import new_name, private_base, remove_stale_folders
@@ -99,8 +99,8 @@ class CommandHost:
     def deploy(self, deployment: Deployment) -> Endpoint:
         """Start the command on its instance and wait until it answers.
 
-        BadInput, with what to change, when it ends, never listens, answers wrongly, outgrows
-        the instance's memory or leaves its control group.
+        Unusable, with what to change, when it ends, never listens, answers wrongly or leaves
+        its control group; BadInput when it outgrows the instance's memory.
         """
         check_fits_host(deployment.instance)
         grant = grants_of(deployment.instance, 1, self.placement.replica_cpus, self.tree)[0]
@@ -182,7 +182,7 @@ class CommandHost:
                     f"{deployment.instance.memory_gib:g} GiB; choose an --instance with more memory"
                 )
             if not process.alive():
-                raise BadInput(
+                raise Unusable(
                     f"--cmd ended with exit code {process.exit_code} before it answered: "
                     f"{process.last_line()} (log: {self._log})"
                 )
@@ -194,15 +194,15 @@ class CommandHost:
             elif wrong_since is None:
                 wrong_since = time.monotonic()
             elif time.monotonic() - wrong_since > _SETTLING_S:
-                raise BadInput(f"--cmd: {seen.text} (log: {self._log})")
+                raise Unusable(f"--cmd: {seen.text} (log: {self._log})")
             time.sleep(_POLL_S)
         limit = f"{self._command.start_timeout_s:g} s"
         if _listens([process.pid, *process.pids()], port):
-            raise BadInput(
+            raise Unusable(
                 f"--cmd listens on port {port}, and is not ready after {limit}: {seen.text}; set "
                 f"--health PATH, or give it more with --start-timeout (log: {self._log})"
             )
-        raise BadInput(
+        raise Unusable(
             f"--cmd does not listen on port {port} after {limit} (its last line: "
             f"{process.last_line()}); pass it {{port}}, or give it more with --start-timeout"
         )
@@ -213,12 +213,12 @@ def _audit(process: Supervised, groups: list[Group], port: int, first_pid: int) 
     inside = set(groups[0].pids()) if groups else set(process.pids())
     strays = sorted(p for p in set(process.pids()) - inside if _name(p))
     if strays:
-        raise BadInput(
+        raise Unusable(
             f"--cmd: its process {strays[0]} ({_name(strays[0])}) left the control group of "
             "its instance, so it cannot be measured truthfully; start the server itself"
         )
     if not _listens(sorted(inside), port):
-        raise BadInput(
+        raise Unusable(
             f"--cmd: what listens on port {port} is no process of the command (a container, a "
             "service manager?), so it is not in the instance; start the server itself"
         )

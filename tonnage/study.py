@@ -6,7 +6,6 @@ skipped when they are there, which is how an interrupted study goes on.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
-from serving.errors import BadInput, InvalidMeasurement
+from serving.errors import BadInput, InvalidMeasurement, Unusable
 from serving.generate import generated_rows
 from serving.model_store import model_path
 from serving.noop import noop_variant
@@ -46,6 +45,7 @@ from tonnage.cells import (
     reference_cell,
 )
 from tonnage.config import Study, beside
+from tonnage.durations import in_words
 from tonnage.planning import ASSUMPTIONS, plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -122,7 +122,7 @@ class StudyRun:
         with Steps(total, quiet=self.quiet) as steps:
             resumed = " (resumed)" if self.folder.has("variants.jsonl") else ""
             steps.say(
-                f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}"
+                f"{self.study.title}: about {in_words(total)}, into {self.folder.path}{resumed}"
             )
             variants = self._build(steps)
             if self.until == "build":
@@ -180,7 +180,7 @@ class StudyRun:
 
     def _keep(self, description: str, variants: Sequence[Variant]) -> None:
         """Leave the study, the files that it names, and its variants in the run's folder."""
-        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
+        for name in self.study.plan.names:
             self.folder.keep(Path(name).name, beside(self.path, name))
         self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(description))
@@ -284,15 +284,18 @@ class StudyRun:
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
             self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
-        if not any(m.valid for m in self.folder.measurements()):
-            first = self.folder.measurements()[0].faults[0]
+        made = self.folder.measurements()
+        if not any(m.valid for m in made):
             self.folder.finish()  # the same command shall begin anew, not stumble here again
+            if not made:
+                raise CannotBeMeasured(f"nothing fits: {self.folder.bundle().info.skipped[-1]}")
+            first = made[0].faults[0]
             raise InvalidMeasurement(
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
             )
         # Drift can be judged only at the end, when the first and the last are known.
-        self.folder.write_lines("measurements.jsonl", with_drift(self.folder.measurements()))
+        self.folder.write_lines("measurements.jsonl", with_drift(made))
         self.folder.write_lines("measured.json", [])
 
     def _same_environment(self, current: str) -> None:
@@ -335,6 +338,8 @@ class StudyRun:
                 running = None
                 try:
                     endpoint = host.deploy(deployment)
+                except Unusable:
+                    raise
                 except BadInput as error:  # it does not fit; the others may
                     self._leave_out(cell, str(error), steps)
                     continue
@@ -406,13 +411,7 @@ class StudyRun:
     @property
     def config_hash(self) -> str:
         """Identifies the run that may be resumed: study, its files, speed and budget."""
-        files = hashlib.sha256()
-        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
-            files.update(beside(self.path, name).read_bytes())
+        files = self.study.plan.content_hash_of_files(self.path)
         speed = "quick" if self.quick else "full"
         budget = "" if self.budget_s is None else f"-{self.budget_s:g}s"
-        return f"{self.study.content_hash()}-{files.hexdigest()[:8]}-{speed}{budget}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+        return f"{self.study.content_hash()}-{files}-{speed}{budget}"
