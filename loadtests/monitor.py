@@ -12,6 +12,7 @@ from typing import Protocol
 import psutil
 
 from serving.cgroups import Group
+from serving.errors import Infrastructure
 from serving.placement import Placement
 from serving.records import Deployment, Endpoint, Environment
 
@@ -61,7 +62,10 @@ class Host(Protocol):
     placement: Placement
 
     def groups(self, name: str) -> Sequence[Group]:
-        """Control groups of a deployment's replicas; empty where there are none."""
+        """Control groups of a deployment's replicas; empty where there are none.
+
+        Unusable, with the reason, when the deployment has ended by itself.
+        """
         ...
 
     def ingress_pids(self) -> Sequence[int]:
@@ -97,12 +101,17 @@ class Monitor:
 
     def snapshot(self) -> Snapshot:
         """Read all counters now."""
-        usages = [group.usage() for group in self._groups]
+        try:
+            usages = [group.usage() for group in self._groups]
+        except OSError:
+            self._host.groups(self._endpoint.model_name)  # says why, where it knows
+            raise Infrastructure("a replica ended during a run") from None
         pids = tuple(r.pid for r in self._endpoint.replicas if _alive(r.pid))
+        tree = [] if usages else _with_children(pids)
         busy, steal = _cpu_seconds()
         return Snapshot(
             at=time.perf_counter(),
-            replica_s=sum(u.cpu_s for u in usages) if usages else sum(map(_process_s, pids)),
+            replica_s=sum(u.cpu_s for u in usages) + sum(map(_process_s, tree)),
             ingress_s=sum(map(_process_s, self._ingress)),
             replica_cores_s=sum(busy.get(cpu, 0.0) for cpu in self._replica_cpus),
             platform_cores_s=sum(busy.get(c, 0.0) for c in self._host.placement.platform_cpus),
@@ -111,7 +120,7 @@ class Monitor:
             throttled_periods=sum(u.throttled_periods for u in usages),
             throttled_s=sum(u.throttled_s for u in usages),
             peak_memory_bytes=max(
-                (u.peak_memory_bytes for u in usages), default=max(map(_rss, pids), default=0)
+                (u.peak_memory_bytes for u in usages), default=sum(map(_rss, tree))
             ),
             fallback_sessions=self._host.fallback_sessions(),
             pids=pids,
@@ -167,6 +176,17 @@ def _process_s(pid: int) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
+
+
+def _with_children(pids: Sequence[int]) -> list[int]:
+    """The processes and all below them: without a group they are all there is to count."""
+    found = list(pids)
+    for pid in pids:
+        try:
+            found += [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        except psutil.Error:
+            continue
+    return found
 
 
 def _rss(pid: int) -> int:

@@ -168,6 +168,10 @@ class Group:
             oom_kills=_read_pairs(directory / "memory.events").get("oom_kill", 0),
         )
 
+    def exists(self) -> bool:
+        """Whether the kernel still has the group."""
+        return self.procs_files[0].exists()
+
     def pids(self) -> list[int]:
         """Processes in the group, oldest id first."""
         try:

@@ -158,8 +158,22 @@ class CommandHost:
             group.remove()
 
     def groups(self, name: str) -> list[Group]:
-        """Control groups of a deployment; empty where there are none."""
-        return self._running[name][1]
+        """Control groups of a deployment; empty where there are none.
+
+        Unusable when the command has ended since it was deployed.
+        """
+        process, groups = self._running[name]
+        deadline = time.monotonic() + 5
+        while process.alive() and not all(g.exists() for g in groups):
+            if time.monotonic() > deadline:  # the supervisor removes them, then ends
+                break
+            time.sleep(_POLL_S)
+        if not process.alive():
+            raise Unusable(
+                f"--cmd ended under load with exit code {process.exit_code} (137 is a kill, as at "
+                f"the limit of memory): {process.last_line()} (log: {self._log})"
+            )
+        return groups
 
     def ingress_pids(self) -> list[int]:
         """Nothing stands between the generator and the server."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from loadtests.http_call import HttpCall
 from loadtests.look import ready_when_answered
@@ -21,7 +22,7 @@ from serving.errors import BadInput
 from serving.records import COMMAND, InstanceType, Variant
 from tonnage.cells import Cell
 from tonnage.config import beside
-from tonnage.planning import study_demands, study_instances
+from tonnage.planning import ASSUMPTIONS, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.study import StudyRun
 
@@ -90,6 +91,14 @@ class ServerRun(StudyRun):
     """A study whose only variant is a command: nothing is built, and nothing benched."""
 
     server: OwnServer | None = None
+    assumptions: ClassVar[tuple[str, ...]] = (
+        ASSUMPTIONS[0],
+        "A replica is the command on one instance. Several stand behind a balancer that sends "
+        "each request to the one with the fewest in flight, and whose own needs come on top.",
+        "The server is a black box: paced round trips stand in for its service time, and it is "
+        "taken to answer one request at a time.",
+        ASSUMPTIONS[-1],
+    )
 
     @property
     def _server(self) -> OwnServer:

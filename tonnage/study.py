@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
 from loadtests.fleet import Fleet
@@ -75,6 +76,7 @@ class StudyRun:
     call: HttpCall | None = None
     command: str | None = None
     own: Workload | None = None
+    assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
     _data: Dataset | None = field(default=None, init=False)
 
     @property
@@ -405,7 +407,7 @@ class StudyRun:
             metric=self.judged[1],
             max_loss=self.study.quality.max_loss,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
-            assumptions=ASSUMPTIONS,
+            assumptions=self.assumptions,
         )
 
     @property

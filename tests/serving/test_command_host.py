@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import sys
 import time
@@ -12,8 +13,9 @@ import pytest
 
 from loadtests.http_call import HttpCall, parse_checks
 from loadtests.look import ready_when_answered
+from loadtests.monitor import Monitor
 from serving.command_host import Command, CommandHost
-from serving.errors import BadInput
+from serving.errors import BadInput, Unusable
 from serving.records import COMMAND, Deployment, InstanceType, Variant
 
 HALF = InstanceType(
@@ -187,6 +189,34 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
             pytest.raises(BadInput, match=f"port {port} cannot be used"),
         ):
             host.deploy(deployment())
+
+
+def test_an_end_under_load_is_said(tmp_path: Path) -> None:
+    """A server that dies after it was ready is named with its exit code and last line."""
+    dies = """
+class Fragile(Handler):
+    def do_DELETE(self):
+        print("no more", flush=True)
+        os._exit(3)
+Handler = Fragile
+serve()
+"""
+    with CommandHost(command(tmp_path, dies), tmp_path / "log") as host:
+        if host.tree is None:
+            pytest.skip("no permission for control groups here")
+        endpoint = host.deploy(deployment())
+        monitor = Monitor(host, endpoint)
+        monitor.snapshot()
+        connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=5)
+        connection.request("DELETE", "/")
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
+        deadline = time.monotonic() + 10
+        while host.tree is not None and host.tree.bases[0].exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(Unusable, match=r"exit code 3 .*no more"):
+            monitor.snapshot()
 
 
 def test_too_little_memory_is_said(tmp_path: Path) -> None:
