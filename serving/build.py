@@ -126,6 +126,7 @@ class _Builder:
             size_bytes=path.stat().st_size + sum(part.size_bytes for part in parts),
             parts=parts,
             providers=tuple(providers) if recipe.runtime == "onnxruntime" else (),
+            made_from=recipe.needs or "",
             method=recipe.method,
             inputs=(),
             outputs=(),
@@ -182,7 +183,14 @@ class _Builder:
                 self._progress(f"{name}: {title}{': ' if line else ''}{line}")
 
             tell("")
-            making = Making(self._data, self._seed, scratch, tell)
+            making = Making(
+                data=self._data,
+                seed=self._seed,
+                inputs=self._workload.inputs,
+                outputs=self._workload.outputs,
+                scratch=scratch,
+                progress=tell,
+            )
             try:
                 step.apply(source, target, making)
             except (MemoryError, RuntimeError) as error:

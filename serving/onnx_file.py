@@ -110,7 +110,13 @@ def explain_load_error(path: Path, message: str) -> str:
             f"{path}: IR version {found[1]}, and onnxruntime {version('onnxruntime')} goes up "
             f"to {found[2]}; export with an older onnx, or upgrade onnxruntime"
         )
-    first = (message.strip().splitlines() or ["no message"])[0][:200]
+    if external := re.search(r'xternal data.*?"([^"]+)"', message):
+        return (
+            f"{path}: onnxruntime cannot load this file (its external data, "
+            f"{Path(external[1]).name}, must lie in the folder of the model; they are missing or "
+            "lie elsewhere)"
+        )
+    first = (message.strip().splitlines() or ["no message"])[0][:300]
     return f"{path}: onnxruntime cannot load this file ({first})"
 
 

@@ -64,6 +64,7 @@ class OwnModel:
     name: str
     data: Dataset
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     rows_per_call: int
     recipes: Mapping[str, Recipe]
     notes: tuple[str, ...] = ()
@@ -110,7 +111,8 @@ def open_own_model(
         generated=True,
         batched=batched,
     )
-    model = OwnModel(name, data, runtime.inputs, source.batch, {ORIGINAL: kind.original})
+    recipes = {ORIGINAL: kind.original}
+    model = OwnModel(name, data, runtime.inputs, runtime.outputs, source.batch, recipes)
     _add_variants(model, kind, source.seed, progress)
     return model
 

@@ -106,6 +106,7 @@ class Variant(Record):
     providers: tuple[str, ...] = Field(
         default=(), description="onnxruntime execution providers; empty means the CPU"
     )
+    made_from: str = Field(default="", description="the variant that its steps started from")
     method: str = Field(default="", description="the steps that made it, in words")
     one_row_a_call: bool = Field(
         default=False, description="whatever its shapes say, it does not take several rows"
@@ -252,6 +253,7 @@ class BenchRow(Record):
     variant: str
     batch: int = Field(ge=1)
     threads: int = Field(ge=1)
+    device: Literal["cpu", "gpu"] = "cpu"
     oversubscribed: bool = Field(description="more threads than the host has cores")
     n_calls: int = Field(ge=1)
     p50_ms: float
@@ -259,6 +261,7 @@ class BenchRow(Record):
     p99_ms: float
     rows_per_s: float = Field(description="batch / median latency")
     peak_rss_bytes: int = Field(description="of a process that holds this variant alone")
+    gpu_memory_bytes: int | None = None
     load_s: float
 
 

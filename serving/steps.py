@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serving.errors import Infrastructure
+from serving.records import TensorSpec
 
 
 class StepFailed(Infrastructure):
@@ -21,11 +22,11 @@ class StepFailed(Infrastructure):
 class Dataset:
     """Train and test split.
 
-    ``test`` is what a model is sent: input name to an array [rows, ...]. ``train`` holds the
-    same rows in whatever form the workload trains on (images as bytes, for example).
-    ``fingerprint`` identifies the content of all arrays. Rows that are ``generated`` have no
-    labels: answers to them are compared with the baseline's. Without ``batched`` a call takes
-    one row, whose tensors are passed as they are.
+    ``test`` is what a model is sent: input name to an array [rows, ...]. ``train`` may hold its
+    rows in a smaller form, pictures as bytes for example, which ``prepare`` makes into what a
+    model is sent. ``fingerprint`` identifies the content of all arrays, as they are sent.
+    Rows that are ``generated`` have no labels: answers to them are compared with the
+    baseline's. Without ``batched`` a call takes one row, whose tensors are passed as they are.
     """
 
     train: Mapping[str, np.ndarray]
@@ -34,16 +35,24 @@ class Dataset:
     test_labels: np.ndarray
     description: str
     fingerprint: str
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda rows: rows
     generated: bool = False
     batched: bool = True
+
+    def training_rows(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Some rows of the training split, as a model is sent them."""
+        rows = self.prepare({name: values[chosen] for name, values in self.train.items()})
+        return {name: np.ascontiguousarray(values) for name, values in rows.items()}
 
 
 @dataclass(frozen=True)
 class Making:
-    """What a step may use: data, seed, a scratch folder, and a line for its progress."""
+    """What a step may use: data, seed, signature, a scratch folder, a line for its progress."""
 
     data: Dataset
     seed: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     scratch: Path
     progress: Callable[[str], None] = field(default=lambda line: None)
 

@@ -30,7 +30,7 @@ CONFINED = {
     "skl2onnx": MAKERS,
     "onnx": MAKERS | {"serving/onnx_file.py"},
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
-    "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py"},
+    "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},
     "PIL": {"serving/datasets/cifar10.py"},
     "plotly": {"reports/plots.py", "reports/plot_parts.py", "reports/html.py"},

@@ -55,7 +55,6 @@ BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
 _FLOOR_ROWS = 6000
 _FLOOR_BYTES = 64 << 20
 STAGES = ("build", "bench", "measure", "plan")
-_QUICK_BENCH = {"threads": (1,), "seconds": 0.2}
 
 
 @dataclass
@@ -194,7 +193,7 @@ class StudyRun:
         grid = self.study.bench
         if self.quick:
             ends = tuple(sorted({min(grid.batches), max(grid.batches)}))
-            grid = grid.model_copy(update={**_QUICK_BENCH, "batches": ends})
+            grid = grid.model_copy(update={"batches": ends, "threads": (1,), "seconds": 0.2})
         rows: list[BenchRow] = bench(
             variants,
             self.data().test,

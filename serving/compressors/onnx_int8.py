@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from serving.compressors import checks
+from serving.compressors.quiet import quiet
 from serving.steps import Making, Step, StepFailed
+
+_ROWS_PER_CALL = 32
 
 
 @dataclass(frozen=True)
 class DynamicInt8(Step):
-    """Weights of matrix products become int8 once, activations in every call.
+    """Weights become int8 once, activations in every call.
 
-    ``operators`` limits it to some operator types; onnxruntime's choice is all it knows.
+    ``operators`` limits it to some operator types; None means all that onnxruntime knows.
     """
 
     operators: tuple[str, ...] | None = None
@@ -44,25 +47,81 @@ class DynamicInt8(Step):
 
     def check(self, source: Path, target: Path, making: Making) -> None:
         """Some weights are int8, and the file is smaller."""
-        has_int8_weights(target)
+        _has_int8_weights(target)
         checks.is_smaller(source, target, self.title)
 
 
-def has_int8_weights(path: Path) -> None:
-    """Raise StepFailed unless some tensor of the ONNX file is stored in eight bits."""
+@dataclass(frozen=True)
+class StaticInt8(Step):
+    """Weights and activations become int8, scaled by what ``calibration_rows`` rows show.
+
+    The rows come from the training split. Quantize/dequantize pairs (QDQ), weights per channel.
+    ``leave_out`` names nodes that stay in float.
+    """
+
+    calibration_rows: int = 512
+    method: str = "MinMax"
+    leave_out: tuple[str, ...] = ()
+    suffix: ClassVar[str] = ".onnx"
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
+    memory_gib: ClassVar[float] = 1.0
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "int8 static"
+
+    def apply(self, source: Path, target: Path, making: Making) -> None:
+        """Prepare the graph, watch its activations, quantize."""
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Rows(quantization.CalibrationDataReader):  # type: ignore[misc] # untyped library
+            def __init__(self) -> None:
+                self._left = calibration_batches(making, rows=calibration_rows)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return next(self._left, None)
+
+        calibration_rows = self.calibration_rows
+        prepared = making.scratch / source.name
+        with quiet():
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared,
+                target,
+                Rows(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod[self.method],
+                nodes_to_exclude=list(self.leave_out),
+            )
+
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """Some weights are int8, activations are quantized, and the file is smaller."""
+        import onnx
+
+        _has_int8_weights(target)
+        operators = {node.op_type for node in onnx.load(target).graph.node}
+        if "QuantizeLinear" not in operators:
+            raise StepFailed(f"{self.title}: no activation is quantized")
+        checks.is_smaller(source, target, self.title, at_most=0.7)
+
+
+def calibration_batches(making: Making, rows: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of ``rows`` training rows drawn by the seed, as a model is sent them."""
+    total = len(making.data.train_labels)
+    draw = np.random.default_rng(making.seed)
+    chosen = np.sort(draw.permutation(total)[:rows])
+    for start in range(0, len(chosen), _ROWS_PER_CALL):
+        yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
+
+
+def _has_int8_weights(path: Path) -> None:
     import onnx
 
     kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.dims}
     if not kinds & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}:
         raise StepFailed(f"{path.name}: no weight is stored in eight bits")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence advice that onnxruntime's quantizer gives on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadInput
+from serving.heap import keep_freed_memory
 from serving.records import TensorSpec
 
 SIGNATURE = "signature.json"
@@ -67,6 +68,7 @@ class TorchRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         import torch
 
+        keep_freed_memory()
         torch.set_num_threads(threads)
         self._torch = torch
         self._module, text = (open_program if path.suffix == ".pt2" else open_torchscript)(path)

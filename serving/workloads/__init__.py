@@ -47,6 +47,7 @@ class Recipe:
 class Workload(Protocol):
     """The interface of a workload module's ``WORKLOAD``.
 
+    ``inputs`` and ``outputs`` are the signature that all of its variants have.
     ``metric`` is the field of :class:`Quality` that the quality gate watches;
     ``rows_per_call`` is how many test rows one call of the scoring predicts, chosen so that
     the activations fit into memory.
@@ -57,6 +58,7 @@ class Workload(Protocol):
     metric: Metric
     rows_per_call: int
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     recipes: Mapping[str, Recipe]
 
     def load(self, source: str | None, seed: int) -> Dataset:

@@ -127,6 +127,7 @@ class Credit:
     metric: Metric = "auc"
     rows_per_call = 6000
     inputs = (TensorSpec(name="features", datatype="FP32", shape=(-1, 32)),)
+    outputs = (TensorSpec(name="probabilities", datatype="FP32", shape=(-1, 2)),)
     recipes: Mapping[str, Recipe] = {
         "sklearn": Recipe("sklearn", "fp64", (TrainNetwork(),)),
         "onnx_fp32": Recipe("onnxruntime", "fp32", (ConvertNetwork(),), needs="sklearn"),

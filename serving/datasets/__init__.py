@@ -1,0 +1,1 @@
+"""Public data sets as arrays, read from the forms in which they are published."""
