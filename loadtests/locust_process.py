@@ -33,6 +33,7 @@ from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 import numpy as np  # noqa: E402
+from gevent.event import Event  # noqa: E402
 from gevent.fileobject import FileObjectThread  # noqa: E402
 from gevent.hub import Waiter, get_hub  # noqa: E402
 from locust import FastHttpUser, events, task  # noqa: E402
@@ -50,6 +51,7 @@ from serving.v2 import HEADER_LENGTH  # noqa: E402
 _CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
 _TFD_ABSTIME = 1
 _LEAD_S = 0.05  # from the word go to the first due request
+_WARM_TOGETHER = 4  # a small server's queue of connections is hardly longer
 
 
 class _TimerSpec(ctypes.Structure):
@@ -133,6 +135,7 @@ class Drive:
     def warm(self) -> None:
         """Open the connections of all users that this run needs."""
         warmed: list[Exception | None] = []
+        everybody = Event()
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
@@ -144,13 +147,19 @@ class Drive:
                 warmed.append(None)
             except Exception as error:  # in on_start of the user's file
                 warmed.append(error)
+            everybody.wait()  # who parked again would be given the next one's turn
 
         while len(self._crew) < self.users:
             gevent.sleep(0.002)
-        for _ in range(self.users):
-            self._crew.give(connect)
+        # Our own ingress takes them all at once.
+        together = self.users if self.spec["cell_id"] else _WARM_TOGETHER
         while len(warmed) < self.users:
-            gevent.sleep(0.002)
+            begun = len(warmed)
+            for _ in range(min(together, self.users - begun)):
+                self._crew.give(connect)
+            while len(warmed) < min(begun + together, self.users):
+                gevent.sleep(0.002)
+        everybody.set()
         for error in filter(None, warmed):
             raise BadInput(f"--locustfile: on_start failed: {error!r}")
 

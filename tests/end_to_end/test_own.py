@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,12 @@ def server(tmp_path: Path) -> Iterator[str]:
     """The small server, in a process of its own."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-I", "-c", SERVER, str(port)])
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait()
