@@ -17,7 +17,7 @@ from loadtests.fleet import Fleet, LoadResult
 from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
-from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
+from loadtests.records import ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
 from serving.records import Deployment, Endpoint
 
 GAIN_WORTH_DOUBLING = 1.05
@@ -139,7 +139,7 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             "started_at": started_at,
             "deployment": deployment,
             "grant": grant,
-            "inference": "round trip" if context.call else result.inference,
+            "inference": ROUND_TRIP if context.call else result.inference,
             "run": run,
             "elapsed_s": result.elapsed_s,
             "offered": result.offered,

@@ -16,6 +16,9 @@ from serving.records import SCHEMA_VERSION, Deployment, Grant, Record
 
 Mode = Literal["paced", "closed", "open"]
 
+ROUND_TRIP = "round trip"
+"""How a server that is not ours infers: nobody knows, and round trips stand in."""
+
 
 class LoadRun(Record):
     """What traffic was asked for.
@@ -140,6 +143,11 @@ class Measurement(Record):
     def valid(self) -> bool:
         """A measurement is valid when nothing speaks against it."""
         return not self.faults
+
+    @property
+    def tells_service(self) -> bool:
+        """Whether ``service`` is the replica's own report, not the round trip in its place."""
+        return self.inference != ROUND_TRIP
 
     @property
     def completed_rps(self) -> float:

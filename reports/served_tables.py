@@ -148,7 +148,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
         marked("", Mark.MEASURED if best else Mark.REFUSED),
         *shown,
         f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
-        f.number(quantiles_ms(paced.service)[0] if paced else None),
+        f.number(quantiles_ms(paced.service)[0] if paced and paced.tells_service else None),
         *costs,
         _samples_and_faults(ladder),
     )

@@ -36,11 +36,10 @@ def configuration(plan: Plan) -> str:
     return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads)
 
 
-def what_runs(bundle: Bundle, plan: Plan) -> str:
-    """Say what the replicas hold: a model's file, or the command of a server."""
+def kind_of_file(bundle: Bundle, plan: Plan) -> str:
+    """Say what the replicas hold: the file of a model, or the command of a server."""
     variant = next((v for v in bundle.variants if v.name == plan.candidate.variant), None)
-    command = variant is not None and variant.runtime == COMMAND
-    return f"{'command' if command else 'model file'} {plan.model_file}"
+    return "command" if variant is not None and variant.runtime == COMMAND else "model file"
 
 
 def latency(plan: Plan) -> str:

@@ -83,7 +83,8 @@ class CommandHost:
 
     def environment(self) -> Environment:
         """The environment of what is measured here."""
-        return host_facts.environment(self.placement, self.enforcement)
+        found = host_facts.environment(self.placement, self.enforcement)
+        return found.model_copy(update={"settings": {}})  # those of Ray Serve, which is not here
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)

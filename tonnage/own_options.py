@@ -29,7 +29,10 @@ Rate = Annotated[float | None, typer.Option("--rate", help="requests per second,
 P99 = Annotated[str | None, typer.Option("--p99", help="limit of the latency, such as 20ms")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="rows in a request")]
 Instances = Annotated[
-    Many, typer.Option("--instance", help=f"sizes to try, repeatable; default: {HOST_SIZES}")
+    Many,
+    typer.Option(
+        "--instance", help=f"sizes to try, repeatable; default: {' and '.join(HOST_SIZES)}"
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="of the run; default: made up")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
@@ -172,7 +175,7 @@ def model_run(
         temporary_folder(),
         asked,
         name=name,
-        title=f"{Path(path).name}: a model of your own",
+        title=f"A model of your own ({Path(path).name})",
         source=model.data.fingerprint,
         variants=list(model.recipes),
         batches=sorted({1, asked.batch}),
@@ -199,7 +202,7 @@ def server_run(
         temporary_folder(),
         asked,
         name=name,
-        title=f"{program}: a server of your own",
+        title=f"A server of your own ({asked.name or program})",
         source=server.fingerprint(),
         variants=[SERVER],
         batches=[1],

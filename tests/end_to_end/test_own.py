@@ -159,7 +159,7 @@ def test_a_model_comes_to_a_plan(tmp_path: Path) -> None:
     assert variants[0]["one_row_a_call"]
     assert 0 < variants[1]["quality"]["reproduced"] <= 1
     if done.returncode != 3:
-        assert "My Model.onnx: a model of your own: batch 1 at 20 req/s" in done.stdout
+        assert "A model of your own (My Model.onnx): batch 1 at 20 req/s" in done.stdout
         report = (folder / "report.md").read_text()
         assert "no measure of quality" in report
         assert "tonnage run --model" in report
