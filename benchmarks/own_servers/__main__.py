@@ -18,9 +18,12 @@ HERE = Path(__file__).parent
 
 
 class Server(NamedTuple):
-    """How a server is started and asked; ``python`` in the command is that of ``packages``."""
+    """How a server is started and asked, by the programs of an environment of its own.
 
-    packages: tuple[str, ...]
+    Its packages are pinned in ``requirements-ENVIRONMENT.txt``; None is our own environment.
+    """
+
+    environment: str | None
     command: str
     options: tuple[str, ...]
     rate_rps: float = 100
@@ -29,28 +32,28 @@ class Server(NamedTuple):
 
 SERVERS = {
     "fastapi": Server(
-        (),
+        None,
         "env OMP_NUM_THREADS=1 {python} -m uvicorn fastapi_app:app --port {port} --no-access-log",
         ("--request", "text.json", "--url", "/predict", "--health", "/health",
          "--check", '{"label": 4}'),
     ),
     "fastapi_workers": Server(
-        (),
+        None,
         "env OMP_NUM_THREADS=1 {python} -m uvicorn fastapi_app:app --port {port} --no-access-log "
         "--workers 2",
         ("--request", "text.json", "--url", "/predict", "--health", "/health",
          "--check", '{"label": 4}'),
     ),
     "litserve": Server(
-        ("litserve==0.2.19", "numpy==2.4.6"),
+        "litserve",
         "env OMP_NUM_THREADS=1 {python} litserve_app.py {port}",
         ("--request", "text.json", "--url", "/predict", "--health", "/health",
          "--check", '{"label": 4}', "--start-timeout", "120s"),
     ),
     "mlserver": Server(
-        ("mlserver==1.7.1",),
+        "mlserver",
         "env OMP_NUM_THREADS=1 MLSERVER_HTTP_PORT={port} MLSERVER_GRPC_PORT=28081 "
-        "{python} -m mlserver.cli start mlserver",
+        "{bin}mlserver start mlserver",
         ("--request", "text_v2.json", "--url", "/v2/models/classifier/infer", "--health",
          "/v2/health/ready", "--check", '{"outputs": [{"name": "label", "data": [4]}]}',
          "--start-timeout", "120s"),
@@ -58,30 +61,37 @@ SERVERS = {
 }  # fmt: skip
 
 
-def python_of(name: str, packages: tuple[str, ...]) -> str:
+def python_of(environment: str | None) -> str:
     """The interpreter that has the packages; made when it is not there."""
-    if not packages:
+    if environment is None:
         return sys.executable
-    folder = CACHE / "own_servers" / name
+    folder = CACHE / "own_servers" / environment
     python = folder / "bin" / "python"
+    wanted = HERE / f"requirements-{environment}.txt"
     done = folder / "installed.txt"
-    if not done.is_file() or done.read_text() != "\n".join(packages):
+    if not done.is_file() or done.read_text() != wanted.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        done.write_text("\n".join(packages))
+        install = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)]
+        subprocess.run(install, check=True)
+        done.write_text(wanted.read_text())
     return str(python)
+
+
+def with_programs(command: str, python: str) -> str:
+    """The command with the paths of the environment's programs."""
+    folder = f"{Path(python).parent}/"
+    return command.replace("{python}", shlex.quote(python)).replace("{bin}", shlex.quote(folder))
 
 
 def main() -> None:
     """Size every server that is not sized yet, then publish."""
     results: Result = {}
     for name, server in SERVERS.items():
-        python = python_of(name.partition("_")[0], server.packages)
-        command = server.command.replace("{python}", shlex.quote(python))
+        python = python_of(server.environment)
+        command = with_programs(server.command, python)
         arguments = ["--cmd", command, *server.options, "--rate", f"{server.rate_rps:g}"]
         arguments += ["--p99", server.p99]
-        asked = {"command": server.command.replace("{python}", "python")}
-        asked["packages"] = " ".join(server.packages)
+        asked = {"command": server.command.replace("{python}", "python").replace("{bin}", "")}
         asked["demand"] = f"{server.rate_rps:g} req/s, p99 at most {server.p99}"
         results[name] = {**asked, **run_once("own_servers", name, arguments, HERE)}
     publish("own_servers", {"host": host(), "servers": results}, render(results))
