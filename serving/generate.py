@@ -140,6 +140,17 @@ def dimension(spec: TensorSpec, axis: int) -> str:
     return spec.symbol(axis) or f"{spec.name}.{axis}"
 
 
+def said_sizes(specs: Sequence[TensorSpec], wishes: Sequence[Wish]) -> dict[str, int]:
+    """Sizes of the free dimensions that the user gives as numbers."""
+    by_name = {spec.name: spec for spec in specs}
+    return {
+        dimension(by_name[wish.name], axis): size
+        for wish in wishes
+        for axis, size in enumerate(wish.dims or ())
+        if isinstance(size, int) and by_name[wish.name].shape[axis] == -1
+    }
+
+
 def possible_sizes(
     specs: Sequence[TensorSpec], wishes: Sequence[Wish], *, batched: bool
 ) -> list[dict[str, int]]:

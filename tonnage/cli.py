@@ -25,12 +25,14 @@ from serving import host_facts, placement
 from serving.build import build_variants
 from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
+from serving.generate import parse_wish
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
 from tonnage.config import load_study, shipped
 from tonnage.durations import seconds_of
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
+from tonnage.own_options import Input, Payload
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -99,7 +101,8 @@ def measure(
     timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
     workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    payload: Annotated[Path | None, typer.Option(help=".npz with rows by input name")] = None,
+    payload: Payload = None,
+    input_: Input = None,
     header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
     json: Json = False,
@@ -128,6 +131,7 @@ def measure(
             endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
             run=load,
             payload=payload,
+            wishes=tuple(parse_wish(text) for text in input_ or ()),
             headers=parse_headers(header or []),
             insecure=insecure,
         )

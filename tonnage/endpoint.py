@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.records import EndpointMeasurement, LoadRun
 from serving.errors import BadInput
-from serving.generate import generated_rows
-from serving.records import Endpoint
+from serving.generate import Wish, check_wishes, generated_rows, said_sizes
+from serving.records import Endpoint, has_batch_axis
 from serving.rows import read_rows
 
 # One worker on one core keeps its dispatch lag below 2 ms up to about here.
@@ -35,6 +35,7 @@ class EndpointTest:
     endpoint: Endpoint
     run: LoadRun
     payload: Path | None
+    wishes: Sequence[Wish] = ()
     headers: Mapping[str, str]
     insecure: bool
 
@@ -50,10 +51,23 @@ def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
         test.endpoint, test.headers, insecure=test.insecure, timeout_s=run.timeout_s
     )
     specs = server.inputs()
+    check_wishes(specs, test.wishes)
+    batched = has_batch_axis(specs, specs)
+    if run.batch > 1 and not batched:
+        raise BadInput(f"--batch {run.batch}: the model has no batch axis; leave it at 1")
     rows = (
-        read_rows(test.payload, specs) if test.payload else generated_rows(specs, _ROWS, run.seed)
+        read_rows(test.payload, specs, batched=batched)
+        if test.payload
+        else generated_rows(
+            specs,
+            _ROWS,
+            run.seed,
+            batched=batched,
+            sizes=said_sizes(specs, test.wishes),
+            wishes=test.wishes,
+        )
     )
-    payloads = foreign_payloads(rows, run.batch, run.seed)
+    payloads = foreign_payloads(rows, run.batch, run.seed, batched=batched)
     server.round_trip_s(payloads)
     call = v2_call(test.endpoint)
     with Fleet(log, workers=run.workers) as fleet:

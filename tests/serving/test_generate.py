@@ -16,6 +16,7 @@ from serving.generate import (
     generated_rows,
     parse_wish,
     possible_sizes,
+    said_sizes,
 )
 from serving.records import TensorSpec, has_batch_axis
 from serving.rows import count_rows, load_rows, row_bytes, save_rows, take
@@ -178,6 +179,14 @@ def test_what_the_user_says_of_dimensions_is_kept_in_every_try() -> None:
         assert sizes["x.1"] == 80
         assert sizes["x.2"] == sizes["y.1"]
         assert sizes["s.1"] == 1
+
+
+def test_sizes_that_are_said_are_enough() -> None:
+    """A server says no names of its dimensions; numbers in a wish fill them."""
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 3, -1))
+    wishes = [parse_wish("x=[b,3,7]")]
+    rows = generated_rows([spec], 2, 0, sizes=said_sizes([spec], wishes), wishes=wishes)
+    assert rows["x"].shape == (2, 3, 7)
 
 
 def test_an_unknown_size_is_asked_for() -> None:
