@@ -22,10 +22,11 @@ from serving.compressors.given_torch import (
 )
 from serving.compressors.onnx_int8 import DynamicInt8
 from serving.errors import BadInput
-from serving.generate import Hints, Wish
+from serving.generate import Hints
 from serving.onnx_file import hints, precision, quantizable, read_graph
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
+from serving.wishes import Wish
 from serving.workloads import Recipe
 
 _PICKLES = {".pkl", ".pickle", ".joblib"}

@@ -16,20 +16,14 @@ import numpy as np
 
 from serving.build import can_be_built
 from serving.errors import BadInput
-from serving.generate import (
-    Hints,
-    Sizes,
-    Wish,
-    check_wishes,
-    generated_rows,
-    possible_sizes,
-)
+from serving.generate import Hints, Sizes, generated_rows, possible_sizes
 from serving.onnx_file import explain_bad_index
 from serving.own_kinds import Kind, kind_of
 from serving.records import Quality, TensorSpec, has_batch_axis
 from serving.rows import Rows, count_rows, read_rows, row_bytes, take
 from serving.runtimes import Runtime
 from serving.steps import Dataset
+from serving.wishes import Wish, check_wishes
 from serving.workloads import Metric, Recipe
 
 ORIGINAL = "original"

@@ -25,10 +25,10 @@ from serving import host_facts, placement
 from serving.build import build_variants
 from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
-from serving.generate import parse_wish
 from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
+from serving.wishes import parse_wish
 from tonnage.config import load_study, shipped
 from tonnage.durations import seconds_of
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers

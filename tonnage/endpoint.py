@@ -19,9 +19,10 @@ from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.records import EndpointMeasurement, LoadRun
 from serving.errors import BadInput
-from serving.generate import Wish, check_wishes, generated_rows, said_sizes
+from serving.generate import generated_rows, said_sizes
 from serving.records import Endpoint, has_batch_axis
 from serving.rows import read_rows
+from serving.wishes import Wish, check_wishes
 
 # One worker on one core keeps its dispatch lag below 2 ms up to about here.
 CEILING_RPS_PER_WORKER = 4000.0

@@ -13,8 +13,8 @@ import typer
 
 from loadtests.http_call import HttpCall, parse_checks
 from serving.errors import BadInput
-from serving.generate import parse_wish
 from serving.own_model import OwnSource, open_own_model
+from serving.wishes import parse_wish
 from tonnage.durations import seconds_of
 from tonnage.endpoint import parse_headers
 from tonnage.own_server import SERVER, OwnServer, ServerRun

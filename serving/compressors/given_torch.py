@@ -21,7 +21,7 @@ import numpy as np
 
 from serving.compressors.given import AsGiven
 from serving.errors import BadInput
-from serving.generate import Wish, generated_rows
+from serving.generate import generated_rows
 from serving.records import TensorSpec, has_batch_axis, sha256_of
 from serving.rows import take
 from serving.runtimes import Runtime, open_model
@@ -32,6 +32,7 @@ from serving.runtimes.torch_runtime import (
 )
 from serving.steps import Making, Step, StepFailed
 from serving.v2 import datatype_of
+from serving.wishes import Wish
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 

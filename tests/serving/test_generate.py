@@ -8,19 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BadInput
-from serving.generate import (
-    Hints,
-    Wish,
-    check_wishes,
-    dimension,
-    generated_rows,
-    parse_wish,
-    possible_sizes,
-    said_sizes,
-)
+from serving.generate import Hints, dimension, generated_rows, possible_sizes, said_sizes
 from serving.records import TensorSpec, has_batch_axis
 from serving.rows import count_rows, load_rows, row_bytes, save_rows, take
 from serving.v2 import dtype_of
+from serving.wishes import Wish, check_wishes, parse_wish
 
 DATATYPES = ["FP32", "FP64", "FP16", "INT64", "INT32", "UINT8", "INT8", "BOOL", "BYTES"]
 DIMENSIONS = st.lists(st.sampled_from([1, 2, 3]) | st.sampled_from(["h", "w"]), max_size=3)

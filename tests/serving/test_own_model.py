@@ -13,9 +13,9 @@ import pytest
 
 from serving.build import build_variants
 from serving.errors import BadInput
-from serving.generate import parse_wish
 from serving.own_model import OwnModel, OwnSource, open_own_model
 from serving.runtimes import load_runtime
+from serving.wishes import parse_wish
 
 from . import onnx_models as models
 
