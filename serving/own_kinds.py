@@ -18,9 +18,9 @@ from serving.compressors.given_torch import (
     GivenProgram,
     GivenTorchScript,
     exported_program,
-    script_signature,
 )
 from serving.compressors.onnx_int8 import DynamicInt8
+from serving.compressors.torch_signature import script_signature
 from serving.errors import BadInput
 from serving.generate import Hints
 from serving.onnx_file import hints, precision, quantizable, read_graph
