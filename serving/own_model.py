@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,15 +85,13 @@ def open_own_model(
     kind = kind_of(source)
     runtime = kind.open()
     check_wishes(runtime.inputs, source.wishes)
-    batched = has_batch_axis(runtime.inputs, runtime.outputs)
-    if batched and not _keeps_rows(source, kind, runtime):
-        batched = False
+    progress("making rows that it answers")
+    batched = _takes_rows(replace(source, batch=1), kind, runtime)
     if source.batch > 1 and not batched:
         raise BadInput(
             f"--batch {source.batch}: {source.path} has no batch axis, it takes one row a call; "
             "leave --batch at 1"
         )
-    progress("making rows that it answers")
     rows = _rows(source, kind, runtime, batched)
     data = Dataset(
         train={},
@@ -132,16 +130,24 @@ def _add_variants(model: OwnModel, kind: Kind, seed: int, progress: Callable[[st
     model.notes = tuple(notes)
 
 
-def _keeps_rows(source: OwnSource, kind: Kind, runtime: Runtime) -> bool:
-    """Whether two rows in give two rows out: a free first dimension may be another thing."""
-    for sizes in possible_sizes(runtime.inputs, source.wishes, batched=True)[:4]:
-        rows = _made(source, kind.hints, runtime.inputs, 2, sizes, batched=True)
-        try:
-            answers = runtime.predict(take(rows, [0, 1], batched=True))
-        except Exception:  # noqa: S112 - other sizes may do; if none does, the search says why
-            continue
-        return all(len(values) == 2 for values in answers.values())
-    return True
+def _takes_rows(source: OwnSource, kind: Kind, runtime: Runtime) -> bool:
+    """Whether two rows in give two rows out: a free first dimension may be another thing.
+
+    So it is with a list of what was found, and with a model whose layers fix a batch of one.
+    """
+    if not has_batch_axis(runtime.inputs, runtime.outputs):
+        return False
+    if source.payload is not None:
+        rows = read_rows(source.payload, runtime.inputs)
+        _call(source, runtime, rows, True)
+    else:
+        sizes, _ = _accepted_sizes(source, kind, runtime, True)
+        rows = _made(source, kind.hints, runtime.inputs, 2, sizes, True)
+    try:
+        answers = runtime.predict(take(rows, [0, min(1, count_rows(rows) - 1)], batched=True))
+    except Exception:  # it took one row; why it does not take two is its own affair
+        return False
+    return all(len(values) == 2 for values in answers.values())
 
 
 def _rows(source: OwnSource, kind: Kind, runtime: Runtime, batched: bool) -> Rows:

@@ -148,6 +148,17 @@ def picture(path: Path) -> Path:
     )
 
 
+def one_row(path: Path) -> Path:
+    """A batch axis in its signature, and a reshape inside that holds for a single row."""
+    return save(
+        path,
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["batch", 4])],
+        [value("y", TensorProto.FLOAT, ["batch", 2, 2])],
+        {"shape": np.array([1, 2, 2])},
+    )
+
+
 def detections(path: Path) -> Path:
     """A free first dimension of the output that is no batch: as many rows as are found."""
     return save(

@@ -53,6 +53,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], bool, dict[str, tuple[str, tuple[
         {"sound": ("float32", (1, 512)), "state": ("float32", (2, 1, 4)), "rate": ("int64", ())},
     ),
     "detections": (models.detections, False, {"x": ("float32", (1, 4))}),
+    "one row": (models.one_row, False, {"x": ("float32", (1, 4))}),
 }
 
 
