@@ -209,7 +209,10 @@ class CommandHost:
             elif wrong_since is None:
                 wrong_since = time.monotonic()
             elif time.monotonic() - wrong_since > _SETTLING_S:
-                raise Unusable(f"--cmd: {seen.text} (log: {self._log})")
+                raise Unusable(
+                    f"--cmd: {seen.text}; correct the request, or set --health PATH if it was "
+                    f"still loading (log: {self._log})"
+                )
             time.sleep(_POLL_S)
         limit = f"{self._command.start_timeout_s:g} s"
         if _listens([process.pid, *process.pids()], port):

@@ -84,6 +84,8 @@ def open_own_model(
     progress("reading the model")
     kind = kind_of(source)
     runtime = kind.open()
+    if not runtime.inputs:
+        raise BadInput(f"{source.path}: takes no inputs, so there is nothing to ask it")
     check_wishes(runtime.inputs, source.wishes)
     progress("making rows that it answers")
     batched = _takes_rows(replace(source, batch=1), kind, runtime)
@@ -187,7 +189,7 @@ def _accepted_sizes(
             first = first or error
         if time.monotonic() > until:
             break
-    raise first or BadInput(f"{source.path}: takes no inputs, so there is nothing to send it")
+    raise first or BadInput(f"{source.path}: no sizes of its inputs were found that it accepts")
 
 
 def _made(

@@ -126,6 +126,11 @@ def server_of(
         )
     if locustfile is not None and not locustfile.is_file():
         raise BadInput(f"--locustfile {locustfile}: no such file")
+    if locustfile is not None and (files or header or check):
+        raise BadInput(
+            "--locustfile: its tasks make and check their own requests; leave out --request, "
+            "--header and --check"
+        )
     headers = parse_headers(list(header or ()))
     if files and "content-type" not in {name.lower() for name in headers}:
         headers["Content-Type"] = _TYPES.get(files[0].suffix, "application/octet-stream")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import BadInput
@@ -44,6 +44,7 @@ def small_sizes(specs: tuple[TensorSpec, ...], batched: bool) -> dict[str, int]:
 
 
 @given(specs=specs(), rows=st.integers(1, 4), seed=st.integers(0, 9))
+@settings(deadline=None)
 def test_rows_fit_their_signature(specs: tuple[TensorSpec, ...], rows: int, seed: int) -> None:
     """Every row has the type and shape that the model takes; equal names have equal sizes.
 
@@ -71,6 +72,7 @@ def test_rows_fit_their_signature(specs: tuple[TensorSpec, ...], rows: int, seed
 
 
 @given(specs=specs())
+@settings(deadline=None)
 def test_rows_survive_their_file(
     tmp_path_factory: pytest.TempPathFactory, specs: tuple[TensorSpec, ...]
 ) -> None:
@@ -86,6 +88,7 @@ def test_rows_survive_their_file(
 
 
 @given(low=st.integers(-1000, 1000), width=st.integers(0, 50), seed=st.integers(0, 5))
+@settings(deadline=None)
 def test_a_range_is_kept(low: int, width: int, seed: int) -> None:
     """Values lie within what the user says, both ends included."""
     spec = TensorSpec(name="x", datatype="INT64", shape=(-1, 40))

@@ -141,6 +141,35 @@ def test_rows_come_from_a_file(tmp_path: Path) -> None:
     assert "has no array 'x'" in refused(tmp_path / "m.onnx", payload=tmp_path / "whole.npz")
 
 
+def test_rows_come_from_a_parquet_file(tmp_path: Path) -> None:
+    """A column per input, lists for further dimensions; or the features of a single input."""
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({f"f{i}": np.arange(6) + i for i in range(64)})
+    table.to_parquet(tmp_path / "features.parquet")
+    path = models.linear(tmp_path / "m.onnx")
+    rows = opened(path, payload=tmp_path / "features.parquet").data.test["x"]
+    np.testing.assert_array_equal(rows, table.to_numpy(np.float32))
+    lists = pandas.DataFrame({"ids": [[1, 2], [3, 4]], "mask": [[1, 1], [1, 0]]})
+    lists.to_parquet(tmp_path / "lists.parquet")
+    rows = opened(models.embedding(tmp_path / "e.onnx"), payload=tmp_path / "lists.parquet")
+    assert rows.data.test["ids"].tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    assert "cannot be read as parquet" in refused(path, payload=tmp_path / "broken.parquet")
+
+
+def test_a_model_without_inputs_is_refused(tmp_path: Path) -> None:
+    """There is nothing to ask it."""
+    path = models.save(
+        tmp_path / "m.onnx",
+        [onnx.helper.make_node("Identity", ["w"], ["y"])],
+        [],
+        [models.value("y", onnx.TensorProto.FLOAT, [2])],
+        {"w": np.zeros(2, np.float32)},
+    )
+    assert "takes no inputs" in refused(path)
+
+
 def test_weights_beside_the_file_are_taken_inside(tmp_path: Path) -> None:
     """The variant is one file, which needs nothing of the folder it came from."""
     folder = tmp_path / "given"

@@ -39,6 +39,10 @@ COMMANDS = {
     "bad input": (["--model", "m.onnx", "--input", "x", *DEMAND], "--input 'x'"),
     "no body": (["--cmd", "true {port}", *DEMAND], "--request FILE"),
     "absent body": (["--cmd", "true {port}", "--request", "b", *DEMAND], "--request b"),
+    "tasks and a body": (
+        ["--cmd", "true {port}", "--locustfile", __file__, "--check", "200", *DEMAND],
+        "leave out --request",
+    ),
     "no port": (["--cmd", "true", "--method", "GET", *DEMAND], "{port}"),
     "no program": (["--cmd", "no-such {port}", "--method", "GET", *DEMAND], "no-such"),
     "a shell": (["--cmd", "'open {port}", "--method", "GET", *DEMAND], "no shell"),
