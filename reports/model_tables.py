@@ -109,14 +109,16 @@ def quality(bundle: Bundle) -> Table:
     tested = max((v.quality.n_rows for v in bundle.variants if v.quality), default=0)
     return Table(
         name="quality",
-        title=f"Quality on {f.count(tested)} test rows",
+        title=f"Fidelity on {f.count(tested)} generated rows"
+        if is_fidelity(bundle)
+        else f"Quality on {f.count(tested)} test rows",
         header=(
             "Variant",
             *(METRIC_HEADS[name] for name in shown),
             f"Delta {METRIC_NAMES[metric]}",
             "Parity max",
             "Parity mean",
-            "Quality gate",
+            "Gate" if is_fidelity(bundle) else "Quality gate",
         ),
         rows=tuple(rows),
         mark=Mark.MEASURED,
@@ -197,6 +199,11 @@ METRIC_HEADS = {
     "fidelity": "Fidelity",
     "reproduced": "Fidelity",
 }
+
+
+def is_fidelity(bundle: Bundle) -> bool:
+    """Whether variants are held against the original's answers, for want of labels."""
+    return bundle.info.metric == "reproduced"
 
 
 def _metrics_shown(bundle: Bundle) -> list[str]:

@@ -36,7 +36,11 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
         Section(
             key="inference", title="Inference in process", tables=(model_tables.inference(bundle),)
         ),
-        Section(key="quality", title="Quality", tables=(model_tables.quality(bundle),)),
+        Section(
+            key="quality",
+            title="Fidelity" if model_tables.is_fidelity(bundle) else "Quality",
+            tables=(model_tables.quality(bundle),),
+        ),
         Section(
             key="load",
             title="Load tests",
