@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from loadtests.records import LoadRun
 from serving.errors import BadInput
 from serving.ports import free_port
 from serving.records import Endpoint
+
+from .test_study import nothing_left, start
 
 pytestmark = pytest.mark.slow
 
@@ -229,3 +232,31 @@ def test_a_locustfile_that_cannot_be_used_is_said(
     assert result.ok == result.offered == 20
     assert result.checked > 0
     assert result.wrong == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_server_is_not_left_behind(tmp_path: Path, how: signal.Signals) -> None:
+    """However the run ends, the server that it started ends, with its control group.
+
+    After Ctrl-C the same command goes on with the same run.
+    """
+    (tmp_path / "app.py").write_text(SERVER)
+    (tmp_path / "body.json").write_text("[1]")
+    arguments = [
+        "run", "--cmd", f"{sys.executable} -I {tmp_path}/app.py {{port}}", "--request",
+        "body.json", "--rate", "20", "--p99", "200ms", "--quick", "--name", "mine",
+    ]  # fmt: skip
+    process = start(tmp_path, *arguments)
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("runs/mine/*/measurements.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert nothing_left(tmp_path, process.pid) == []
+    again = start(tmp_path, *arguments)
+    _, errors = again.communicate(timeout=120)
+    assert "(resumed)" in errors
+    assert len(list(tmp_path.glob("runs/mine/*"))) == 1
