@@ -39,16 +39,18 @@ def capacities(bundle: Bundle) -> Table:
             "Generator (cores)",
             "Throttled",
             "Peak memory",
+            "Start-up (s)",
             "Samples and faults",
         ),
         rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
         mark=None,
-        text_columns=(0, 1, 4, 15),
+        text_columns=(0, 1, 4, 16),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
             "Model p50 is the time inside the replica in the same run.",
             "Throttled is the share of CFS periods in which the quota ran out, at capacity.",
+            "Start-up is from the deployment, or the start of the command, to the first answer.",
         ),
     )
 
@@ -131,7 +133,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
     best = best_rung(runs)
     paced = next((m for m in runs if m.run.mode == "paced" and m.valid), None)
     shown: tuple[str, ...] = (f.NOTHING,) * 3
-    costs: tuple[str, ...] = (f.NOTHING,) * 5
+    costs: tuple[str, ...] = (f.NOTHING,) * 6
     if best:
         shown = (f.number(best.completed_rps), f.compact(best.rows_per_s), f.count(best.run.users))
         costs = (
@@ -140,6 +142,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
             f.number(best.cpu.generator_s / best.elapsed_s),
             _throttled(best),
             f.memory(max(m.peak_memory_bytes for m in runs if m.valid)),
+            f.number(best.startup_s),
         )
     ladder = [m for m in runs if m.run.mode != "open"]
     return (
