@@ -162,7 +162,7 @@ def model_run(
     budget_s: float | None,
 ) -> StudyRun:
     """The run of a model; it is opened, and its variants are tried, with progress."""
-    stem = path.rpartition(":")[2] if ":" in path else Path(path).stem
+    stem = Path(path).stem if Path(path).exists() else path.rpartition(":")[2]
     name = study_name(asked.name, stem)
     source = OwnSource(
         path=path,
@@ -194,6 +194,7 @@ def model_run(
         budget_s=budget_s,
         command=reproducing_command(),
         own=model,
+        notes=model.notes,
     )
 
 

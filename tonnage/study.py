@@ -75,6 +75,7 @@ class StudyRun:
     call: HttpCall | None = None
     command: str | None = None
     own: Workload | None = None
+    notes: tuple[str, ...] = ()
     assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
     _data: Dataset | None = field(default=None, init=False)
 
@@ -406,7 +407,7 @@ class StudyRun:
             metric=self.judged[1],
             max_loss=self.study.quality.max_loss,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
-            assumptions=self.assumptions,
+            assumptions=(*self.assumptions, *self.notes),
         )
 
     @property
