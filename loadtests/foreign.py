@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from loadtests.payloads import Payloads, count_of_bodies
-from loadtests.records import LoadRun
+from loadtests.payloads import Payloads
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
-from serving.v2 import V2Error, dtype_of, encode_request
+from serving.v2 import V2Error, dtype_of
 
 _PROBES = 5
 
@@ -178,28 +177,6 @@ def read_rows(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, np.ndarray
     if len({len(rows[spec.name]) for spec in specs}) != 1:
         raise BadInput(f"{path}: its arrays differ in their number of rows")
     return {spec.name: rows[spec.name] for spec in specs}
-
-
-def foreign_payloads(rows: Mapping[str, np.ndarray], batch: int, seed: int) -> Payloads:
-    """Bodies drawn from ``rows``; nothing is known of the right answers."""
-    draw = np.random.default_rng(seed)
-    total = len(next(iter(rows.values())))
-    bodies, heads = [], []
-    for _ in range(count_of_bodies(rows, batch)):
-        chosen = draw.integers(0, total, batch)
-        body, head = encode_request({name: values[chosen] for name, values in rows.items()})
-        bodies.append(body)
-        heads.append(head or len(body))
-    return Payloads(bodies, heads, {})
-
-
-def check_rate(run: LoadRun, ceiling_rps: float) -> None:
-    """BadInput for a rate that the generator cannot dispatch on time, before any is sent."""
-    if run.rate_rps is not None and run.rate_rps > ceiling_rps:
-        raise BadInput(
-            f"--rate {run.rate_rps:g}: beyond what {run.workers} worker(s) dispatch on time "
-            f"(about {ceiling_rps:g} req/s); lower it or raise --workers"
-        )
 
 
 def _short(body: bytes) -> str:
