@@ -18,13 +18,13 @@ import numpy as np
 from loadtests import laws
 from loadtests.arrivals import Trace
 from loadtests.fleet import Fleet
+from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
-from loadtests.monitor import Monitor, Snapshot
+from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
 from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
-from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
 
 _RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
@@ -69,7 +69,7 @@ QUICK = Dwell(
 class CellContext:
     """What all runs of one cell have in common."""
 
-    host: RayHost
+    host: Host
     fleet: Fleet
     deployment: Deployment
     endpoint: Endpoint
@@ -80,6 +80,7 @@ class CellContext:
     role: str = "cell"
     trace: Trace | None = None
     slos: tuple[Slo, ...] = ()
+    call: HttpCall | None = None
 
 
 def measure_cell(
@@ -238,4 +239,11 @@ def _counts(result: LoadResult, duration_s: float) -> tuple[int, ...]:
 def _load(
     context: CellContext, run: LoadRun, on_start: Callable[[], None] = lambda: None
 ) -> LoadResult:
-    return context.fleet.run(run, context.endpoint, context.payloads, on_start, trace=context.trace)
+    return context.fleet.run(
+        run,
+        context.endpoint,
+        context.payloads,
+        on_start,
+        call=context.call,
+        trace=context.trace,
+    )

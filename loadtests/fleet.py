@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from loadtests import locust_launcher
 from loadtests.arrivals import Trace
+from loadtests.http_call import HttpCall, v2_call
 from loadtests.payloads import Payloads
 from loadtests.records import LoadRun
 from loadtests.samples import Samples
@@ -105,11 +106,12 @@ class Fleet:
         on_start: Callable[[], None] = lambda: None,
         *,
         trace: Trace | None = None,
-        headers: Mapping[str, str] | None = None,
+        call: HttpCall | None = None,
         insecure: bool = False,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
 
+        ``call`` is how a request is put, V2 inference when it is None.
         A ``trace`` gives the due times of a run whose arrivals are recorded ones. A worker
         that is lost takes its samples with it, and the result says so; the next run has
         new workers. Raises Infrastructure when Locust cannot begin or does not answer, and
@@ -130,9 +132,8 @@ class Fleet:
             "users": users * workers if run.mode == "open" else users,
             "workers": workers,
             "url": endpoint.url,
-            "model": endpoint.model_name,
+            "call": (call or v2_call(endpoint)).model_dump(),
             "cell_id": endpoint.cell_id,
-            "headers": dict(headers or {}),
             "insecure": insecure,
             "payloads": str(payloads),
             "schedule": str(self._folder / "schedule.npz"),

@@ -37,6 +37,7 @@ from locust import FastHttpUser, events, task  # noqa: E402
 from locust.contrib.fasthttp import FastHttpSession  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
+from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.schedule import Schedule  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
@@ -107,8 +108,8 @@ class Drive:
     def __init__(self, spec: dict[str, Any], index: int, crew: Crew) -> None:
         self.spec = spec
         self.payloads = Payloads.load(Path(spec["payloads"]))
-        self.path = f"/v2/models/{spec['model']}/infer"
-        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"])
+        self.call = HttpCall.model_validate(spec["call"])
+        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
@@ -127,8 +128,7 @@ class Drive:
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            ready = self.path.replace("/infer", "/ready")
-            user.client.get(ready, headers=self.spec["headers"], name="warm")
+            user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
             warmed.append(1)
 
         while len(self._crew) < self.users:
@@ -230,15 +230,19 @@ class CellUser(FastHttpUser):
 
     def send(self, run: Drive, due: float, body: int, *, waited: bool = False) -> None:
         """Send one request of ``run`` and keep its sample."""
-        headers = {
-            **run.spec["headers"],
-            HEADER_LENGTH: str(run.payloads.header_lengths[body]),
-            "Content-Type": "application/octet-stream",
-            "Accept-Encoding": "identity",
-        }
+        headers = {"Accept-Encoding": "identity", **run.call.headers}
+        if run.payloads.header_lengths[body]:
+            headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
         data = run.payloads.bodies[body]
         sent = time.perf_counter()
-        response = self.client.post(run.path, data=data, headers=headers, name="infer")  # type: ignore[arg-type] # bytes are what it sends
+        response = self.client.request(
+            run.call.method,
+            run.call.path,
+            data=data or None,  # type: ignore[arg-type] # bytes are what it sends
+            headers=headers,
+            name="infer",
+            allow_redirects=False,
+        )
         answer = response.content
         done = time.perf_counter()
         got: Any = response.headers or {}

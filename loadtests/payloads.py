@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from serving.records import Deployment
+from serving.rows import Rows, count_rows, row_bytes, take
 from serving.runtimes import load_runtime
-from serving.v2 import encode_request
+from serving.v2 import decode_response, encode_request, encode_tensors
 
 # Enough different bodies that no cache learns them, few enough to build in a moment.
 _BODIES_BYTES = 16 << 20
@@ -20,46 +22,46 @@ _FEWEST_BODIES = 4
 
 @dataclass(frozen=True)
 class Payloads:
-    """Bodies in V2 binary form; of each the expected outputs by name, and the class.
+    """Bodies; of each the expected outputs by name where they are known, and the class.
 
-    ``expected`` is empty for a body of which nothing is known. Classes count from 0; they
-    are what a run's mix, or its trace's batch sizes, gives weights to.
+    ``header_lengths`` are the lengths of V2 heads; 0 for a body that is none. Classes count
+    from 0; they are what a run's mix, or its trace's batch sizes, gives weights to.
     """
 
-    bodies: list[bytes]
-    header_lengths: list[int]
-    expected: list[dict[str, np.ndarray]]
+    bodies: Sequence[bytes]
+    header_lengths: Sequence[int]
+    expected: Sequence[Mapping[str, np.ndarray]]
     classes: np.ndarray
 
+    @classmethod
+    def plain(cls, bodies: Sequence[bytes], header_lengths: Sequence[int] | None = None) -> Self:
+        """Bodies of one class, of whose answers nothing is known."""
+        heads = header_lengths or [0] * len(bodies)
+        return cls(bodies, heads, [{}] * len(bodies), np.zeros(len(bodies), dtype=np.int64))
+
     def save(self, path: Path) -> None:
-        """Write as an uncompressed ``.npz`` (no pickle)."""
-        arrays: dict[str, np.ndarray] = {
-            f"expected/{index}/{name}": values
-            for index, outputs in enumerate(self.expected)
-            for name, values in outputs.items()
-        }
-        joined = np.frombuffer(b"".join(self.bodies), dtype=np.uint8)
-        lengths = np.array([len(body) for body in self.bodies])
-        arrays.update(bodies=joined, lengths=lengths, heads=np.array(self.header_lengths))
+        """Write as an uncompressed ``.npz`` (no pickle; strings travel in the form of V2)."""
+        answers, heads = [], []
+        for outputs in self.expected:
+            answer, head = encode_tensors({}, "outputs", outputs, dict.fromkeys(outputs, True))
+            answers.append(answer if outputs else b"")
+            heads.append(head or len(answer))
+        arrays = {**_joined("bodies", self.bodies), **_joined("answers", answers)}
+        arrays["heads"] = np.array(self.header_lengths, dtype=np.int64)
+        arrays["answer_heads"] = np.array(heads, dtype=np.int64)
         np.savez(path, **arrays, classes=self.classes)  # type: ignore[arg-type] # as in samples
 
     @classmethod
-    def load(cls, path: Path) -> Payloads:
+    def load(cls, path: Path) -> Self:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
-            ends = np.cumsum(stored["lengths"])
-            raw = stored["bodies"].tobytes()
-            bodies = [raw[e - n : e] for e, n in zip(ends, stored["lengths"], strict=True)]
-            expected: list[dict[str, np.ndarray]] = [{} for _ in bodies]
-            for key in stored:
-                kind, _, rest = key.partition("/")
-                if kind == "expected":
-                    index, _, name = rest.partition("/")
-                    expected[int(index)][name] = stored[key]
+            answers = zip(_split("answers", stored), stored["answer_heads"].tolist(), strict=True)
+            expected = [decode_response(answer, head) if answer else {} for answer, head in answers]
+            bodies = _split("bodies", stored)
             return cls(bodies, stored["heads"].tolist(), expected, stored["classes"])
 
     @classmethod
-    def join(cls, parts: Sequence[Payloads]) -> Payloads:
+    def join(cls, parts: Sequence[Payloads]) -> Self:
         """Several payloads as the classes 0, 1, ... of one."""
         return cls(
             [body for part in parts for body in part.bodies],
@@ -69,9 +71,7 @@ class Payloads:
         )
 
 
-def make_payloads(
-    deployment: Deployment, rows: Mapping[str, np.ndarray], batch: int, seed: int
-) -> Payloads:
+def make_payloads(deployment: Deployment, rows: Rows, batch: int, seed: int) -> Payloads:
     """Draw batches from ``rows`` (arrays with a common first axis), seeded; one class.
 
     The expected answers come from the same file run in this process, batch by batch:
@@ -80,40 +80,49 @@ def make_payloads(
     """
     runtime = load_runtime(deployment.variant, deployment.threads)
     outputs = [spec.name for spec in runtime.outputs]
-    inputs = list(_batches(rows, batch, seed))
+    inputs = list(_batches(rows, batch, seed, batched=deployment.variant.batched))
     made = encode_payloads(inputs, outputs)
     return replace(made, expected=[dict(runtime.predict(one)) for one in inputs])
 
 
-def foreign_payloads(rows: Mapping[str, np.ndarray], batch: int, seed: int) -> Payloads:
+def foreign_payloads(rows: Rows, batch: int, seed: int, *, batched: bool = True) -> Payloads:
     """Bodies drawn from ``rows``; nothing is known of the right answers."""
-    return encode_payloads(list(_batches(rows, batch, seed)))
+    return encode_payloads(list(_batches(rows, batch, seed, batched=batched)))
 
 
 def encode_payloads(
     inputs: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[str] = ()
 ) -> Payloads:
-    """A body for each of ``inputs``, all of one class; asks for ``outputs``, or else for all."""
+    """A V2 body for each of ``inputs``; asks for ``outputs``, or else for all."""
     encoded = [encode_request(one, outputs) for one in inputs]
-    return Payloads(
-        [body for body, _ in encoded],
-        [head or len(body) for body, head in encoded],
-        [{} for _ in encoded],
-        np.zeros(len(encoded), dtype=np.int64),
+    return Payloads.plain(
+        [body for body, _ in encoded], [head or len(body) for body, head in encoded]
     )
 
 
+def count_of_bodies(rows: Rows, batch: int) -> int:
+    """How many different bodies to make of batches of ``rows``."""
+    size = max(1, row_bytes(rows) * batch)
+    return int(np.clip(_BODIES_BYTES // size, _FEWEST_BODIES, _MOST_BODIES))
+
+
 def _batches(
-    rows: Mapping[str, np.ndarray], batch: int, seed: int
+    rows: Rows, batch: int, seed: int, *, batched: bool
 ) -> Iterator[dict[str, np.ndarray]]:
-    total = len(next(iter(rows.values())))
+    total = count_rows(rows)
     draw = np.random.default_rng(seed)
     for _ in range(count_of_bodies(rows, batch)):
-        chosen = draw.integers(0, total, batch)
-        yield {name: np.ascontiguousarray(values[chosen]) for name, values in rows.items()}
+        yield take(rows, draw.integers(0, total, batch), batched=batched)
 
 
-def count_of_bodies(rows: Mapping[str, np.ndarray], batch: int) -> int:
-    """How many different bodies to make of batches of ``rows``."""
-    row_bytes = sum(values[:1].nbytes for values in rows.values())
-    return int(np.clip(_BODIES_BYTES // (row_bytes * batch), _FEWEST_BODIES, _MOST_BODIES))
+def _joined(name: str, parts: Sequence[bytes]) -> dict[str, np.ndarray]:
+    return {
+        name: np.frombuffer(b"".join(parts), dtype=np.uint8),
+        f"{name}_lengths": np.array([len(part) for part in parts], dtype=np.int64),
+    }
+
+
+def _split(name: str, stored: Mapping[str, np.ndarray]) -> list[bytes]:
+    lengths = stored[f"{name}_lengths"]
+    raw = stored[name].tobytes()
+    return [raw[e - n : e] for e, n in zip(np.cumsum(lengths), lengths, strict=True)]

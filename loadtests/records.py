@@ -131,7 +131,10 @@ class Measurement(Record):
     started_at: str
     deployment: Deployment
     grant: Grant
-    inference: str = Field(description="inline or thread, as the replica reported")
+    inference: str = Field(
+        description="inline or thread, as the replica reported; 'round trip' where 'service' is "
+        "the whole round trip of a server that does not report"
+    )
     run: LoadRun
     elapsed_s: float = Field(gt=0)
     offered: int = Field(ge=0)

@@ -21,7 +21,8 @@ class Samples:
     Only differences within a row mean anything across workers, whose clocks need not agree;
     the start of the run is each worker's own. ``waited`` marks requests that found every
     connection busy as they fell due: the server was full, and the wait until they were sent
-    is latency, but no fault of the generator. What is not known is nan.
+    is latency, but no fault of the generator. ``error`` is a short name, empty where the
+    answer passed its checks. What is not known is nan.
     """
 
     due_s: np.ndarray
@@ -29,6 +30,7 @@ class Samples:
     done_s: np.ndarray
     body: np.ndarray
     status: np.ndarray
+    error: np.ndarray
     waited: np.ndarray
     own_cell: np.ndarray
     inline: np.ndarray
@@ -40,8 +42,8 @@ class Samples:
 
     @property
     def ok(self) -> np.ndarray:
-        """Which were answered 200 by the cell that was asked, shape [n]."""
-        return np.asarray((self.status == 200) & self.own_cell)
+        """Which were answered well, and by the cell that was asked, shape [n]."""
+        return np.asarray((self.error == "") & (self.status != UNSENT) & self.own_cell)
 
     @property
     def latency_s(self) -> np.ndarray:
@@ -78,7 +80,7 @@ class Samples:
         times = {n: np.empty(0) for n in ("due_s", "sent_s", "done_s", "queue_s", "service_s")}
         flags = {n: np.empty(0, dtype=bool) for n in ("waited", "own_cell", "inline")}
         counts = {n: np.empty(0, dtype=np.int64) for n in ("body", "status")}
-        return cls(**times, **flags, **counts)
+        return cls(**times, **flags, **counts, error=np.empty(0, dtype="<U1"))
 
     def _columns(self) -> dict[str, np.ndarray]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -65,14 +65,10 @@ class Workers:
 
 def summarise(samples: Samples, duration_s: float, workers: Workers, lost: int = 0) -> LoadResult:
     """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all."""
-    errors = Counter(
-        f"http_{status}" if status else "no_answer"
-        for status in samples.status[samples.status != UNSENT].tolist()
-        if status != 200
-    )
+    errors = Counter(samples.error[samples.error != ""].tolist())
     if workers.unfinished:
         errors["no_answer"] += workers.unfinished
-    answered = samples.status == 200
+    answered = (samples.error == "") & (samples.status != UNSENT)
     good = samples.take(samples.ok)
     sent = samples.take(samples.status != UNSENT)
     steady = steady_from(np.maximum(good.latency_s, 0.0))

@@ -6,11 +6,12 @@ end, so that they cannot delay a dispatch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from loadtests.http_call import Check
 from loadtests.payloads import Payloads
 from loadtests.samples import UNSENT, Samples
 from serving.v2 import decode_response
@@ -19,6 +20,7 @@ from serving.v2 import decode_response
 # choose scales per call from the same rows, so they agree as well.
 _TOLERANCE = 1e-4
 _MOST_KEPT_BODIES = 64
+_LONGEST_ERROR = 40
 
 
 class Sample(NamedTuple):
@@ -26,6 +28,7 @@ class Sample(NamedTuple):
 
     ``cell``, ``timing`` and ``head_length`` are the headers that name who answered, how long
     it took inside, and where the binary part of ``answer`` begins; empty where absent.
+    ``failure`` names what went wrong in a task of the user's own, whatever its last status.
     """
 
     due: float
@@ -38,6 +41,7 @@ class Sample(NamedTuple):
     head_length: str
     answer: bytes | None
     waited: bool = False
+    failure: str | None = None
 
 
 class Tally:
@@ -46,7 +50,15 @@ class Tally:
     ``cell_id`` None is a server that is not ours: its answers carry no cell.
     """
 
-    def __init__(self, payloads: Payloads, cell_id: str | None, check_every: int) -> None:
+    def __init__(
+        self,
+        payloads: Payloads,
+        cell_id: str | None,
+        check_every: int,
+        check: Check | None = None,
+    ) -> None:
+        self._check = check or Check()
+        self._statuses = frozenset(self._check.statuses)
         self._payloads = payloads
         self._cell_id = cell_id
         self._check_every = check_every
@@ -73,10 +85,8 @@ class Tally:
         """All samples, counted from ``started``; checks the answers that were kept."""
         rows = sorted(self._samples, key=lambda sample: sample.due)
         for sample in rows:
-            if sample.answer is not None and sample.status == 200 and self._ours(sample):
-                expected = self._payloads.expected[sample.body]
-                self.checked += bool(expected)
-                self.wrong += bool(expected) and not _matches(sample, expected)
+            if sample.answer is not None and not self._error(sample) and self._ours(sample):
+                self._look_at(sample)
         timings = [parse_server_timing(sample.timing) for sample in rows]
         return Samples(
             due_s=_floats(sample.due - started for sample in rows),
@@ -84,12 +94,29 @@ class Tally:
             done_s=_floats(sample.done - started for sample in rows),
             body=np.array([sample.body for sample in rows], dtype=np.int64),
             status=np.array([sample.status for sample in rows], dtype=np.int64),
+            error=np.array([self._error(sample) for sample in rows], dtype=np.str_),
             waited=_flags(sample.waited for sample in rows),
             own_cell=_flags(self._ours(sample) for sample in rows),
             inline=_flags("desc=inline" in sample.timing for sample in rows),
             queue_s=_floats(timing.get("queue", np.nan) for timing in timings),
             service_s=_floats(timing.get("service", np.nan) for timing in timings),
         )
+
+    def _look_at(self, sample: Sample) -> None:
+        expected = self._payloads.expected[sample.body]
+        if expected:
+            self.checked += 1
+            self.wrong += not _matches(sample, expected)
+        elif self._check.reads_bodies:
+            self.checked += 1
+            self.wrong += self._check.failure(sample.answer or b"") is not None
+
+    def _error(self, sample: Sample) -> str:
+        if sample.failure:
+            return sample.failure[:_LONGEST_ERROR]
+        if sample.status in self._statuses or sample.status == UNSENT:
+            return ""
+        return f"http_{sample.status}" if sample.status else "no_answer"
 
     def _ours(self, sample: Sample) -> bool:
         return self._cell_id is None or sample.cell == self._cell_id
@@ -114,7 +141,7 @@ def parse_server_timing(header: str) -> dict[str, float]:
     return found
 
 
-def _matches(sample: Sample, expected: dict[str, np.ndarray]) -> bool:
+def _matches(sample: Sample, expected: Mapping[str, np.ndarray]) -> bool:
     try:
         length = int(sample.head_length) if sample.head_length else None
         answer = decode_response(sample.answer or b"", length)

@@ -21,7 +21,7 @@ CONFINED = {
     "torch": set(),
     "sklearn": {"serving/workloads/credit.py"},
     "skl2onnx": {"serving/workloads/credit.py"},
-    "onnx": {"serving/workloads/credit.py"},
+    "onnx": {"serving/onnx_file.py", "serving/workloads/credit.py"},
     "skops": {"serving/runtimes.py", "serving/workloads/credit.py"},
     "onnxruntime": {"serving/runtimes.py", "serving/workloads/credit.py"},
     "plotly": {"reports/plots.py", "reports/plot_parts.py", "reports/html.py"},

@@ -12,18 +12,19 @@ from loadtests.ceiling import ceilings, with_ceiling
 from loadtests.cell import QUICK, CellContext, measure, measure_ceiling, observe
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
-from loadtests.foreign import generated_rows, read_rows
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
 from loadtests.records import LoadRun, Measurement
 from serving.build import build_variants
 from serving.errors import BadInput
+from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
 from serving.noop import noop_variant
 from serving.placement import check_measurable
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
+from serving.rows import read_rows
 from serving.workloads import find_workload
 from tonnage.config import Study, beside
 from tonnage.load import CEILING_RPS_PER_WORKER, Load

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
-from loadtests.foreign import ForeignServer, generated_rows, read_rows
+from loadtests.foreign import ForeignServer
+from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
@@ -20,7 +21,9 @@ from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.records import EndpointMeasurement, LoadRun
 from loadtests.verdict import verdict_of
 from serving.errors import BadInput
+from serving.generate import generated_rows
 from serving.records import Endpoint
+from serving.rows import read_rows
 from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _ROWS = 512
@@ -95,13 +98,16 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     with Fleet(log, workers=run.workers) as fleet:
         stored = fleet.store("payloads", payloads)
 
+        call = v2_call(test.endpoint)
+        call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
+
         def drive(asked: LoadRun) -> Ran:
             result = fleet.run(
                 asked,
                 test.endpoint,
                 stored,
                 trace=test.load.trace,
-                headers=test.headers,
+                call=call,
                 insecure=test.insecure,
             )
             return result, endpoint_faults(asked, result)

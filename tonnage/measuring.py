@@ -15,10 +15,10 @@ from loadtests.cell import (
     measure_reference,
 )
 from loadtests.fleet import Fleet
-from loadtests.foreign import generated_rows
 from loadtests.objective import Slo
 from loadtests.payloads import make_payloads
 from serving.errors import BadInput
+from serving.generate import generated_rows
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
 from tonnage.cells import Cell, duration_s

@@ -19,6 +19,7 @@ def samples_of(due: np.ndarray, done: np.ndarray, **changed: Any) -> Samples:
         "done_s": done,
         "body": np.zeros(n, int),
         "status": np.full(n, 200),
+        "error": np.full(n, "", dtype="<U20"),
         "waited": np.zeros(n, bool),
         "own_cell": np.ones(n, bool),
         "inline": np.zeros(n, bool),
@@ -56,6 +57,8 @@ def test_counts_and_histograms() -> None:
     """Everything lands in its own count; latency is from the due time, lag without waiting."""
     status = np.full(len(DUE), 200)
     status[:3] = (503, 0, -1)
+    error = np.full(len(DUE), "", dtype="<U20")
+    error[:2] = ("http_503", "no_answer")
     own = np.ones(len(DUE), bool)
     own[3] = False
     sent = DUE + 0.0002
@@ -65,7 +68,9 @@ def test_counts_and_histograms() -> None:
     waited[10] = True
     sent[10] += 0.5
     done[10] += 0.5
-    made = samples_of(DUE, done, sent_s=sent, status=status, own_cell=own, waited=waited)
+    made = samples_of(
+        DUE, done, sent_s=sent, status=status, error=error, own_cell=own, waited=waited
+    )
     workers = Workers(checked=5, wrong=1, unfinished=2, cpu_s=(1.0, 4.0))
     result = summarise(made, 10.0, workers, lost=7)
     assert (result.offered, result.ok, result.unsent, result.lost) == (1009, 996, 1, 7)
