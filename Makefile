@@ -38,7 +38,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed
-	$(PIP) --editable '.[credit,dev]'
+	$(PIP) --editable '.[credit,vision,openvino,dev]'
 	touch $@
 
 # A stock Triton client, for the interoperability test. Its pins contradict Ray's, hence

@@ -25,9 +25,11 @@ from serving.instances import load_instances, resolve
 from serving.placement import Placement
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Variant, sha256_of
-from serving.runtimes import Runtime, StubRuntime, load_runtime
+from serving.runtimes import Runtime, load_runtime
+from serving.runtimes.stub import StubRuntime
+from serving.steps import Dataset
 from serving.v2 import encode_request
-from serving.workloads import Dataset, find_workload
+from serving.workloads import find_workload
 from tonnage.config import load_study, shipped
 
 REPEATS = 5
@@ -45,7 +47,7 @@ def built() -> tuple[dict[str, Variant], Dataset]:
         study.variants,
         data,
         seed=study.seed,
-        max_auc_loss=study.quality.max_auc_loss,
+        max_loss=study.quality.max_loss,
     )
     return {v.name: v for v in variants}, data
 

@@ -27,7 +27,8 @@ class StudyInfo(Record):
     quick: bool = False
     started_at: str
     dataset: str = Field(description="which data, from where, how many rows")
-    max_auc_loss: float
+    metric: str = Field(default="auc", description="field of Quality that the gate watches")
+    max_loss: float
     skipped: tuple[str, ...] = Field(default=(), description="cells left out, each with why")
     reproduce: tuple[str, ...] = Field(default=(), description="commands that reproduce the run")
     assumptions: tuple[str, ...] = ()

@@ -7,7 +7,8 @@ from itertools import pairwise
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
-from serving.records import BenchRow, Variant
+from serving.quality import METRIC_NAMES
+from serving.records import BenchRow, Quality, Variant
 
 
 def sizes(bundle: Bundle) -> Table:
@@ -91,19 +92,17 @@ def inference(bundle: Bundle) -> Table:
 def quality(bundle: Bundle) -> Table:
     """Quality of every variant, its loss, and its parity with the original (seed row C3)."""
     baseline = _variant(bundle, bundle.info.baseline)
-    base_auc = baseline.quality.auc if baseline and baseline.quality else None
+    metric = bundle.info.metric
+    base = baseline.quality if baseline else None
+    shown = _metrics_shown(bundle)
     rows = []
     for v in bundle.variants:
         q, p = v.quality, v.parity
-        auc = q.auc if q else None
-        lost = None if auc is None or base_auc is None or v == baseline else auc - base_auc
+        lost = None if v == baseline else _difference(q, base, metric)
         rows.append(
             (
                 v.name + (" (baseline)" if v == baseline else ""),
-                f.metric(auc),
-                f.metric(q.precision if q else None),
-                f.metric(q.recall if q else None),
-                f.metric(q.f1 if q else None),
+                *(f.metric(getattr(q, name, None)) for name in shown),
                 f.delta(lost),
                 f.tiny(p.max_abs_difference if p else None),
                 f.tiny(p.mean_abs_difference if p else None),
@@ -116,20 +115,19 @@ def quality(bundle: Bundle) -> Table:
         title=f"Quality on {f.count(tested)} test rows",
         header=(
             "Variant",
-            "AUC",
-            "Precision",
-            "Recall",
-            "F1",
-            "Delta AUC",
+            *(_METRIC_HEADS[name] for name in shown),
+            f"Delta {METRIC_NAMES[metric]}",
             "Parity max",
             "Parity mean",
             "Quality gate",
         ),
         rows=tuple(rows),
         mark=Mark.MEASURED,
-        text_columns=(0, 8),
+        text_columns=(0, len(shown) + 4),
         notes=(
-            f"The gate bars a variant that loses more than {bundle.info.max_auc_loss:g} AUC.",
+            f"The gate bars a variant that loses more than {bundle.info.max_loss:g} "
+            f"{METRIC_NAMES[metric]}.",
+            *_fidelity_note(shown),
             "Parity is the absolute difference from the original's answers, row by row.",
         ),
     )
@@ -191,6 +189,33 @@ def best_lines(bundle: Bundle) -> tuple[str, ...]:
 def configuration_name(variant: str, threads: int) -> str:
     """Name of an in-process configuration, in the seed's form: ``onnx_fp32_cpu_2threads``."""
     return f"{variant}_cpu_{threads}thread" + ("" if threads == 1 else "s")
+
+
+_METRIC_HEADS = {
+    "accuracy": "Accuracy",
+    "auc": "AUC",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "fidelity": "Fidelity",
+}
+
+
+def _metrics_shown(bundle: Bundle) -> list[str]:
+    """The measures of quality that some variant has, in the order of the table."""
+    found = [v.quality for v in bundle.variants if v.quality]
+    return [name for name in _METRIC_HEADS if any(getattr(q, name) is not None for q in found)]
+
+
+def _fidelity_note(shown: list[str]) -> tuple[str, ...]:
+    if "fidelity" not in shown:
+        return ()
+    return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
+
+
+def _difference(quality: Quality | None, base: Quality | None, metric: str) -> float | None:
+    now, before = getattr(quality, metric, None), getattr(base, metric, None)
+    return None if now is None or before is None else now - before
 
 
 def _variant(bundle: Bundle, name: str) -> Variant | None:

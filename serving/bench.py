@@ -47,7 +47,8 @@ def bench(
     results: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
         data = Path(folder) / "rows.npz"
-        save_rows(data, rows)
+        largest = {name: values[: max(batches)] for name, values in rows.items()}
+        save_rows(data, largest)
         for variant in variants:
             progress(variant.name)
             request = {

@@ -1,30 +1,35 @@
 """Build the variants of a workload, each only when its inputs changed.
 
-A variant lives in a folder named by the hash of everything it was made from: data,
-seed, recipe, the code of its workload and the versions of the libraries. Files appear
-under their final name only when they are whole.
+A variant's file is named by the hash of everything it was made from: data, seed, the chain of
+steps with their parameters and source, and the versions of their libraries. Files appear
+under their final name only when they are whole and have passed their step's check.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
+import psutil
 
 from serving.errors import BadInput
 from serving.model_store import store_folder
-from serving.records import Parity, Variant, sha256_of
-from serving.runtimes import load_runtime
-from serving.workloads import Dataset, Workload
+from serving.records import ModelPart, Variant, sha256_of
+from serving.runtimes import libraries_of
+from serving.scoring import answers_of, judge
+from serving.source import hash_of_source
+from serving.steps import Dataset, Making, Step, parameters
+from serving.workloads import Recipe, Workload
 
-_LIBRARIES = ("onnxruntime", "onnx", "scikit-learn", "skl2onnx", "skops", "numpy")
+Progress = Callable[[str], None]
 
 
 def build_variants(
@@ -33,13 +38,18 @@ def build_variants(
     data: Dataset,
     *,
     seed: int,
-    max_auc_loss: float,
-    progress: Callable[[str], None] = lambda name: None,
+    max_loss: float,
+    providers: Sequence[str] = (),
+    progress: Progress = lambda line: None,
 ) -> list[Variant]:
     """Build or reuse the variants ``names``, and judge each against the baseline.
 
-    Quality is measured over the whole test set; a variant that loses more than
-    ``max_auc_loss`` of the baseline's AUC carries the reason in ``barred``.
+    Quality is measured over the whole test set; a variant that loses more than ``max_loss``
+    of the baseline's score in the workload's metric carries the reason in ``barred``.
+    ``providers`` are the execution providers that ONNX variants run on.
+
+    Raises BadInput for an unknown variant or too little memory, StepFailed when a file is not
+    what its step claims to make.
     """
     unknown = [name for name in names if name not in workload.recipes]
     if unknown:
@@ -47,118 +57,160 @@ def build_variants(
             f"workload {workload.name} has no variant {unknown[0]!r}; "
             f"known are {', '.join(workload.recipes)}"
         )
-    wanted = dict.fromkeys([workload.baseline, *names])
-    variants: dict[str, Variant] = {}
-    answers: dict[str, Mapping[str, np.ndarray]] = {}
-    for name in wanted:
-        progress(name)
-        variant, answers[name] = _build(workload, name, data, seed)
-        variants[name] = _judge(
-            variant, answers[name], answers[workload.baseline], variants, workload, max_auc_loss
+    builder = _Builder(workload, data, seed, progress)
+    wanted = list(dict.fromkeys([workload.baseline, *names]))
+    with builder.alone():
+        drafts = [builder.variant(name, providers) for name in wanted]
+        answered = []
+        for draft in drafts:
+            progress(f"{draft.name}: answering the test set")
+            answered.append(answers_of(draft, workload, data))
+    return judge(answered, workload, data, max_loss)
+
+
+class _Builder:
+    """The files of one workload, built on one data set with one seed."""
+
+    def __init__(self, workload: Workload, data: Dataset, seed: int, progress: Progress) -> None:
+        self._workload = workload
+        self._data = data
+        self._seed = seed
+        self._progress = progress
+        self._folder = store_folder() / workload.name
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from building the same files meanwhile; they wait, then reuse."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            for left in self._folder.glob(".building-*"):  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    def variant(self, name: str, providers: Sequence[str]) -> Variant:
+        """The record of a built file; inputs, outputs and quality are not known yet."""
+        path = self._file(name)
+        recipe = self._workload.recipes[name]
+        hashes: dict[str, str] = json.loads(_hashes_path(path).read_text())
+        parts = tuple(
+            ModelPart(name=part, sha256=digest, size_bytes=(path.parent / part).stat().st_size)
+            for part, digest in hashes.items()
+            if part != path.name
         )
-    return [variants[name] for name in wanted]
+        return Variant(
+            workload=self._workload.name,
+            name=name,
+            runtime=recipe.runtime,
+            precision=recipe.precision,
+            file=str(path.relative_to(store_folder())),
+            sha256=hashes[path.name],
+            size_bytes=path.stat().st_size + sum(part.size_bytes for part in parts),
+            parts=parts,
+            providers=tuple(providers) if recipe.runtime == "onnxruntime" else (),
+            method=recipe.method,
+            inputs=(),
+            outputs=(),
+        )
+
+    def _key(self, name: str) -> str:
+        recipe = self._recipe(name)
+        made_from = [
+            name,
+            self._seed,
+            self._data.fingerprint,
+            [recipe.runtime, recipe.precision],
+            self._key(recipe.needs) if recipe.needs else None,
+            [[type(s).__module__, type(s).__qualname__, parameters(s)] for s in recipe.steps],
+            hash_of_source(recipe.steps),
+            {package: _version(package) for package in _packages(recipe)},
+        ]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+
+    def _recipe(self, name: str) -> Recipe:
+        return self._workload.recipes[name]
+
+    def _file(self, name: str) -> Path:
+        """Path of a variant's file, built if need be, and what it is made from before it."""
+        recipe = self._recipe(name)
+        path = self._folder / f"{name}-{self._key(name)}{recipe.suffix}"
+        if _whole(path):
+            return path  # as it was built; anything else is built again
+        needed = self._file(recipe.needs) if recipe.needs else None
+        folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self._folder))
+        try:
+            made = self._made(name, path.name, needed or folder, folder)
+            files = sorted(f for f in made.parent.iterdir() if f.is_file())
+            hashes = _hashes_path(made)
+            hashes.write_text(json.dumps({f.name: sha256_of(f) for f in files}))
+            for file in (*(f for f in files if f != made), hashes, made):  # the main file last
+                os.replace(file, self._folder / file.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return path
+
+    def _made(self, name: str, file: str, source: Path, folder: Path) -> Path:
+        steps = self._recipe(name).steps
+        for number, step in enumerate(steps, 1):
+            last = number == len(steps)
+            place = folder / f"step-{number}"
+            scratch = folder / f"scratch-{number}"
+            place.mkdir()
+            scratch.mkdir()
+            target = place / (file if last else f"{name}{step.suffix}")
+            _check_memory(name, step)
+
+            def tell(line: str, title: str = step.title) -> None:
+                self._progress(f"{name}: {title}{': ' if line else ''}{line}")
+
+            tell("")
+            making = Making(self._data, self._seed, scratch, tell)
+            try:
+                step.apply(source, target, making)
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                    raise _no_memory(name, step, "it ran out of memory") from None
+                raise
+            step.check(source, target, making)
+            source = target
+        return source
 
 
-def _build(
-    workload: Workload, name: str, data: Dataset, seed: int
-) -> tuple[Variant, Mapping[str, np.ndarray]]:
-    path = _file(workload, name, data, seed)
-    recipe = workload.recipes[name]
-    digest = sha256_of(path)
-    draft = Variant(
-        workload=workload.name,
-        name=name,
-        runtime=recipe.runtime,
-        precision=recipe.precision,
-        file=str(path.relative_to(store_folder())),
-        sha256=digest,
-        size_bytes=path.stat().st_size,
-        inputs=(),
-        outputs=(),
-    )
-    runtime = load_runtime(draft, threads=1)
-    outputs = runtime.predict(data.test)
-    variant = draft.model_copy(
-        update={
-            "inputs": runtime.inputs,
-            "outputs": runtime.outputs,
-            "quality": workload.quality(outputs, data.test_labels),
-        }
-    )
-    return variant, outputs
+def _hashes_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256.json")
 
 
-def _file(workload: Workload, name: str, data: Dataset, seed: int) -> Path:
-    """Path of a variant's file, built if need be, and of what it is made from before it."""
-    recipe = workload.recipes[name]
-    key = hashlib.sha256(
-        json.dumps(
-            [
-                name,
-                seed,
-                data.fingerprint,
-                _code_hash(workload),
-                [recipe.runtime, recipe.precision, recipe.needs],
-                {library: _version(library) for library in _LIBRARIES},
-            ]
-        ).encode()
-    ).hexdigest()[:12]
-    path = store_folder() / workload.name / f"{name}-{key}{recipe.suffix}"
-    digest = path.with_suffix(".sha256")
-    if path.is_file() and digest.is_file() and digest.read_text() == sha256_of(path):
-        return path  # as it was built; anything else is built again
-    needed = _file(workload, recipe.needs, data, seed) if recipe.needs else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=path.parent))
+def _whole(path: Path) -> bool:
+    """True when the file and its parts are there, as they were built."""
     try:
-        draft = folder / path.name
-        workload.build(name, draft, needed, data, seed)
-        (folder / digest.name).write_text(sha256_of(draft))
-        os.replace(folder / digest.name, digest)
-        os.replace(draft, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path
+        hashes: dict[str, str] = json.loads(_hashes_path(path).read_text())
+        return path.name in hashes and all(
+            sha256_of(path.parent / name) == digest for name, digest in hashes.items()
+        )
+    except (OSError, ValueError):
+        return False
 
 
-def _judge(
-    variant: Variant,
-    outputs: Mapping[str, np.ndarray],
-    original: Mapping[str, np.ndarray],
-    variants: Mapping[str, Variant],
-    workload: Workload,
-    max_auc_loss: float,
-) -> Variant:
-    if variant.name == workload.baseline or variant.quality is None:
-        return variant
-    differences = np.concatenate([np.abs(outputs[k] - original[k]).reshape(-1) for k in original])
-    base = variants[workload.baseline].quality
-    barred = None
-    if base and base.auc is not None and variant.quality.auc is not None:
-        loss = base.auc - variant.quality.auc
-        if loss > max_auc_loss:
-            barred = (
-                f"loses {loss:.4f} AUC against {workload.baseline}, allowed are {max_auc_loss:g}"
-            )
-    return variant.model_copy(
-        update={
-            "parity": Parity(
-                n_rows=variant.quality.n_rows,
-                max_abs_difference=float(differences.max()),
-                mean_abs_difference=float(differences.mean()),
-            ),
-            "barred": barred,
-        }
+def _check_memory(name: str, step: Step) -> None:
+    free = psutil.virtual_memory().available / 2**30
+    if free < step.memory_gib:
+        raise _no_memory(name, step, f"{free:.1f} GiB are free")
+
+
+def _no_memory(name: str, step: Step, found: str) -> BadInput:
+    return BadInput(
+        f"building {name} ({step.title}) needs about {step.memory_gib:g} GiB of memory, and "
+        f"{found}; free some, or leave {name!r} out of the study's 'variants'"
     )
 
 
-def _code_hash(workload: Workload) -> str:
-    module = __import__(type(workload).__module__, fromlist=["_"])
-    return sha256_of(Path(str(module.__file__)))
+def _packages(recipe: Recipe) -> list[str]:
+    named = {package for step in recipe.steps for package in step.libraries}
+    return sorted({*named, *libraries_of(recipe.runtime), "numpy"})
 
 
-def _version(library: str) -> str:
+def _version(package: str) -> str:
     try:
-        return metadata.version(library)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "absent"

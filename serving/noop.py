@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from serving.model_store import store_folder
 from serving.records import TensorSpec, Variant, sha256_of
-from serving.runtimes import StubRuntime
+from serving.runtimes.stub import StubRuntime
 
 NAME = "noop"
 

@@ -50,7 +50,11 @@ class TensorSpec(Record):
 
 
 class Quality(Record):
-    """How good a model's answers are on its test set (fractions of one)."""
+    """How good a model's answers are on its test set (fractions of one).
+
+    Precision, recall and F1 are those of the positive class where there are two classes,
+    and weighted by the support of each class where there are more.
+    """
 
     n_rows: int = Field(gt=0)
     auc: float | None = None
@@ -58,6 +62,9 @@ class Quality(Record):
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
+    fidelity: float | None = Field(
+        default=None, description="share of rows decided as the baseline decides them"
+    )
 
 
 class Parity(Record):
@@ -68,8 +75,19 @@ class Parity(Record):
     mean_abs_difference: float = Field(ge=0)
 
 
+class ModelPart(Record):
+    """A file beside a model's main file that belongs to it, such as its weights."""
+
+    name: str = Field(pattern=r"^[^/\\]+$")
+    sha256: str
+    size_bytes: int = Field(ge=0)
+
+
 class Variant(Record):
-    """One form of a model: the same question, another file, runtime or precision."""
+    """One form of a model: the same question, another file, runtime or precision.
+
+    ``size_bytes`` counts the main file and its ``parts``.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     workload: str
@@ -79,6 +97,11 @@ class Variant(Record):
     file: str
     sha256: str
     size_bytes: int = Field(ge=0)
+    parts: tuple[ModelPart, ...] = ()
+    providers: tuple[str, ...] = Field(
+        default=(), description="onnxruntime execution providers; empty means the CPU"
+    )
+    method: str = Field(default="", description="the steps that made it, in words")
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quality: Quality | None = None

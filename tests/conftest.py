@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.records import Variant, sha256_of
-from serving.runtimes import StubRuntime
+from serving.runtimes.stub import StubRuntime
 
 
 @pytest.fixture

@@ -275,7 +275,7 @@ def serve(
         names,
         data,
         seed=config.seed,
-        max_auc_loss=config.quality.max_auc_loss,
+        max_loss=config.quality.max_loss,
     )
     _note("starting Ray Serve and HAProxy")
     with host:

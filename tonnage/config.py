@@ -15,13 +15,23 @@ from serving.toml_config import build_record, read_toml
 class QualityGate(Record):
     """What a variant may lose against the baseline."""
 
-    max_auc_loss: float = Field(ge=0, default=0.003)
+    max_loss: float = Field(
+        ge=0, default=0.003, description="of the workload's metric, as a fraction of one"
+    )
 
 
 class DataSource(Record):
     """Where the data is; None means where the workload expects it."""
 
     source: str | None = None
+
+
+class BuildOptions(Record):
+    """How variants are run, beside what their recipes say."""
+
+    providers: tuple[str, ...] = Field(
+        default=(), description="onnxruntime's execution providers by preference; empty: CPU"
+    )
 
 
 class BenchGrid(Record):
@@ -87,6 +97,7 @@ class Study(Record):
     variants: tuple[str, ...] = Field(min_length=1)
     seed: int = Field(ge=0, default=0)
     quality: QualityGate = QualityGate()
+    build: BuildOptions = BuildOptions()
     data: DataSource = DataSource()
     bench: BenchGrid
     measure: MeasureGrid

@@ -97,7 +97,7 @@ def _running(
         [test.variant],
         data,
         seed=study.seed,
-        max_auc_loss=study.quality.max_auc_loss,
+        max_loss=study.quality.max_loss,
     )
     variant = next(v for v in built if v.name == test.variant)
     deployment = Deployment(

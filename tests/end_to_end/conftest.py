@@ -11,7 +11,7 @@ import pytest
 from loadtests.fleet import Fleet
 from serving.ray_host.client import RayHost
 from serving.records import Variant, sha256_of
-from serving.runtimes import StubRuntime
+from serving.runtimes.stub import StubRuntime
 
 
 def stub_variant(folder: Path, busy_ms: float, name: str) -> Variant:

@@ -38,7 +38,7 @@ EDITS = {
     "unknown workload": ('workload = "credit"', 'workload = "debit"', ["debit", "credit"]),
     "unknown instance": ('"sim-2"]', '"sim-3"]', ["sim-3", "sim-2"]),
     "wrong type": ("seed = 7", 'seed = "7"', ["mine.toml", "seed"]),
-    "negative": ("max_auc_loss = 0.003", "max_auc_loss = -1", ["mine.toml", "max_auc_loss"]),
+    "negative": ("max_loss = 0.003", "max_loss = -1", ["mine.toml", "max_loss"]),
     "not TOML": ("seed = 7", "seed = = 7", ["mine.toml", "TOML"]),
     "missing data": ("[data]", '[data]\nsource = "absent.csv"', ["absent.csv", "source"]),
     "zero threads": ("threads = [1, 2, 4, 8]", "threads = [0]", ["mine.toml", "threads"]),

@@ -1,0 +1,111 @@
+"""What the variants answer to the test set, and what that says of each against the baseline.
+
+Answers are kept beside the model file, so that a model is asked once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from zipfile import BadZipFile
+
+import numpy as np
+
+from serving.errors import Infrastructure
+from serving.model_store import model_path
+from serving.quality import METRIC_NAMES, fidelity
+from serving.records import Parity, Quality, Variant
+from serving.runtimes import Runtime, load_runtime
+from serving.steps import Dataset
+from serving.workloads import Workload
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A variant, now with its inputs and outputs, and its answers by output name."""
+
+    variant: Variant
+    answers: Arrays
+
+
+def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
+    """Load the model once, and predict the whole test set unless that was done before."""
+    runtime = load_runtime(draft, threads=len(os.sched_getaffinity(0)))
+    variant = draft.model_copy(update={"inputs": runtime.inputs, "outputs": runtime.outputs})
+    asked = [data.fingerprint, workload.rows_per_call, draft.sha256, draft.providers]
+    asked.append(inspect.getsource(sys.modules[type(runtime).__module__]))
+    key = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+    path = model_path(draft)
+    kept = path.with_name(f"{path.stem}.answers-{key}.npz")
+    try:
+        with np.load(kept, allow_pickle=False) as stored:
+            return Answered(variant, {spec.name: stored[spec.name] for spec in variant.outputs})
+    except (OSError, KeyError, ValueError, BadZipFile):
+        answers = predict_in_chunks(runtime, data.test, workload.rows_per_call)
+    for name, values in answers.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise Infrastructure(f"{path}: answers infinite or undefined numbers in {name!r}")
+    part = kept.with_name(f".{kept.name}")
+    np.savez(part, **answers)  # type: ignore[arg-type] # numpy's stub misreads keywords
+    os.replace(part, kept)
+    return Answered(variant, answers)
+
+
+def predict_in_chunks(runtime: Runtime, rows: Arrays, rows_per_call: int) -> dict[str, np.ndarray]:
+    """Answers to all rows, at most ``rows_per_call`` a call; arrays joined along the batch."""
+    total = len(next(iter(rows.values())))
+    parts = [
+        runtime.predict(
+            {k: np.ascontiguousarray(v[i : i + rows_per_call]) for k, v in rows.items()}
+        )
+        for i in range(0, total, rows_per_call)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def judge(
+    answered: Sequence[Answered], workload: Workload, data: Dataset, max_loss: float
+) -> list[Variant]:
+    """Give every variant its quality and parity; bar those that lose more than ``max_loss``."""
+    original = next(a for a in answered if a.variant.name == workload.baseline)
+    base = _quality(original, original, workload, data)
+    judged = []
+    for one in answered:
+        quality = _quality(one, original, workload, data)
+        barred = _barred(quality, base, workload, max_loss)
+        update: dict[str, object] = {"quality": quality, "barred": barred}
+        if one is not original:
+            update["parity"] = _parity(one.answers, original.answers)
+        judged.append(one.variant.model_copy(update=update))
+    return judged
+
+
+def _quality(one: Answered, original: Answered, workload: Workload, data: Dataset) -> Quality:
+    quality = workload.quality(one.answers, data.test_labels)
+    return quality.model_copy(update={"fidelity": fidelity(one.answers, original.answers)})
+
+
+def _barred(quality: Quality, base: Quality, workload: Workload, max_loss: float) -> str | None:
+    before, now = getattr(base, workload.metric), getattr(quality, workload.metric)
+    if before is None or now is None or before - now <= max_loss:
+        return None
+    return (
+        f"loses {before - now:.4f} {METRIC_NAMES[workload.metric]} against {workload.baseline}, "
+        f"allowed are {max_loss:g}"
+    )
+
+
+def _parity(answers: Arrays, original: Arrays) -> Parity:
+    pairs = [(answers[name], original[name]) for name in original]
+    differences = np.concatenate([np.abs(a - b).reshape(-1) for a, b in pairs])
+    return Parity(
+        n_rows=len(pairs[0][0]),
+        max_abs_difference=float(differences.max()),
+        mean_abs_difference=float(differences.mean()),
+    )

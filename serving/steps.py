@@ -1,0 +1,86 @@
+"""Steps: what makes one model file from another, and checks that it did what it claims."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from serving.errors import Infrastructure
+
+
+class StepFailed(Infrastructure):
+    """A step finished, and its file is not what the step claims to make."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train and test split.
+
+    ``test`` is what a model is sent: input name to an array [rows, ...]. ``train`` holds the
+    same rows in whatever form the workload trains on (images as bytes, for example).
+    ``fingerprint`` identifies the content of all arrays.
+    """
+
+    train: Mapping[str, np.ndarray]
+    train_labels: np.ndarray
+    test: Mapping[str, np.ndarray]
+    test_labels: np.ndarray
+    description: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a step may use: data, seed, a scratch folder, and a line for its progress."""
+
+    data: Dataset
+    seed: int
+    scratch: Path
+    progress: Callable[[str], None] = field(default=lambda line: None)
+
+
+class Step(ABC):
+    """One way to make a model file. Subclasses are frozen dataclasses of its parameters.
+
+    Parameters are plain values, or classes and functions of a module; both enter the cache
+    key, with the source of their modules and the versions of ``libraries``.
+    """
+
+    suffix: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    memory_gib: ClassVar[float] = 0.2
+    """How much memory it needs beside the data; refused beforehand when there is less."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """The step in a few words, for tables: ``int8 dynamic``."""
+
+    @abstractmethod
+    def apply(self, source: Path, target: Path, making: Making) -> None:
+        """Write ``target`` (and parts beside it that share its stem) from ``source``.
+
+        The first step of a recipe that needs no other variant is given an empty folder.
+        """
+
+    @abstractmethod
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """Raise StepFailed unless ``target`` is what the step claims to make."""
+
+
+def parameters(step: Step) -> dict[str, Any]:
+    """The step's parameters by name, callables as ``module:name``."""
+    return {name: _plain(value) for name, value in vars(step).items()}
+
+
+def _plain(value: Any) -> Any:
+    if callable(value):
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
