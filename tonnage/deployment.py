@@ -20,11 +20,11 @@ from serving.build import build_variants
 from serving.errors import BadInput
 from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
-from serving.noop import noop_variant
 from serving.placement import check_measurable
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
 from serving.rows import read_rows
+from serving.stub_variant import noop_variant
 from serving.workloads import find_workload
 from tonnage.config import Study, beside
 from tonnage.load import CEILING_RPS_PER_WORKER, Load

@@ -26,11 +26,11 @@ from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
 from serving.model_store import model_path
-from serving.noop import noop_variant
 from serving.placement import CannotBeMeasured, divide
 from serving.ray_host.client import RayHost
 from serving.records import BenchRow, InstanceType, Variant
 from serving.steps import Dataset
+from serving.stub_variant import noop_variant
 from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
