@@ -119,7 +119,7 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
 
 def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
     """Carry out one run between two readings of the kernel's counters, and judge it."""
-    monitor = Monitor(context.host, context.endpoint)
+    monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
     before: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     result = _load(context, run, lambda: before.append(monitor.snapshot()))
@@ -154,6 +154,9 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
                 ingress_s=window.ingress_s,
                 generator_s=result.generator_cpu_s,
                 others_on_replica_cores=window.others_on_replica_cores,
+                others_on_platform_cores=window.others_on_platform_cores,
+                steal=window.steal,
+                load_average=window.load_average,
             ),
             "throttling": Throttling(
                 periods=window.periods,
@@ -162,6 +165,8 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             ),
             "peak_memory_bytes": window.peak_memory_bytes,
             "startup_s": context.endpoint.startup_s,
+            "worker_start_s": context.endpoint.worker_start_s,
+            "model_load_s": context.endpoint.model_load_s,
             "environment": context.environment,
             "faults": (denied, *faults) if denied else faults,
         }

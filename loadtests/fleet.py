@@ -47,6 +47,7 @@ class LoadResult:
     dispatch_lag: Histogram
     queue: Histogram
     service: Histogram
+    backward: int = 0
 
 
 class Fleet:
@@ -186,4 +187,5 @@ def _merge(parts: list[dict[str, Any]]) -> LoadResult:
         dispatch_lag=merged("dispatch_lag"),
         queue=merged("queue"),
         service=merged("service"),
+        backward=total("backward"),
     )

@@ -70,6 +70,7 @@ class FaultCode(StrEnum):
     WRONG_ANSWERS = "wrong_answers"
     ERRORS = "errors"
     NOT_ENFORCED = "not_enforced"
+    CLOCK = "clock"
 
 
 class Fault(Record):
@@ -86,8 +87,13 @@ class CpuUse(Record):
     ingress_s: float = Field(ge=0)
     generator_s: float = Field(ge=0)
     others_on_replica_cores: float | None = Field(
-        default=None, description="fraction of the replica's cores that others used"
+        default=None, description="fraction of the replica's cores (its container) others used"
     )
+    others_on_platform_cores: float | None = Field(
+        default=None, description="fraction of generator's and ingress' cores that strangers used"
+    )
+    steal: float | None = Field(default=None, description="fraction the hypervisor took")
+    load_average: float | None = Field(default=None, description="of the host, over one minute")
 
 
 class Throttling(Record):
@@ -130,6 +136,10 @@ class Measurement(Record):
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
     startup_s: float | None = None
+    worker_start_s: float | None = Field(
+        default=None, description="of it, process start to the model's turn: Ray, imports"
+    )
+    model_load_s: float | None = Field(default=None, description="of it, loading and warm-up")
     environment: str = Field(description="hash of the Environment it was made in")
     faults: tuple[Fault, ...] = ()
 

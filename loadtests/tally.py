@@ -21,6 +21,8 @@ from serving.v2 import HEADER_LENGTH, decode_response
 # choose scales per call from the same rows, so they agree as well.
 _TOLERANCE = 1e-4
 _MOST_KEPT_BODIES = 64
+# A due time is split into whole seconds and nanoseconds for the timer.
+_ROUNDING_S = 1e-6
 
 
 class Sample(NamedTuple):
@@ -70,7 +72,7 @@ class Tally:
         """JSON-ready result: counts, encoded histograms, backlog growth, answer checks."""
         good: list[Sample] = []
         errors: Counter[str] = Counter()
-        checked = wrong = other_cell = 0
+        checked = wrong = other_cell = backward = 0
         queue: list[float] = []
         service: list[float] = []
         how: Counter[str] = Counter()
@@ -90,6 +92,8 @@ class Tally:
             service += [timing["service"]] if "service" in timing else []
             how["inline" if "desc=inline" in headers.get("server-timing", "") else "thread"] += 1
             good.append(sample)
+            backward += min(sample.done - sample.sent, *timing.values(), 0.0) < 0
+        backward += sum(s.sent < s.due - _ROUNDING_S for s in self._samples)
         return {
             "offered": self.offered,
             "ok": len(good),
@@ -98,6 +102,7 @@ class Tally:
             "other_cell": other_cell,
             "checked": checked,
             "wrong": wrong,
+            "backward": backward,
             "inference": how.most_common(1)[0][0] if how else "none",
             "elapsed_s": max((s.done for s in self._samples), default=ends) - started,
             "backlog_growth": backlog_growth(self._samples, started, ends),
