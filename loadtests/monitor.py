@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from loadtests.clocks import Clocks, read_clocks, slew_ppm, suspended_s
-from loadtests.cpu_time import find_per_cpu, load_average, processes_s, read_cpus, threads_s
 from serving import audit
 from serving.cgroups import Group
+from serving.cpu_time import find_per_cpu, load_average, processes_s, read_cpus, threads_s
 from serving.host_facts import siblings
 from serving.own_limits import OwnUsage, read_own_usage
 from serving.ray_host.client import RayHost

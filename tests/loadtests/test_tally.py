@@ -81,3 +81,18 @@ def test_a_growing_backlog_shows() -> None:
     fast = [Sample(t, t, t + 0.005, 0, 200, None, None) for t in due]
     assert backlog_growth(slow, 0, 10) == pytest.approx(50, rel=0.05)
     assert abs(backlog_growth(fast, 0, 10)) < 0.2
+
+
+def test_time_that_runs_backward_is_counted(payloads: Payloads) -> None:
+    """A request done before it was sent, one sent before it was due, and a negative service."""
+    tally = Tally(payloads, "c", check_every=100)
+    good = sample(0, 1.0)
+    negative = {**(good.headers or {}), "server-timing": "queue;dur=0.1, service;dur=-0.2"}
+    for one in (
+        good,
+        good._replace(done=10.0005),
+        good._replace(due=10.5),
+        good._replace(headers=negative),
+    ):
+        tally.add(one)
+    assert tally.summarise(10.0, 11.0)["backward"] == 3
