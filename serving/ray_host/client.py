@@ -252,7 +252,8 @@ class RayHost:
     def _free_cpus(self, deployment: Deployment) -> tuple[int, ...]:
         """CPUs that no other deployment has to itself; BadInput when too few are left."""
         others = [d for d in self._deployments.values() if d != deployment]
-        free = list(self._available)
+        available = self._all_cpus if deployment.instance.is_container else self._available
+        free = list(available)
         for other in (d for d in others if d.instance.enforcement == "cpuset"):
             del free[max(0, len(free) - placement.cpus_needed(other.instance, other.replicas)) :]
         wanted = float(placement.cpus_needed(deployment.instance, deployment.replicas))
@@ -262,7 +263,7 @@ class RayHost:
         if len(free) < wanted:
             raise BadInput(
                 f"{deployment.label} does not fit beside what is deployed: of "
-                f"{len(self._available)} CPUs {len(free)} are free, {wanted:g} are needed; "
+                f"{len(available)} CPUs {len(free)} are free, {wanted:g} are needed; "
                 "choose fewer variants or smaller instances"
             )
         return tuple(free)
