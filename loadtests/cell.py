@@ -172,7 +172,7 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
 
 def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurement, LoadResult]:
     """:func:`measure`, with the samples behind it."""
-    monitor = Monitor(context.host, context.endpoint)
+    monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
     before: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     result = _load(context, run, lambda: before.append(monitor.snapshot()))
@@ -210,6 +210,9 @@ def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurem
                 generator_s=result.generator_cpu_s,
                 others_on_replica_cores=window.others_on_replica_cores,
                 platform_busy=window.platform_busy,
+                others_on_platform_cores=window.others_on_platform_cores,
+                steal=window.steal,
+                load_average=window.load_average,
             ),
             "throttling": Throttling(
                 periods=window.periods,
@@ -218,6 +221,8 @@ def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurem
             ),
             "peak_memory_bytes": window.peak_memory_bytes,
             "startup_s": context.endpoint.startup_s,
+            "worker_start_s": context.endpoint.worker_start_s,
+            "model_load_s": context.endpoint.model_load_s,
             "environment": context.environment,
             "verdicts": tuple(
                 verdict_of(result, run, slo, replicas=deployment.replicas)

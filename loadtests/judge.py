@@ -26,6 +26,13 @@ RATE_SHORTFALL = 0.02
 GRANT_EXCESS = 0.05
 OTHERS_LIMIT = 0.02
 STEAL_LIMIT = 0.01
+# In a container that the replica shares with generator and ingress: what these may take of it.
+CONTAINER_LIMIT = 0.05
+# Of the cores of generator and ingress: what nobody of ours used. Counted in ticks per process.
+STRANGERS_LIMIT = 0.10
+# The most that NTP slews a clock by in ordinary operation (500 ppm, adjtimex(2)).
+SLEW_LIMIT_PPM = 500.0
+SUSPENDED_LIMIT_S = 0.001
 DRIFT_LIMIT = 0.15
 # The kernel accounts a quota per period and CPUs in ticks of 10 ms; a window cut
 # anywhere may hold one period and a few ticks more than its share.
@@ -46,7 +53,9 @@ def faults_of(
             *_dispatch(run, result),
             *_stall(result),
             *_replica(deployment, grant, result, window),
-            *_host(window),
+            *_audit(deployment, window),
+            *_host(grant, window),
+            *_clock(window),
         )
     )
 
@@ -91,7 +100,7 @@ def _generator(result: LoadResult) -> Found:
             f"a generator worker used {result.busiest_worker:.0%} of a core",
         )
     if result.backwards:
-        yield FaultCode.CLOCK, f"{result.backwards} requests were answered before they were sent"
+        yield FaultCode.CLOCK, f"{result.backwards} requests ended before they began"
 
 
 def _stall(result: LoadResult) -> Found:
@@ -150,15 +159,55 @@ def _replica(deployment: Deployment, grant: Grant, result: LoadResult, window: W
         )
 
 
-def _host(window: Window) -> Found:
+def _audit(deployment: Deployment, window: Window) -> Found:
+    for line in window.violations:
+        yield FaultCode.NOT_ENFORCED, line
+    # Threads that share the work evenly use one part in as many as there are.
+    least = 0.5 / (deployment.threads + 1)
+    for shares in window.thread_shares:
+        busy = sum(share > least for share in shares)
+        if busy > deployment.threads:
+            yield (
+                FaultCode.NOT_ENFORCED,
+                f"the replica computed with {busy} threads, its deployment declares "
+                f"{deployment.threads}",
+            )
+
+
+def _host(grant: Grant, window: Window) -> Found:
     ticks = _TICKS_S / window.wall_s
-    if window.others_on_replica_cores > OTHERS_LIMIT + ticks:
+    taken = window.others_on_replica_cores
+    if grant.method == "container":
+        if taken > CONTAINER_LIMIT + ticks:
+            yield (
+                FaultCode.CORES_SHARED,
+                f"generator, ingress and others used {taken:.1%} of the container's "
+                f"{grant.vcpus:g} CPUs, which the replica shares with them; only a slower model or "
+                "a larger container can be measured like this",
+            )
+    elif taken > OTHERS_LIMIT + ticks:
+        yield FaultCode.CORES_SHARED, f"others used {taken:.1%} of the replica's cores"
+    if grant.method != "container" and window.container_throttled_periods:
         yield (
-            FaultCode.CORES_SHARED,
-            f"others used {window.others_on_replica_cores:.1%} of the replica's cores",
+            FaultCode.THROTTLED,
+            f"the container around everything ran out of its quota in "
+            f"{window.container_throttled_periods} periods",
         )
     if window.steal > STEAL_LIMIT:
         yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
+    if window.others_on_platform_cores > STRANGERS_LIMIT + 5 * ticks:
+        yield (
+            FaultCode.NOISY_HOST,
+            f"other programs used {window.others_on_platform_cores:.0%} of the cores of generator "
+            "and ingress",
+        )
+
+
+def _clock(window: Window) -> Found:
+    if abs(window.clock_slew_ppm) > SLEW_LIMIT_PPM:
+        yield FaultCode.CLOCK, f"the clock was slewed by {window.clock_slew_ppm:+.0f} ppm"
+    if window.suspended_s > SUSPENDED_LIMIT_S:
+        yield FaultCode.CLOCK, f"the machine was suspended for {window.suspended_s:.3f} s"
 
 
 def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:

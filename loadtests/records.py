@@ -102,11 +102,16 @@ class CpuUse(Record):
     ingress_s: float = Field(ge=0)
     generator_s: float = Field(ge=0)
     others_on_replica_cores: float | None = Field(
-        default=None, description="fraction of the replica's cores that others used"
+        default=None, description="fraction of the replica's cores (its container) others used"
     )
     platform_busy: float | None = Field(
         default=None, description="fraction of generator's and ingress' cores that was used"
     )
+    others_on_platform_cores: float | None = Field(
+        default=None, description="fraction of generator's and ingress' cores that strangers used"
+    )
+    steal: float | None = Field(default=None, description="fraction the hypervisor took")
+    load_average: float | None = Field(default=None, description="of the host, over one minute")
 
 
 class Throttling(Record):
@@ -156,6 +161,10 @@ class Measurement(Record):
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
     startup_s: float | None = None
+    worker_start_s: float | None = Field(
+        default=None, description="of it, process start to the model's turn: Ray, imports"
+    )
+    model_load_s: float | None = Field(default=None, description="of it, loading and warm-up")
     environment: str = Field(description="hash of the Environment it was made in")
     broken_laws: tuple[str, ...] = Field(
         default=(), description="closed loop: operational laws that the figures break"

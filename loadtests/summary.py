@@ -12,6 +12,8 @@ from loadtests.samples import UNSENT, Samples
 from loadtests.steady import Steady, steady_from
 
 _BACKLOG_SAMPLES = 20
+# A due time is split into whole seconds and nanoseconds for the timer.
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def summarise(samples: Samples, duration_s: float, workers: Workers, lost: int =
         usual_s=float(np.median(known if len(known) else used.done_s - used.sent_s))
         if len(used)
         else 0.0,
-        backwards=int(np.count_nonzero(sent.done_s < sent.sent_s)),
+        backwards=_backwards(sent),
         generator_cpu_s=sum(workers.cpu_s),
         busiest_worker=max(workers.cpu_s, default=0.0) / max(elapsed, duration_s),
         lost_workers=workers.lost,
@@ -136,6 +138,12 @@ def longest_silence_s(samples: Samples) -> float:
     earliest = np.minimum.accumulate(sent.sent_s[order][::-1])[::-1]
     begins = np.maximum(np.concatenate([[-np.inf], done[:-1]]), earliest)
     return float(np.max(done - begins))
+
+
+def _backwards(sent: Samples) -> int:
+    """Requests of which something ended before it began: the clock cannot be trusted."""
+    wrong = (sent.done_s < sent.sent_s) | (sent.sent_s < sent.due_s - _ROUNDING_S)
+    return int(np.count_nonzero(wrong | (sent.queue_s < 0) | (sent.service_s < 0)))
 
 
 def _inference(good: Samples) -> str:

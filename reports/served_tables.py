@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from statistics import median
 
 from loadtests.histogram import Histogram
 from loadtests.records import Measurement
@@ -85,6 +86,55 @@ def open_runs(bundle: Bundle) -> Table:
             "Utilisation is used CPU over granted CPU of the replica.",
         ),
     )
+
+
+def start_ups(bundle: Bundle) -> Table:
+    """One row a deployment: how long it takes from the order to the first answer."""
+    found: dict[tuple[str, str, int, int], dict[float, Measurement]] = {}
+    for m in bundle.measurements:
+        if m.startup_s is not None and m.role != "floor":
+            variant, instance, threads, _ = m.key
+            started = found.setdefault((variant, instance, threads, m.deployment.replicas), {})
+            started[m.startup_s] = m  # all runs of one deployment carry its one start
+    rows = []
+    for (variant, instance, threads, replicas), starts in found.items():
+        runs = list(starts.values())
+        rows.append(
+            (
+                *_names((variant, instance, threads, 1, replicas))[:3],
+                f.number(_median(m.startup_s for m in runs)),
+                f.number(_median(m.worker_start_s for m in runs)),
+                f.number(_median(m.model_load_s for m in runs)),
+                f.count(len(runs)),
+            )
+        )
+    return Table(
+        name="startup",
+        title="Served: start-up time",
+        header=(
+            "Variant",
+            "Instance",
+            "Threads",
+            "Start-up (s)",
+            "Ray and imports (s)",
+            "Model (s)",
+            "Starts",
+        ),
+        rows=tuple(rows),
+        mark=Mark.MEASURED,
+        text_columns=(0, 1),
+        notes=(
+            "Start-up is from the order to deploy until the ingress passes on a first answer; "
+            "medians over the starts.",
+            "Of it, Ray and imports is from the start of the replica's process until the model's "
+            "turn; Model is loading and warming it up. The rest is Ray's scheduling.",
+        ),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def load_in_words(m: Measurement) -> str:

@@ -21,33 +21,53 @@ class CannotBeMeasured(BadInput):
 
 @dataclass(frozen=True)
 class Placement:
-    """Logical CPUs for the replicas and for the platform; ``shared`` when they overlap."""
+    """Logical CPUs for the replicas and for the platform; ``shared`` when they overlap.
+
+    ``quota_left`` is what a quota around everything leaves for the replicas when the platform
+    uses its CPUs to the full; None without a quota.
+    """
 
     replica_cpus: tuple[int, ...]
     platform_cpus: tuple[int, ...]
     shared: bool = False
+    quota_left: float | None = None
 
 
-def divide(cores: Sequence[tuple[int, ...]]) -> Placement:
+def divide(cores: Sequence[tuple[int, ...]], quota_cpus: float | None = None) -> Placement:
     """Split a host: the platform gets one core of two to four, then about a quarter.
 
     ``cores`` are the logical CPUs of each physical core. A host with a single core has
-    to share it, and nothing measured there is free of the generator.
+    to share it, and nothing measured there is free of the generator. ``quota_cpus`` is the
+    quota of the container we are in: a host that is larger than that is not ours.
     """
     if len(cores) == 1:
         return Placement(tuple(cores[0]), tuple(cores[0]), shared=True)
-    platform = max(1, len(cores) // 4)
+    ours = len(cores) if quota_cpus is None else min(len(cores), int(quota_cpus))
+    platform = max(1, ours // 4)
     flat = [cpu for core in cores[platform:] for cpu in core]
-    return Placement(tuple(flat), tuple(cpu for core in cores[:platform] for cpu in core))
+    platform_cpus = tuple(cpu for core in cores[:platform] for cpu in core)
+    left = None if quota_cpus is None else max(0.0, quota_cpus - len(platform_cpus))
+    return Placement(tuple(flat), platform_cpus, quota_left=left)
 
 
 def check_measurable(instance: InstanceType, replicas: int, placement: Placement) -> None:
-    """Raise CannotBeMeasured when ``replicas`` of this size do not fit beside the platform."""
+    """Raise CannotBeMeasured when ``replicas`` of this size do not fit beside the platform.
+
+    The container itself always fits; whether it could be shared is judged run by run.
+    """
+    if instance.is_container:
+        return
     available = len(placement.replica_cpus)
     if placement.shared:
         raise CannotBeMeasured(
             "this host has one core: generator and replica would share it, "
             "so nothing here can be measured truthfully"
+        )
+    if placement.quota_left is not None and instance.vcpus * replicas > placement.quota_left:
+        raise CannotBeMeasured(
+            f"{replicas} x {instance.label} needs {instance.vcpus * replicas:g} CPUs; the quota of "
+            f"this container leaves {placement.quota_left:g} beside generator and ingress: raise "
+            "it (docker run --cpus, resources.limits.cpu)"
         )
     needed = cpus_needed(instance, replicas)
     if needed > available:

@@ -58,7 +58,7 @@ def make_cells(
         except CannotBeMeasured as reason:
             skipped.append(f"{instance.name}: {reason}")
             continue
-        if instance.enforcement == "quota" and not quotas:
+        if instance.enforcement == "quota" and not quotas and not instance.is_container:
             skipped.append(f"{instance.name}: a quota needs control groups, which this host denies")
             continue
         for variant in variants:

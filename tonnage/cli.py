@@ -21,18 +21,17 @@ import typer
 
 from loadtests.objective import Verdict
 from planner.records import Recommendation
+from reports.doctor import doctor_text
 from reports.measured import max_load_text, measured_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
-from serving import host_facts, placement
 from serving.build import build_variants
-from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
-from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
 from tonnage.config import load_study, shipped
 from tonnage.deployment import DeploymentTest
+from tonnage.doctor import examine
 from tonnage.endpoint import EndpointTest, log_file, parse_headers
 from tonnage.load import Options, load_of
 from tonnage.planning import changed, plan, study_demands
@@ -266,7 +265,7 @@ def serve(
     found = find_workload(config.workload)
     names = tuple(variant or config.variants)
     host = RayHost(log_file("serve"), port=port, overlap=True)
-    if host.tree is None and size.enforcement == "quota":
+    if host.tree is None and size.enforcement == "quota" and not size.is_container:
         _warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
     _note("building")
     data = found.load(config.data.source, config.seed)
@@ -292,37 +291,15 @@ def serve(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
-    """Say what this host can truthfully measure."""
-    cores = host_facts.physical_cores()
-    parts = placement.divide(cores)
-    tree = find_cgroups("tonnage-doctor")
-    model, flags = host_facts.cpu_info()
-    enforcement = f"cgroup v{tree.version}" if tree else "CPU affinity only (no permission)"
-    facts = {
-        "CPU": model,
-        "cores": f"{len(cores)} physical, {sum(map(len, cores))} logical",
-        "instruction sets": ", ".join(flags) or "none of those that matter",
-        "memory": f"{host_facts.memory_limit_gib():.1f} GiB",
-        "enforcement": enforcement,
-        "replica CPUs": ", ".join(map(str, parts.replica_cpus)),
-        "generator and ingress CPUs": ", ".join(map(str, parts.platform_cpus)),
-    }
-    sizes = {}
-    for name, size in load_instances(shipped("instances.toml")).items():
-        if not size.is_host_size:
-            continue
-        if tree is None and size.enforcement == "quota":
-            sizes[name] = "no: a fraction of a CPU needs control groups"
-            continue
-        try:
-            check_measurable(size, 1, parts)
-            sizes[name] = "yes"
-        except CannotBeMeasured as reason:
-            sizes[name] = f"no: {reason}"
-    lines = [f"{key:<28}{value}" for key, value in facts.items()]
-    lines += ["", "can be measured here:"] + [f"  {k:<12}{v}" for k, v in sizes.items()]
-    _print({**facts, "sizes": sizes}, "\n".join(lines), json)
+def doctor(
+    probe: Annotated[
+        bool, typer.Option("--probe", help="also try out what is enforced: burns CPU for 3 s")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what this host can truthfully measure, and what to change for the rest."""
+    found = examine(probe=probe)
+    _print(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
 
 
 def _study_run(

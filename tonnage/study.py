@@ -25,10 +25,11 @@ from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
+from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
-from serving.placement import CannotBeMeasured, divide
+from serving.placement import CannotBeMeasured
 from serving.ray_host.client import RayHost
-from serving.records import BenchRow, InstanceType, Variant
+from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
 from serving.stub_variant import noop_variant
 from serving.workloads import Workload, find_workload
@@ -167,6 +168,7 @@ class StudyRun:
         )
         for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
             self.folder.keep(Path(name).name, beside(self.path, name))
+        self._keep_container()
         self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(data, ()))
         self.folder.write_lines("variants.jsonl", variants)
@@ -174,6 +176,13 @@ class StudyRun:
             if variant.barred:
                 steps.say(f"barred from recommendations: {variant.name} {variant.barred}")
         return tuple(variants)
+
+    def _keep_container(self) -> None:
+        """Note in the kept catalogue what ``container`` was: elsewhere it is something else."""
+        kept = self.folder.path / Path(self.study.plan.instances).name
+        if CONTAINER in self.study.measure.instances and CONTAINER not in load_instances(kept):
+            made = study_instances(self.study, self.path)[CONTAINER]
+            kept.write_text(f"{kept.read_text()}\n{as_toml(made)}")
 
     def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
         if self.folder.has("bench.jsonl"):
@@ -200,7 +209,7 @@ class StudyRun:
     ) -> tuple[list[Cell], list[str]]:
         grid = self.study.measure
         baseline = self.workload.baseline
-        placement = divide(host_facts.physical_cores())
+        placement = host_facts.host_placement()
         cells, skipped = make_cells(
             grid, variants, baseline, instances, placement, quotas=enforces_quotas()
         )

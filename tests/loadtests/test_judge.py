@@ -112,6 +112,7 @@ PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
     FaultCode.FALLBACK_PROXY: (CLOSED, {}, {"fallback_sessions": 1}),
     FaultCode.CORES_SHARED: (CLOSED, {}, {"others_on_replica_cores": 0.05}),
     FaultCode.NOISY_HOST: (CLOSED, {}, {"steal": 0.02}),
+    FaultCode.NOT_ENFORCED: (CLOSED, {}, {"thread_shares": ((0.5, 0.4),)}),
 }
 
 
@@ -132,3 +133,43 @@ def test_a_fraction_of_a_cpu_needs_control_groups(make_stub: Callable[..., Varia
     assert fault is not None
     assert fault.code == FaultCode.NOT_ENFORCED
     assert not_enforced(whole, affinity) is None
+
+
+FOUND_OTHERWISE: dict[str, tuple[FaultCode, dict[str, Any]]] = {
+    "slewed": (FaultCode.CLOCK, {"clock_slew_ppm": -600.0}),
+    "suspended": (FaultCode.CLOCK, {"suspended_s": 0.5}),
+    "strangers": (FaultCode.NOISY_HOST, {"others_on_platform_cores": 0.3}),
+    "audit": (FaultCode.NOT_ENFORCED, {"violations": ("a thread is elsewhere",)}),
+    "container": (FaultCode.THROTTLED, {"container_throttled_periods": 1}),
+}
+
+
+@pytest.mark.parametrize("case", FOUND_OTHERWISE)
+def test_other_ways_to_the_same_faults(deployment: Deployment, case: str) -> None:
+    """A clock, a neighbour, an audit or a quota around everything can go wrong in several ways."""
+    code, window = FOUND_OTHERWISE[case]
+    assert codes(deployment, OPEN, RESULT, replace(WINDOW, **window)) == {code}
+
+
+def test_as_many_busy_threads_as_declared_are_fine(deployment: Deployment) -> None:
+    """Two threads of a deployment with two; a housekeeping thread does not count."""
+    two = deployment.model_copy(update={"threads": 2})
+    window = replace(WINDOW, thread_shares=((0.45, 0.4, 0.05),))
+    assert codes(two, CLOSED, RESULT, window) == set()
+    window = replace(WINDOW, thread_shares=((0.35, 0.33, 0.3),))
+    assert codes(two, CLOSED, RESULT, window) == {FaultCode.NOT_ENFORCED}
+
+
+def test_a_container_may_be_shared_a_little(deployment: Deployment) -> None:
+    """Generator and ingress live in the container too: up to 5 % is borne, and said beyond."""
+    whole = Grant(method="container", cpus=(0, 1), quota_cpus=1.5, memory_bytes=1 << 30)
+
+    def found(taken: float) -> list[str]:
+        window = replace(
+            WINDOW, others_on_replica_cores=taken, container_throttled_periods=3, wall_s=10.0
+        )
+        return [fault.detail for fault in faults_of(CLOSED, deployment, whole, RESULT, window)]
+
+    assert found(0.04) == []
+    (detail,) = found(0.08)
+    assert "8.0% of the container's 1.5 CPUs, which the replica shares with them" in detail

@@ -103,7 +103,10 @@ def test_a_run_of_a_lost_worker_is_still_a_result() -> None:
 
 
 def test_clocks_that_run_backwards_show() -> None:
-    """An answer before its question is counted."""
-    done = DUE + 0.005
+    """An answer before its question, a question before it was due, a negative service time."""
+    done, sent, service = DUE + 0.005, DUE.copy(), np.full(len(DUE), 0.004)
     done[7] = DUE[7] - 0.1
-    assert summarise(samples_of(DUE, done), 10.0, Workers(cpu_s=(1.0,))).backwards == 1
+    sent[9] -= 0.5
+    service[11] = -0.2
+    made = samples_of(DUE, done, sent_s=sent, service_s=service)
+    assert summarise(made, 10.0, Workers(cpu_s=(1.0,))).backwards == 3
