@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from statistics import median
 
+from loadtests.floor import at_floor
 from loadtests.histogram import Histogram
 from loadtests.records import Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
+from reports.measured import objective_in_words
 from reports.table import Mark, Table, marked
 
 Cell = tuple[str, str, int, int, int]
@@ -57,7 +59,7 @@ def capacities(bundle: Bundle) -> Table:
 def open_runs(bundle: Bundle) -> Table:
     """One row an open-loop run: latency from when requests were due, at its rate."""
     rows = [
-        _open_row(cell, m)
+        _open_row(cell, m, bundle.measurements)
         for cell, runs in _cells(bundle).items()
         for m in sorted(runs, key=lambda m: m.offered_rps)
         if m.run.mode == "open"
@@ -84,6 +86,7 @@ def open_runs(bundle: Bundle) -> Table:
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Utilisation is used CPU over granted CPU of the replica.",
+            "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
         ),
     )
 
@@ -210,7 +213,8 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
         return "no closed-loop run"
     samples = sum(m.ok for m in runs if m.valid)
     faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
-    return "; ".join((f"n = {f.count(samples)}", *faulty))
+    broken = (f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws)
+    return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
 
 
 def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
@@ -221,7 +225,7 @@ def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
     )
 
 
-def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
+def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
@@ -238,8 +242,19 @@ def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
         *shown,
         _throttled(m),
         f.count(failed),
-        f"n = {f.count(m.due_to_done.count)}" if m.valid else reasons(m),
+        _remarks(m, every) if m.valid else reasons(m),
     )
+
+
+def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
+    parts = [f"n = {f.count(m.due_to_done.count)}"]
+    floor = at_floor(m, every)
+    if floor is not None:
+        parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
+    parts += [f"{objective_in_words(v.slo)} {v.verdict}" for v in m.verdicts]
+    if m.steady is not None and m.steady.index:
+        parts.append(m.steady.reason)
+    return "; ".join(parts)
 
 
 def basis(m: Measurement) -> str:
