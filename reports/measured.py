@@ -26,7 +26,7 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
         if isinstance(m, EndpointMeasurement)
         else f"{m.deployment.variant.workload}: {m.deployment.label}",
         f"  load       {load_in_words(run)}, {batches_in_words(run)}, {run.duration_s:g} s",
-        f"  answered   {f.count(m.ok)} of {f.count(m.offered)}, {f.rate(m.completed_rps)} req/s",
+        f"  answered   {f.count(m.ok)} of {f.count(m.offered)}, {f.rate(m.completed_rps)}",
     ]
     if m.errors or m.unsent or m.lost:
         parts = [f"{f.count(n)} x {name}" for name, n in sorted(m.errors.items())]
@@ -62,13 +62,13 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
     limit = objective_in_words(slo)
     if found.rate_rps and found.high_rps is not None:
         answer = (
-            f"{f.rate(found.rate_rps)} req/s "
+            f"{f.rate(found.rate_rps)} "
             f"({f.rate(found.low_rps)} to {f.rate(found.high_rps)}) [measured]"
         )
     elif found.rate_rps:
-        answer = f"at least {f.rate(found.rate_rps)} req/s [measured]"
+        answer = f"at least {f.rate(found.rate_rps)} [measured]"
     else:
-        answer = f"below {f.rate(found.high_rps)} req/s [measured]"
+        answer = f"below {f.rate(found.high_rps)} [measured]"
     lines = [
         f"Highest load with {limit}: {answer}",
         f"  ended      {_ENDED[found.stop_reason]}",
@@ -86,7 +86,7 @@ def verdict_in_words(verdict: SloVerdict) -> str:
     """One sentence: the objective, what is known of it, and from how many requests."""
     return (
         f"{objective_in_words(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
-        f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over ({verdict.reason})"
+        f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over; {verdict.reason}"
     )
 
 
@@ -95,7 +95,7 @@ def load_in_words(run: LoadRun) -> str:
     if run.mode == "closed":
         return f"{f.count_of(run.users or 0, 'user')}, closed loop"
     if run.mode == "paced":
-        return f"{f.rate(run.rate_rps)} req/s due (paced)"
+        return f"{f.rate(run.rate_rps)} due (paced)"
     match run.arrivals:
         case Constant():
             how = "evenly spaced"
@@ -110,7 +110,7 @@ def load_in_words(run: LoadRun) -> str:
             how = f"trace {run.arrivals.file}"
         case Poisson() | None:
             how = "Poisson"
-    return f"{f.rate(run.rate_rps)} req/s due ({how})"
+    return f"{f.rate(run.rate_rps)} due ({how})"
 
 
 def batches_in_words(run: LoadRun) -> str:
