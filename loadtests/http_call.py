@@ -54,6 +54,9 @@ class HttpCall(Record):
     headers: dict[str, str] = Field(default_factory=dict)
     warm_path: str = Field(default="/", description="asked once on every new connection")
     check: Check = Check()
+    locustfile: str | None = Field(
+        default=None, description="a task of this file is run in the place of each request"
+    )
 
 
 def v2_call(endpoint: Endpoint) -> HttpCall:

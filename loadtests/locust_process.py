@@ -18,10 +18,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import contextlib  # noqa: E402 - nothing may be imported before the patch
-import ctypes  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import random  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections import deque  # noqa: E402
@@ -41,41 +40,13 @@ from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.schedule import Schedule  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
+from loadtests.timerfd import Timer  # noqa: E402
+from loadtests.user_tasks import Player, load_tasks  # noqa: E402
 from serving.app import CELL_HEADER  # noqa: E402
+from serving.errors import BadInput  # noqa: E402
 from serving.v2 import HEADER_LENGTH  # noqa: E402
 
-_CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
-_TFD_ABSTIME = 1
 _LEAD_S = 0.05  # from the word go to the first due request
-
-
-class _TimerSpec(ctypes.Structure):
-    _fields_ = (("interval", ctypes.c_long * 2), ("value", ctypes.c_long * 2))
-
-
-class Timer:
-    """An absolute monotonic timer as a file descriptor (Python has one from 3.13 on)."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._ready = get_hub().loop.io(self.fd, 1)
-
-    def wait_until(self, when: float) -> None:
-        """Sleep until ``perf_counter() == when`` without blocking other greenlets."""
-        value = (ctypes.c_long * 2)(int(when), max(1, int(when % 1 * 1e9)))
-        spec = _TimerSpec((ctypes.c_long * 2)(0, 0), value)
-        self._libc.timerfd_settime(self.fd, _TFD_ABSTIME, ctypes.byref(spec), None)
-        get_hub().wait(self._ready)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 8)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        self._ready.close()
-        os.close(self.fd)
 
 
 class Crew:
@@ -110,12 +81,14 @@ class Drive:
         self.payloads = Payloads.load(Path(spec["payloads"]))
         self.call = HttpCall.model_validate(spec["call"])
         self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
+        self.tasks = load_tasks(self.call.locustfile, spec["url"]) if self.call.locustfile else None
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
         self._crew = crew
         self._index = index
         self._backlog: deque[tuple[float, int]] = deque()
+        random.seed(f"{spec['seed']}/{index}")  # Locust draws a user's tasks from it
         shard = Schedule.load(Path(spec["schedule"])).shard(index, spec["workers"])
         self._due = shard.due_s.tolist()
         self._bodies = shard.body.tolist()
@@ -124,12 +97,18 @@ class Drive:
 
     def warm(self) -> None:
         """Open the connections of all users that this run needs."""
-        warmed: list[int] = []
+        warmed: list[Exception | None] = []
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
-            warmed.append(1)
+            try:
+                if self.tasks is None:
+                    user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
+                else:
+                    user.player = Player(self.tasks, user.environment)
+                warmed.append(None)
+            except Exception as error:  # in on_start of the user's file
+                warmed.append(error)
 
         while len(self._crew) < self.users:
             gevent.sleep(0.002)
@@ -137,6 +116,8 @@ class Drive:
             self._crew.give(connect)
         while len(warmed) < self.users:
             gevent.sleep(0.002)
+        for error in filter(None, warmed):
+            raise BadInput(f"--locustfile: on_start failed: {error!r}")
 
     def run(self) -> dict[str, Any]:
         """Send the whole shard, wait for what is in flight, and leave the samples in a file."""
@@ -208,6 +189,7 @@ class CellUser(FastHttpUser):
     """One connection. Does the jobs that a run hands it, and parks in between."""
 
     host = "http://127.0.0.1"
+    player: Player | None = None
 
     def reconnect(self, spec: dict[str, Any]) -> None:
         """Drop the old connection: one kept from another cell might reach its replica."""
@@ -229,7 +211,14 @@ class CellUser(FastHttpUser):
         crew.park()(self)
 
     def send(self, run: Drive, due: float, body: int, *, waited: bool = False) -> None:
-        """Send one request of ``run`` and keep its sample."""
+        """Send one request of ``run``, or do a task of the user's own, and keep its sample."""
+        if run.tasks is not None and self.player is not None:
+            sent = time.perf_counter()
+            failure = self.player.perform()
+            done = time.perf_counter()
+            good = run.call.check.statuses[0]
+            run.tally.add(Sample(due, sent, done, body, good, "", "", "", None, waited, failure))
+            return
         headers = {"Accept-Encoding": "identity", **run.call.headers}
         if run.payloads.header_lengths[body]:
             headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
@@ -275,8 +264,12 @@ def worker(port: int, index: int) -> None:
     def on_spec(environment: Environment, msg: Any, **_: Any) -> None:
         runs.clear()
         if index < msg.data["workers"]:
-            run = Drive(msg.data, index, crew)
-            run.warm()
+            try:
+                run = Drive(msg.data, index, crew)
+                run.warm()
+            except BadInput as error:
+                runner.send_message("tonnage_refused", {"error": str(error)})
+                return
             runs.append(run)
             runner.send_message("tonnage_warm", {"index": index})
 
@@ -304,6 +297,8 @@ class Master:
         self._results: dict[int, dict[str, Any]] = {}
         self._runner.register_message("tonnage_warm", self._count)
         self._runner.register_message("tonnage_result", self._collect)
+        self._refused: list[str] = []
+        self._runner.register_message("tonnage_refused", self._refuse)
 
     def _count(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._warm.add(msg.data["index"])
@@ -311,9 +306,14 @@ class Master:
     def _collect(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._results[msg.data["index"]] = msg.data
 
+    def _refuse(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._refused.append(msg.data["error"])
+
     def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not reached():
+            if self._refused:
+                raise BadInput(self._refused[0])
             dead = [index for index, pid in enumerate(self._pids) if _state(pid) == _DEAD]
             if dead:
                 raise RuntimeError(f"worker {dead[0]} is gone while waiting for {what}")
@@ -329,6 +329,7 @@ class Master:
     def prepare(self, spec: dict[str, Any]) -> None:
         """Give out a spec; returns when every connection it needs is warm."""
         self._warm.clear()
+        self._refused.clear()
         self._results.clear()
         self._runner.send_message("tonnage_spec", spec)
         self._wait("warm users", lambda: len(self._warm) >= spec["workers"], 60)
@@ -392,6 +393,8 @@ def master(port: int) -> None:
                 head.prepare(spec)
             else:
                 reply = head.go(spec)
+        except BadInput as error:
+            reply = {"error": str(error), "kind": BadInput.__name__}
         except RuntimeError as error:
             reply = {"error": str(error)}
         print(json.dumps(reply), file=replies)

@@ -18,7 +18,7 @@ from serving.cpu_time import find_per_cpu, load_average, processes_s, read_cpus,
 from serving.host_facts import siblings
 from serving.own_limits import OwnUsage, read_own_usage
 from serving.placement import Placement
-from serving.records import Endpoint
+from serving.records import Deployment, Endpoint, Environment
 
 # A replica that hardly ran says nothing about how many of its threads compute.
 _LEAST_THREADS_S = 0.1
@@ -96,6 +96,18 @@ class Host(Protocol):
 
     def fallback_sessions(self) -> int:
         """Requests so far that went round the ingress."""
+        ...
+
+    def deploy(self, deployment: Deployment) -> Endpoint:
+        """Deploy, and wait until it answers. BadInput when it does not fit its instance."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Take a deployment down."""
+        ...
+
+    def environment(self) -> Environment:
+        """The environment of what is measured here."""
         ...
 
 

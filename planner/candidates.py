@@ -19,7 +19,7 @@ from planner.records import (
     ServiceProfile,
 )
 from serving.errors import BadInput
-from serving.records import InstanceType, Variant
+from serving.records import COMMAND, InstanceType, Variant
 
 MEMORY_HEADROOM = 0.25
 """On top of a replica's measured peak: a longer life meets larger peaks than a short run."""
@@ -75,7 +75,7 @@ def place(
         known = {size.partition(":")[0] for _, size, _ in cells}
         for name, instance in instances.items():
             if instance.is_host_size and name not in known:
-                cells[variant.name, name, 1] = _Cell()
+                cells[variant.name, name, 0 if variant.runtime == COMMAND else 1] = _Cell()
         for (_, size, threads), cell in sorted(cells.items()):
             own = Candidate(
                 variant=variant.name,

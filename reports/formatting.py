@@ -52,6 +52,11 @@ def count_of(value: int, noun: str) -> str:
     return f"{value:,d} {noun}" + ("" if value == 1 else "s")
 
 
+def with_threads(text: str, threads: int) -> str:
+    """Name of what runs with its threads: "onnx_fp32, 1 thread"; 0 are not ours to know."""
+    return f"{text}, {count_of(threads, 'thread')}" if threads else text
+
+
 def _with_unit(text: str, unit: str) -> str:
     return text if text == NOTHING else text + unit
 

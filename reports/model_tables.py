@@ -8,7 +8,7 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
 from serving.quality import METRIC_NAMES
-from serving.records import BenchRow, Quality, Variant
+from serving.records import COMMAND, BenchRow, Quality, Variant
 
 
 def sizes(bundle: Bundle) -> Table:
@@ -25,7 +25,7 @@ def sizes(bundle: Bundle) -> Table:
             _smaller(v, fp32),
             v.sha256[:12],
         )
-        for v in bundle.variants
+        for v in _files(bundle)
     ]
     against = fp32.name if fp32 else "fp32"
     return Table(
@@ -96,7 +96,7 @@ def quality(bundle: Bundle) -> Table:
     base = baseline.quality if baseline else None
     shown = _metrics_shown(bundle)
     rows = []
-    for v in bundle.variants:
+    for v in _files(bundle):
         q, p = v.quality, v.parity
         lost = None if v == baseline else _difference(q, base, metric)
         rows.append(
@@ -198,6 +198,7 @@ _METRIC_HEADS = {
     "recall": "Recall",
     "f1": "F1",
     "fidelity": "Fidelity",
+    "reproduced": "Fidelity",
 }
 
 
@@ -208,14 +209,24 @@ def _metrics_shown(bundle: Bundle) -> list[str]:
 
 
 def _fidelity_note(shown: list[str]) -> tuple[str, ...]:
-    if "fidelity" not in shown:
-        return ()
-    return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
+    if "reproduced" in shown:
+        return (
+            "Fidelity is the share of the variation of the original's answers to generated rows "
+            "that a variant reproduces (R squared, worst output). It is no measure of quality.",
+        )
+    if "fidelity" in shown:
+        return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
+    return ()
 
 
 def _difference(quality: Quality | None, base: Quality | None, metric: str) -> float | None:
     now, before = getattr(quality, metric, None), getattr(base, metric, None)
     return None if now is None or before is None else now - before
+
+
+def _files(bundle: Bundle) -> list[Variant]:
+    """The variants that are model files; the server of a user is none."""
+    return [v for v in bundle.variants if v.runtime != COMMAND]
 
 
 def _variant(bundle: Bundle, name: str) -> Variant | None:

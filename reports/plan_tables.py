@@ -51,7 +51,7 @@ def alternatives(answer: Recommendation) -> Table:
         (
             words.machines(p),
             p.candidate.variant,
-            f.count(p.candidate.threads),
+            f.count(p.candidate.threads or None),
             marked("", Mark(p.latency_basis)),
             f.interval(p.p50_ms),
             f.interval(p.p99_ms),
@@ -92,7 +92,7 @@ def rejection_summary(answer: Recommendation) -> Table:
     for bottleneck, n in counts.most_common():
         example = next(r for r in answer.rejections if r.bottleneck == bottleneck)
         c = example.candidate
-        where = f"{c.variant} on {c.instance}, {f.count_of(c.threads, 'thread')}"
+        where = f.with_threads(f"{c.variant} on {c.instance}", c.threads)
         rows.append(
             (bottleneck.value, words.rejected_for(bottleneck), f.count(n), where, example.reason)
         )
@@ -113,7 +113,7 @@ def rejections(answer: Recommendation) -> Table:
             r.candidate.variant,
             r.candidate.instance,
             r.candidate.size,
-            f.count(r.candidate.threads),
+            f.count(r.candidate.threads or None),
             r.bottleneck.value,
             r.reason,
         )

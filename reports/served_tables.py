@@ -177,7 +177,7 @@ def _cells(bundle: Bundle) -> dict[Cell, list[Measurement]]:
 def _names(cell: Cell) -> tuple[str, str, str, str]:
     variant, instance, threads, batch, replicas = cell
     size = instance if replicas == 1 else f"{replicas} x {instance}"
-    return variant, size, f.count(threads), f.count(batch)
+    return variant, size, f.count(threads or None), f.count(batch)
 
 
 def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:

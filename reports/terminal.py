@@ -59,7 +59,7 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         size = f"{f.vcpus(best.vcpus)}, {f.gib(best.memory_gib)} RAM in all"
         lines += [
             _item("run", words.configuration(best)),
-            _item("", f"{size}; model file {best.model_file}"),
+            _item("", f"{size}; {words.what_runs(bundle, best)}"),
             _item("cost", words.cost(best)),
             _item("latency", words.latency(best)),
         ]

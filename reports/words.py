@@ -10,7 +10,7 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.served_tables import best_rung
 from reports.table import Mark, marked
-from serving.records import BenchRow
+from serving.records import COMMAND, BenchRow
 
 
 def demand(wanted: Demand) -> str:
@@ -33,7 +33,14 @@ def machines(plan: Plan) -> str:
 def configuration(plan: Plan) -> str:
     """Say what is bought and what runs on it."""
     c = plan.candidate
-    return f"{machines(plan)}, {c.variant}, {f.count_of(c.threads, 'thread')}"
+    return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads)
+
+
+def what_runs(bundle: Bundle, plan: Plan) -> str:
+    """Say what the replicas hold: a model's file, or the command of a server."""
+    variant = next((v for v in bundle.variants if v.name == plan.candidate.variant), None)
+    command = variant is not None and variant.runtime == COMMAND
+    return f"{'command' if command else 'model file'} {plan.model_file}"
 
 
 def latency(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from serving.records import TensorSpec, Variant, has_batch_axis
+from serving.records import TensorSpec, Variant
 from serving.runtimes import Runtime
 from serving.v2 import HEADER_LENGTH, V2Error, decode_request, encode_response
 
@@ -179,7 +179,7 @@ class ModelApp:
         }
 
     def _config(self) -> dict[str, Any]:
-        batched = has_batch_axis(self._runtime.inputs, self._runtime.outputs)
+        batched = self._variant.batched
         return {
             "name": self._name,
             "platform": self._variant.runtime,

@@ -47,8 +47,7 @@ def bench(
     results: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
         data = Path(folder) / "rows.npz"
-        largest = {name: values[: max(batches)] for name, values in rows.items()}
-        save_rows(data, largest)
+        save_rows(data, {name: values[: max(batches)] for name, values in rows.items()})
         for variant in variants:
             progress(variant.name)
             request = {

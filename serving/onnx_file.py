@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from serving.records import TensorSpec
 # What dynamic quantization rewrites, and it needs weights that are in the file.
 QUANTIZABLE = frozenset({"MatMul", "Gemm", "Conv", "LSTM", "Attention", "EmbedLayerNormalization"})
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
+_FLOAT = 1  # TensorProto.FLOAT
+# TensorProto's types of weights: what they are called, and bytes of a number.
+_WIDTHS = {_FLOAT: ("fp32", 4), 10: ("fp16", 2), 11: ("fp64", 8), 2: ("int8", 1), 3: ("int8", 1)}
 _KEEPS_VALUES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"}
 
 
@@ -72,9 +76,20 @@ def hints(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
     return Hints(vocabulary, state)
 
 
+def precision(model: Any) -> str:
+    """In which numbers most bytes of the weights are: ``fp32``, ``fp16``, ``int8``, ``fp64``."""
+    sizes: dict[str, int] = {}
+    for tensor in _tensors(model.graph):
+        name, width = _WIDTHS.get(tensor.data_type, ("other", 0))
+        sizes[name] = sizes.get(name, 0) + width * prod(tensor.dims)
+    known = {name: size for name, size in sizes.items() if size}
+    return max(known, key=lambda name: known[name], default="fp32")
+
+
 def quantizable(model: Any) -> bool:
     """Whether any operation is one that dynamic quantization makes smaller."""
-    weights = {t.name for t in model.graph.initializer}
+    weights = {t.name for t in model.graph.initializer if t.data_type == _FLOAT}
+    weights |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
     return any(
         node.op_type in QUANTIZABLE and len(weights.intersection(node.input)) > 0
         for node in model.graph.node

@@ -65,6 +65,11 @@ class Quality(Record):
     fidelity: float | None = Field(
         default=None, description="share of rows decided as the baseline decides them"
     )
+    reproduced: float | None = Field(
+        default=None,
+        description="share of the variation of the baseline's answers to generated rows that "
+        "is reproduced: fidelity to it, and no measure of quality",
+    )
 
 
 class Parity(Record):
@@ -102,6 +107,9 @@ class Variant(Record):
         default=(), description="onnxruntime execution providers; empty means the CPU"
     )
     method: str = Field(default="", description="the steps that made it, in words")
+    one_row_a_call: bool = Field(
+        default=False, description="whatever its shapes say, it does not take several rows"
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quality: Quality | None = None
@@ -118,17 +126,24 @@ class Variant(Record):
     @property
     def batched(self) -> bool:
         """Whether a request may hold several rows; see :func:`has_batch_axis`."""
-        return has_batch_axis(self.inputs, self.outputs)
+        return not self.one_row_a_call and has_batch_axis(self.inputs, self.outputs)
 
 
 def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor begins with a free dimension, and the inputs with the same one.
 
-    A model without a batch axis takes one row a call: its tensors as they are.
+    A dimension that comes again further in (``[n, n]``) is a size, no batch. A model without
+    a batch axis takes one row a call: its tensors as they are.
     """
-    names = {spec.symbol(0) for spec in inputs if spec.batched} - {None}
-    return all(spec.batched for spec in (*inputs, *outputs)) and len(names) <= 1
+    if not all(spec.batched for spec in (*inputs, *outputs)):
+        return False
+    first = {spec.symbol(0) for spec in inputs} - {None}
+    inner = {spec.symbol(axis) for spec in inputs for axis in range(1, len(spec.shape))}
+    return len(first) <= 1 and not first & inner
 
+
+COMMAND = "command"
+"""Runtime of a variant that is the server of a user: ``file`` is the command that starts it."""
 
 Enforcement = Literal["cpuset", "quota"]
 
@@ -214,7 +229,7 @@ class Deployment(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     variant: Variant
     instance: InstanceType
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=0, description="0: the server of a user decides")
     replicas: int = Field(ge=1, default=1)
     max_ongoing_requests: int = Field(ge=1, default=256)
     max_queued_requests: int = Field(ge=1, default=256)
@@ -227,8 +242,9 @@ class Deployment(Record):
     @property
     def label(self) -> str:
         """The deployment in words: ``2 x sim-0.5 (quota), onnx_fp32, 1 thread``."""
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return f"{self.replicas} x {self.instance.label}, {self.variant.name}, {threads}"
+        threads = f", {self.threads} thread" + ("s" if self.threads > 1 else "")
+        named = f"{self.replicas} x {self.instance.label}, {self.variant.name}"
+        return named + (threads if self.threads else "")
 
 
 class Replica(Record):
@@ -250,7 +266,7 @@ class Endpoint(Record):
 
     url: str
     model_name: str
-    protocol: Literal["v2"] = "v2"
+    protocol: Literal["v2", "http"] = "v2"
     managed: bool = False
     cell_id: str | None = None
     replicas: tuple[Replica, ...] = ()

@@ -23,7 +23,9 @@ class Dataset:
 
     ``test`` is what a model is sent: input name to an array [rows, ...]. ``train`` holds the
     same rows in whatever form the workload trains on (images as bytes, for example).
-    ``fingerprint`` identifies the content of all arrays.
+    ``fingerprint`` identifies the content of all arrays. Rows that are ``generated`` have no
+    labels: answers to them are compared with the baseline's. Without ``batched`` a call takes
+    one row, whose tensors are passed as they are.
     """
 
     train: Mapping[str, np.ndarray]
@@ -32,6 +34,8 @@ class Dataset:
     test_labels: np.ndarray
     description: str
     fingerprint: str
+    generated: bool = False
+    batched: bool = True
 
 
 @dataclass(frozen=True)

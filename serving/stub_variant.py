@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from serving.model_store import store_folder
-from serving.records import TensorSpec, Variant, sha256_of
+from serving.records import Variant, sha256_of
 from serving.runtimes.stub import StubRuntime
 
 NOOP = "noop"
@@ -41,12 +39,11 @@ def stub_variant(
     )
 
 
-def noop_variant(workload: str, inputs: Sequence[TensorSpec]) -> Variant:
-    """A no-op whose requests have as many numbers a row as those of ``inputs``.
+def noop_variant(workload: str, features: int) -> Variant:
+    """A no-op whose requests have ``features`` numbers a row, as the model's have.
 
     Its file is written into the model store.
     """
-    features = sum(math.prod(max(1, d) for d in spec.shape[1:]) for spec in inputs) or 1
     folder = store_folder() / workload
     made = stub_variant(folder, 0.0, f"{NOOP}-{features}", workload, features=features)
     relative = str(Path(made.file).relative_to(store_folder()))

@@ -22,8 +22,12 @@ MAKERS = frozenset(
 # Heavy libraries, and the only files that may import them.
 CONFINED = {
     "ray": {"serving/ray_host/host.py", "serving/ray_host/replica.py"},
-    "locust": {"loadtests/locust_process.py"},
-    "gevent": {"loadtests/locust_process.py"},
+    "locust": {"loadtests/locust_process.py", "loadtests/user_tasks.py"},
+    "gevent": {
+        "loadtests/locust_process.py",
+        "loadtests/timerfd.py",
+        "loadtests/user_tasks.py",
+    },
     "torch": MAKERS | {"serving/runtimes/torch_runtime.py"},
     "openvino": MAKERS | {"serving/runtimes/openvino_runtime.py"},
     "sklearn": MAKERS,

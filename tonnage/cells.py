@@ -10,7 +10,7 @@ from typing import Literal
 from loadtests.cell import Dwell
 from serving.errors import BadInput
 from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
-from serving.records import Deployment, InstanceType, Variant
+from serving.records import COMMAND, Deployment, InstanceType, Variant
 from tonnage.config import MeasureGrid
 
 # As measured: deploy 2-4 s, delete 1 s.
@@ -65,12 +65,33 @@ def make_cells(
             limited = grid.baseline_instances is not None and variant.name == baseline
             if limited and instance.name not in (grid.baseline_instances or ()):
                 continue
-            for threads in grid.threads:
+            for threads in threads_of(variant, grid):
                 if threads > max(1, instance.vcpus):
                     continue  # more threads than vCPUs only wait for each other
                 deployment = Deployment(variant=variant, instance=instance, threads=threads)
                 cells += [Cell(deployment, batch) for batch in grid.batches]
     return cells, skipped
+
+
+def threads_of(variant: Variant, grid: MeasureGrid) -> tuple[int, ...]:
+    """Thread counts that a variant is tried with; the server of a user has its own."""
+    return (0,) if variant.runtime == COMMAND else grid.threads
+
+
+def draft_variants(workload: str, names: Sequence[str]) -> list[Variant]:
+    """Variants that are not built yet, to see which cells there will be."""
+    draft = Variant(
+        workload=workload,
+        name="",
+        runtime="stub",
+        precision="",
+        file="",
+        sha256="",
+        size_bytes=0,
+        inputs=(),
+        outputs=(),
+    )
+    return [draft.model_copy(update={"name": name}) for name in names]
 
 
 def reference_cell(
@@ -85,7 +106,9 @@ def reference_cell(
             f"[measure.reference]: {wanted.variant} on {wanted.instance} is not in the study; "
             "name one of its variants and instances"
         )
-    deployment = Deployment(variant=variant, instance=instance, threads=grid.threads[0])
+    deployment = Deployment(
+        variant=variant, instance=instance, threads=threads_of(variant, grid)[0]
+    )
     return Cell(deployment, wanted.batch, "reference")
 
 

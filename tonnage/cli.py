@@ -6,38 +6,48 @@ Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement in
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
-from loadtests.objective import Verdict
 from planner.records import Recommendation
 from reports.doctor import doctor_text
-from reports.measured import max_load_text, measured_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
 from serving.build import build_variants
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
-from serving.records import Deployment, Endpoint, Record
+from serving.records import Deployment, Record
+from tonnage import own_options as own
+from tonnage.cli_common import (
+    Budget,
+    Fresh,
+    Json,
+    Quick,
+    RunArgument,
+    Runs,
+    StudyArgument,
+    dump,
+    into_folder,
+    note,
+    print_result,
+    study_run,
+    warn,
+)
+from tonnage.cli_measure import measure
 from tonnage.config import load_study, shipped
-from tonnage.deployment import DeploymentTest
 from tonnage.doctor import examine
-from tonnage.endpoint import EndpointTest, log_file, parse_headers
-from tonnage.load import Options, load_of
+from tonnage.durations import seconds_of
+from tonnage.endpoint import log_file
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
-from tonnage.study import StudyRun
 
 app = typer.Typer(
     add_completion=False,
@@ -47,37 +57,82 @@ app = typer.Typer(
 )
 
 # Seconds that these take, for the progress bar.
-_PLAN_S, _REPORT_S, _LOCUST_S = 5.0, 3.0, 3.0
-
-StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
-RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
-Quick = Annotated[bool, typer.Option("--quick", help="a smoke version in about a minute")]
-Budget = Annotated[str | None, typer.Option("--time-budget", help="such as 5m or 90s")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="do not resume an interrupted run")]
-Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
-Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+_PLAN_S, _REPORT_S = 5.0, 3.0
 
 
 @app.command()
 def run(
-    study: StudyArgument,
+    study: Annotated[
+        str | None, typer.Argument(help="a study; or give --model or --cmd instead")
+    ] = None,
+    model: own.Model = None,
+    cmd: own.Cmd = None,
+    rate: own.Rate = None,
+    p99: own.P99 = None,
+    batch: own.Batch = 1,
+    instance: own.Instances = None,
+    input_: own.Input = None,
+    payload: own.Payload = None,
+    allow_pickle_sha256: own.PickleHash = None,
+    request: own.Request = None,
+    url: own.Url = "/",
+    method: own.Method = "POST",
+    header: own.Header = None,
+    check: own.CheckOption = None,
+    health: own.Health = None,
+    port: own.Port = None,
+    start_timeout: own.StartTimeout = "60s",
+    locustfile: own.Locustfile = None,
+    name: own.Name = None,
+    seed: own.Seed = 0,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Run a study: build, bench, serve, measure, plan, report."""
-    made = _study_run(study, quick, time_budget, fresh, runs)
+    """Run a study, or size a model (--model) or a server (--cmd) of your own."""
+    if sum(given is not None for given in (study, model, cmd)) != 1:
+        raise BadInput("run: give one of a study, --model FILE, and --cmd COMMAND")
+    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
+    if study is not None:
+        made = study_run(study, quick, time_budget, fresh, runs)
+    elif model is not None:
+        made = own.model_run(
+            model,
+            own.asked_of(rate, p99, batch, instance, name, seed),
+            inputs=input_,
+            payload=payload,
+            allow_pickle_sha256=allow_pickle_sha256,
+            quick=quick,
+            budget_s=budget,
+        )
+        into_folder(made, fresh, runs)
+    else:
+        server = own.server_of(
+            cmd=cmd or "",
+            request=request,
+            url=url,
+            method=method,
+            header=header,
+            check=check,
+            health=health,
+            port=port,
+            start_timeout=start_timeout,
+            locustfile=locustfile,
+        )
+        asked = own.asked_of(rate, p99, batch, instance, name, seed)
+        made = own.server_run(server, asked, quick=quick, budget_s=budget)
+        into_folder(made, fresh, runs)
     for warning in made.run():
-        _warn(warning)
+        warn(warning)
     _print_answers(made.folder, json)
 
 
 @app.command()
 def build(study: StudyArgument, runs: Runs = Path("runs"), json: Json = False) -> None:
     """Build a study's variants, with their quality and parity."""
-    made = _study_run(study, False, None, True, runs, until="build")
+    made = study_run(study, False, None, True, runs, until="build")
     made.run()
     _print_records(made.folder.bundle().variants, json)
 
@@ -87,117 +142,12 @@ def bench(
     study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False
 ) -> None:
     """Measure a study's variants in process: no server, no network."""
-    made = _study_run(study, quick, None, True, runs, until="bench")
+    made = study_run(study, quick, None, True, runs, until="bench")
     made.run()
     _print_records(made.folder.bundle().bench, json)
 
 
-@app.command()
-def measure(
-    study: Annotated[str | None, typer.Argument(help="a study; or give --endpoint")] = None,
-    quick: Quick = False,
-    time_budget: Budget = None,
-    fresh: Fresh = False,
-    runs: Runs = Path("runs"),
-    variant: Annotated[str | None, typer.Option(help="only this variant, under a load")] = None,
-    instance: Annotated[str, typer.Option(help="what it is deployed on")] = "sim-1",
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    replicas: Annotated[int, typer.Option(min=1)] = 1,
-    endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
-    model: Annotated[str | None, typer.Option(help="its model")] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Poisson arrivals, requests per second")
-    ] = None,
-    users: Annotated[int | None, typer.Option(help="closed loop instead of a rate")] = None,
-    arrivals: Annotated[
-        str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
-    time_scale: Annotated[float, typer.Option(help="0.5 plays a trace twice as fast")] = 1.0,
-    batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
-    duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
-    timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
-    p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
-    p99: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
-    max_load: Annotated[
-        bool, typer.Option("--max-load", help="search the highest rate that holds the limit")
-    ] = False,
-    budget: Annotated[int, typer.Option(help="of a search: requests in all", min=1_000)] = 50_000,
-    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    payload: Annotated[
-        list[str] | None, typer.Option(help=".npz with rows by input; FILE=WEIGHT for a mix")
-    ] = None,
-    header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
-    json: Json = False,
-) -> None:
-    """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
-    if (study is None) == (endpoint is None):
-        raise BadInput("measure: give either a study or --endpoint URL")
-    options = Options(
-        rate=rate,
-        users=users,
-        arrivals=arrivals,
-        trace=trace,
-        time_scale=time_scale,
-        batch=batch,
-        payload=tuple(payload or ()),
-        duration_s=seconds_of(duration, "--duration"),
-        timeout_s=seconds_of(timeout, "--timeout"),
-        workers=workers,
-        seed=seed,
-        p95_ms=None if p95 is None else 1e3 * seconds_of(p95, "--p95"),
-        p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
-    )
-    if endpoint is None and variant is None:
-        if options.asked() or max_load or options.slos():
-            raise BadInput("measure STUDY: a load needs a deployment to go to; give --variant")
-        run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
-        run_of_study.run()
-        path = run_of_study.folder.path / "measurements.jsonl"
-        count = len(run_of_study.folder.measurements())
-        _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
-        return
-    slos = options.slos()
-    if max_load and (len(slos) != 1 or options.asked()):
-        raise BadInput("measure --max-load: give one limit, --p99 or --p95, and no rate")
-    # The search chooses its rates itself; any will do to say the rest.
-    load = load_of(replace(options, rate=1.0) if max_load else options)
-    test: EndpointTest | DeploymentTest
-    if endpoint is not None:
-        if model is None:
-            raise BadInput("measure --endpoint: name its model with --model")
-        test = EndpointTest(
-            endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
-            load=load,
-            headers=parse_headers(header or []),
-            insecure=insecure,
-        )
-    else:
-        config, study_path = load_study(study or "")
-        test = DeploymentTest(
-            study=config,
-            study_path=study_path,
-            variant=variant or "",
-            instance=instance,
-            threads=threads,
-            replicas=replicas,
-            load=load,
-        )
-    log = log_file("measure")
-    with Steps(load.run.duration_s + _LOCUST_S) as steps:
-        steps.step("starting", load.run.duration_s + _LOCUST_S)
-        if max_load:
-            found = test.max_load(slos[0], budget, log, steps.say)
-        else:
-            made = test.measure(log, steps.say)
-    if max_load:
-        _print(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
-        raise typer.Exit(0 if found.rate_rps else 1)
-    _print(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
-    failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
-    raise typer.Exit(3 if not made.valid else 1 if failed else 0)
+app.command()(measure)
 
 
 @app.command("plan")
@@ -219,9 +169,9 @@ def plan_command(
         steps.step("planning", _PLAN_S)
         _, _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
-        _warn(warning)
+        warn(warning)
     if json:
-        sys.stdout.write(_dump([a.model_dump(mode="json") for a in answers]))
+        sys.stdout.write(dump([a.model_dump(mode="json") for a in answers]))
     else:
         bundle = folder.bundle().model_copy(update={"recommendations": tuple(answers)})
         sys.stdout.write(recommendation_text(bundle))
@@ -239,7 +189,7 @@ def report(
     with Steps(_REPORT_S) as steps:
         steps.step("writing the reports", _REPORT_S)
         paths = [str(p) for p in write_reports(folder.path, picture=picture)]
-    _print(paths, "\n".join(paths), json)
+    print_result(paths, "\n".join(paths), json)
 
 
 @app.command()
@@ -266,8 +216,8 @@ def serve(
     names = tuple(variant or config.variants)
     host = RayHost(log_file("serve"), port=port, overlap=True)
     if host.tree is None and size.enforcement == "quota" and not size.is_container:
-        _warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
-    _note("building")
+        warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
+    note("building")
     data = found.load(config.data.source, config.seed)
     built = build_variants(
         found,
@@ -276,7 +226,7 @@ def serve(
         seed=config.seed,
         max_loss=config.quality.max_loss,
     )
-    _note("starting Ray Serve and HAProxy")
+    note("starting Ray Serve and HAProxy")
     with host:
         for one in (v for v in built if v.name in names):
             deployment = Deployment(variant=one, instance=size, threads=threads, replicas=replicas)
@@ -284,7 +234,7 @@ def serve(
             sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
         host.deploy_front()
         sys.stdout.flush()
-        _note(f"ready: {size.label}, enforced by {host.enforcement}; Ctrl-C ends it")
+        note(f"ready: {size.label}, enforced by {host.enforcement}; Ctrl-C ends it")
         while host.process.alive():
             time.sleep(0.5)
         host.process.receive()  # raises with the reason
@@ -299,33 +249,7 @@ def doctor(
 ) -> None:
     """Say what this host can truthfully measure, and what to change for the rest."""
     found = examine(probe=probe)
-    _print(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
-
-
-def _study_run(
-    argument: str,
-    quick: bool,
-    time_budget: str | None,
-    fresh: bool,
-    runs: Path,
-    until: str = "plan",
-) -> StudyRun:
-    config, path = load_study(argument)
-    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
-    made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
-    made.check()
-    earlier = None if fresh else RunFolder.unfinished(runs, config.name, made.config_hash)
-    made.folder = earlier or RunFolder.create(runs, config.name)
-    made.folder.lock()
-    return made
-
-
-def seconds_of(text: str, option: str) -> float:
-    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``20ms``; BadInput for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise BadInput(f"{option} {text}: give a duration such as 20ms, 90s or 5m")
-    return float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+    print_result(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
 
 
 def _print_answers(folder: RunFolder, json: bool) -> None:
@@ -346,25 +270,9 @@ def _exit_for(answers: Any) -> None:
 def _print_records(records: Any, json: bool) -> None:
     rows: list[Record] = list(records)
     if json:
-        sys.stdout.write(_dump([row.model_dump(mode="json") for row in rows]))
+        sys.stdout.write(dump([row.model_dump(mode="json") for row in rows]))
     else:
         sys.stdout.write("\n".join(row.model_dump_json() for row in rows) + "\n")
-
-
-def _print(value: Any, text: str, json: bool) -> None:
-    sys.stdout.write(_dump(value) if json else text + "\n")
-
-
-def _dump(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
 
 
 _INTERRUPTED = 130

@@ -107,7 +107,8 @@ def _running(
         check_measurable(size, test.replicas, host.placement)
         with Fleet(log, workers=load.run.workers, cpus=host.placement.platform_cpus) as fleet:
             progress("what generator and ingress carry, with no-op replicas")
-            floor = _floor(host, fleet, deployment, load)
+            features = max(1, sum(values[:1].size for values in data.test.values()))
+            floor = _floor(host, fleet, deployment, load, features)
             known = ceilings(floor).get(load.run.batch)
             progress(f"deploying {deployment.label}")
             endpoint = host.deploy(deployment)
@@ -127,9 +128,11 @@ def _running(
             )
 
 
-def _floor(host: RayHost, fleet: Fleet, deployment: Deployment, load: Load) -> list[Measurement]:
+def _floor(
+    host: RayHost, fleet: Fleet, deployment: Deployment, load: Load, features: int
+) -> list[Measurement]:
     model = deployment.variant
-    noop = deployment.model_copy(update={"variant": noop_variant(model.workload, model.inputs)})
+    noop = deployment.model_copy(update={"variant": noop_variant(model.workload, features)})
     endpoint = host.deploy(noop)
     seed = load.run.seed
     rows = generated_rows(noop.variant.inputs, max(_ROWS, load.run.batch), seed)

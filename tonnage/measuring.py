@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from loadtests.cell import (
     CellContext,
@@ -15,17 +13,16 @@ from loadtests.cell import (
     measure_reference,
 )
 from loadtests.fleet import Fleet
+from loadtests.http_call import HttpCall
+from loadtests.monitor import Host
 from loadtests.objective import Slo
-from loadtests.payloads import make_payloads
+from loadtests.payloads import Payloads
 from serving.errors import BadInput
-from serving.generate import generated_rows
-from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint
 from tonnage.cells import Cell, duration_s
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
-_NOOP_ROWS = 6000
 _RUNS = {
     "cell": measure_cell,
     "floor": measure_cell,
@@ -39,9 +36,10 @@ class Measuring:
     """What the cells of a study have in common; ``slos`` are the objectives by batch size."""
 
     folder: RunFolder
-    host: RayHost
+    host: Host
     fleet: Fleet
-    rows: Mapping[str, np.ndarray]
+    payloads: Callable[[Cell], Payloads]
+    call: HttpCall | None
     dwell: Dwell
     seed: int
     slos: Mapping[int, Slo]
@@ -82,20 +80,17 @@ class Measuring:
 
     def _measure(self, cell: Cell, endpoint: Endpoint, number: int) -> None:
         deployment = cell.deployment
-        rows = self.rows
-        if cell.role in ("floor", "ceiling"):
-            rows = generated_rows(deployment.variant.inputs, _NOOP_ROWS, self.seed)
-        payloads = make_payloads(deployment, rows, cell.batch, self.seed)
         context = CellContext(
             host=self.host,
             fleet=self.fleet,
             deployment=deployment,
             endpoint=endpoint,
-            payloads=self.fleet.store("payloads", payloads),
+            payloads=self.fleet.store("payloads", self.payloads(cell)),
             batch=cell.batch,
             seed=self.seed + number,
             environment=self._environment,
             role=cell.role,
+            call=self.call,
             slos=tuple(slo for batch, slo in self.slos.items() if batch == cell.batch),
         )
         for measurement in _RUNS[cell.role](context, self.dwell, self._next_sequence):

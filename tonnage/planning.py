@@ -13,11 +13,22 @@ from planner.prices import load_prices, staleness
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
 from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from reports.bundle import Bundle
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
+from tonnage.cells import threads_of
 from tonnage.config import Study, beside
 from tonnage.run_folder import RunFolder
+
+ASSUMPTIONS = (
+    "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
+    "Plans count replicas only; what Ray and the ingress need comes on top.",
+    "One replica runs one inference call at a time; HAProxy sends each request "
+    "to the replica with the fewest in flight.",
+    "Prices attach to this host's figures only through the CPU factors of "
+    "prices.toml; those shipped are assumptions, not measurements.",
+)
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -75,7 +86,7 @@ def plan(
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles(bundle.measurements)
-    refused += _unmeasured(bundle.info.skipped, study, study_path, demands)
+    refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
             demand,
@@ -114,7 +125,7 @@ def _curves(
 
 
 def _unmeasured(
-    skipped: Sequence[str],
+    bundle: Bundle,
     study: Study,
     study_path: Path,
     demands: Sequence[Demand],
@@ -122,14 +133,14 @@ def _unmeasured(
     """A refusal per cell of a size that this host cannot measure, with its reason."""
     refusals: list[Refusal] = []
     for instance in study_instances(study, study_path).values():
-        reason = next((s for s in skipped if s.startswith(f"{instance.name}: ")), None)
+        reason = next((s for s in bundle.info.skipped if s.startswith(f"{instance.name}: ")), None)
         if reason is None:
             continue
         text = reason.removeprefix(f"{instance.name}: ")
         refusals += [
-            ((name, instance.label, threads, demand.batch), text)
-            for name in study.variants
-            for threads in study.measure.threads
+            ((variant.name, instance.label, threads, demand.batch), text)
+            for variant in bundle.variants
+            for threads in threads_of(variant, study.measure)
             for demand in demands
         ]
     return refusals

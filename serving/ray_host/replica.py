@@ -6,6 +6,7 @@ Classes here import no ray at module level, so that tests use them without it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -34,7 +35,11 @@ class ModelReplica:
         started = time.perf_counter()
         runtime = load_runtime(variant, threads)
         self._app = ModelApp(runtime, variant, cell_id)
-        self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        try:
+            self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        except Exception as error:  # a free dimension need not take the size of one
+            # Not fatal: the first requests of a measurement warm the model as well.
+            logging.getLogger("ray.serve").info("not warmed with zeros: %s", error)
         report = ReplicaReport(
             worker_start_s=worker_start_s,
             model_load_s=time.perf_counter() - started,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadInput
+from serving.onnx_file import explain_load_error
 from serving.records import TensorSpec
 
 CPU = "CPUExecutionProvider"
@@ -57,8 +58,8 @@ class OnnxRuntime:
                 str(path), options, providers=list(providers)
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            first = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-            raise BadInput(f"{path}: onnxruntime cannot load this file ({first})") from None
+            message = str(error) or type(error).__name__
+            raise BadInput(explain_load_error(path, message)) from None
         if self._session.get_providers()[0] != providers[0]:
             raise BadInput(
                 f"{path}: execution provider {providers[0]} did not start, onnxruntime fell back "
@@ -70,14 +71,27 @@ class OnnxRuntime:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the session; outputs by name."""
-        results = self._session.run(self._names, dict(inputs))
+        results = self._session.run(self._names, {k: _decoded(v) for k, v in inputs.items()})
         return dict(zip(self._names, results, strict=True))
+
+
+def _decoded(values: np.ndarray) -> np.ndarray:
+    """Strings as onnxruntime wants them: of bytes it would take the Python notation, "b'a'"."""
+    if values.dtype.kind != "O":
+        return values
+    out = np.empty(values.shape, dtype=object)
+    for place, item in np.ndenumerate(values):
+        out[place] = item.decode(errors="replace") if isinstance(item, bytes) else item
+    return out
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:
     datatype = _TYPES.get(tensor.type)
     if datatype is None:
-        raise BadInput(f"{path}: {tensor.name} has type {tensor.type}, which V2 cannot carry")
+        raise BadInput(
+            f"{path}: {tensor.name} has type {tensor.type}, which V2 cannot carry"
+            + (", convert with zipmap=False" if "map(" in tensor.type else "")
+        )
     dims = tensor.shape or ()
     shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in dims)
     # "?" is how exporters write a dimension that they know nothing of: not a name.

@@ -18,7 +18,7 @@ from serving.errors import BadInput
 from serving.records import Quality, TensorSpec
 from serving.steps import Dataset, Step
 
-Metric = Literal["accuracy", "auc", "f1", "fidelity"]
+Metric = Literal["accuracy", "auc", "f1", "fidelity", "reproduced"]
 
 
 @dataclass(frozen=True)
