@@ -50,7 +50,7 @@ def faults_of(
             *_replica(deployment, grant, result, window),
             *_audit(deployment, window),
             *_host(grant, window),
-            *_clock(result, window),
+            *_clock(window),
         )
     )
 
@@ -68,6 +68,8 @@ def _wrong_answers(result: LoadResult) -> Found:
         yield FaultCode.WRONG_ANSWERS, f"{result.wrong} of {result.checked} checked answers differ"
     if result.other_cell:
         yield FaultCode.WRONG_CELL, f"{result.other_cell} answers came from another cell"
+    if result.backward:
+        yield FaultCode.CLOCK, f"{result.backward} requests ended before they began"
 
 
 def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
@@ -173,13 +175,11 @@ def _host(grant: Grant, window: Window) -> Found:
         )
 
 
-def _clock(result: LoadResult, window: Window) -> Found:
+def _clock(window: Window) -> Found:
     if abs(window.clock_slew_ppm) > SLEW_LIMIT_PPM:
         yield FaultCode.CLOCK, f"the clock was slewed by {window.clock_slew_ppm:+.0f} ppm"
     if window.suspended_s > SUSPENDED_LIMIT_S:
         yield FaultCode.CLOCK, f"the machine was suspended for {window.suspended_s:.3f} s"
-    if result.backward:
-        yield FaultCode.CLOCK, f"{result.backward} requests ended before they began"
 
 
 def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:
