@@ -70,7 +70,7 @@ def _host(found: Checkup) -> list[Line]:
         ("memory", f.gib(env.memory_gib)),
         (
             "limits on Tonnage",
-            f"{limits(env.own_limits)} (of the container, slice or service it is in)",
+            f"{limits(env.own_limits)} (of the container or service it is in)",
         ),
         ("kernel", env.kernel),
     ]
@@ -95,11 +95,15 @@ def _now(found: Checkup) -> list[Line]:
         if now.steal <= _STEAL
         else "the hypervisor gave CPU time to other machines: use a host that is not shared"
     )
-    load = f.NOTHING if now.load_average is None else f"{now.load_average:.2f}"
+    load = (
+        "not readable"
+        if now.load_average is None
+        else f"{now.load_average:.2f} programs ran or waited, over the last minute"
+    )
     return [
         ("CPU in use", f"{f.percent(now.busy)} of all CPUs: {quiet}"),
         ("stolen (steal)", f"{f.percent(now.steal)}: {taken}"),
-        ("load average", f"{load} programs ran or waited, over the last minute"),
+        ("load average", load),
     ]
 
 

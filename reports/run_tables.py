@@ -72,7 +72,7 @@ def limits(own: OwnLimits | None) -> str:
     quota = "no quota" if own.quota_cpus is None else f"a quota of {own.quota_cpus:g} CPUs"
     most = own.memory_bytes
     memory = "no memory limit" if most is None else f"at most {f.memory(most)} of memory"
-    return f"CPUs {_cpus(own.cpus)}, {quota}, {memory}"
+    return f"CPU{'s' * (len(own.cpus) > 1)} {_cpus(own.cpus)}, {quota}, {memory}"
 
 
 def skipped(bundle: Bundle) -> Table:

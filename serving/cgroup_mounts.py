@@ -58,18 +58,19 @@ def hierarchies(proc: Path = Path("/proc/self")) -> Hierarchies:
     except OSError:
         return Hierarchies()
     paths = _own_paths(proc / "cgroup")
-    v1: dict[str, Place] = {}
-    v2: Place | None = None
+    found: dict[str, Place] = {}
     for line in lines:
         left, _, right = line.partition(" - ")
         root, mount = (_unescaped(text) for text in left.split()[3:5])
         kind, _, options = right.split(" ", 2)
-        if kind == "cgroup":
-            for controller in set(options.split(",")) & set(CONTROLLERS):
-                v1.setdefault(controller, _place(mount, root, paths.get(controller), 1))
-        elif kind == "cgroup2":
-            v2 = v2 or _place(mount, root, paths.get(""), 2)
-    return Hierarchies(v1, v2)
+        controllers = {"cgroup": set(options.split(",")) & set(CONTROLLERS), "cgroup2": {""}}
+        for controller in controllers.get(kind, ()):
+            # Of several mounts the first counts, unless a later one hides it.
+            if controller not in found or found[controller].mount == Path(mount):
+                version = 1 if controller else 2
+                found[controller] = _place(mount, root, paths.get(controller), version)
+    v2 = found.pop("", None)
+    return Hierarchies(found, v2)
 
 
 def _own_paths(file: Path) -> dict[str, str]:

@@ -16,7 +16,12 @@ from serving.records import InstanceType
 
 
 class CannotBeMeasured(BadInput):
-    """A size that this host cannot give truthfully; the text says why."""
+    """A size that this host cannot give truthfully: why, and what to change."""
+
+    def __init__(self, reason: str, change: str = "") -> None:
+        super().__init__(f"{reason}; {change}" if change else reason)
+        self.reason = reason
+        self.change = change
 
 
 @dataclass(frozen=True)
@@ -61,20 +66,24 @@ def check_measurable(instance: InstanceType, replicas: int, placement: Placement
     if placement.shared:
         raise CannotBeMeasured(
             "this host has one core: generator and replica would share it, "
-            "so nothing here can be measured truthfully"
+            "so nothing here can be measured truthfully",
+            "use a host with two, or measure what is here as it is: --instance container",
         )
-    if placement.quota_left is not None and instance.vcpus * replicas > placement.quota_left:
+    platform = len(placement.platform_cpus)
+    wanted = instance.vcpus * replicas
+    if placement.quota_left is not None and wanted > placement.quota_left:
         raise CannotBeMeasured(
-            f"{replicas} x {instance.label} needs {instance.vcpus * replicas:g} CPUs; the quota of "
-            f"this container leaves {placement.quota_left:g} beside generator and ingress: raise "
-            "it (docker run --cpus, resources.limits.cpu)"
+            f"{replicas} x {instance.label} needs {wanted:g} CPUs; the quota of this container "
+            f"leaves {placement.quota_left:g} beside generator and ingress",
+            f"raise it to {wanted + platform:g} (docker run --cpus, resources.limits.cpu)",
         )
     needed = cpus_needed(instance, replicas)
     if needed > available:
-        total = available + len(placement.platform_cpus)
+        total = available + platform
         raise CannotBeMeasured(
             f"{replicas} x {instance.label} needs {needed} CPUs; this host has {total}, of which "
-            f"{len(placement.platform_cpus)} carry generator and ingress: left to prediction"
+            f"{platform} carry generator and ingress: left to prediction",
+            f"use a host or container with at least {needed + platform} CPUs",
         )
 
 

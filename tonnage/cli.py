@@ -199,7 +199,7 @@ def serve(
         list[str] | None, typer.Option("--variant", help="may be repeated; default: all")
     ] = None,
     instance: Annotated[
-        str, typer.Option("--instance", help="such as sim-1 or sim-1:quota")
+        str, typer.Option("--instance", help="such as sim-1, sim-1:quota or container")
     ] = "sim-1",
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,

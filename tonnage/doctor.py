@@ -13,7 +13,7 @@ from serving.cpu_time import load_average, read_cpus
 from serving.errors import BadInput
 from serving.grants import check_fits_host, container_instance, enforcement
 from serving.instances import load_instances
-from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
+from serving.placement import CannotBeMeasured, Placement, check_measurable
 from serving.ports import check_free
 from serving.proof import prove
 from serving.ray_host.settings import haproxy_version
@@ -92,13 +92,7 @@ def _size(size: InstanceType, tree: CgroupTree | None, placement: Placement) -> 
         check_measurable(size, 1, placement)
         check_fits_host(size)
     except CannotBeMeasured as error:
-        cpus = cpus_needed(size, 1) + max(1, len(placement.platform_cpus))
-        return SizeCheck(
-            name=size.name,
-            measurable=False,
-            reason=str(error),
-            change=f"use a host or container with at least {cpus} CPUs",
-        )
+        return SizeCheck(name=size.name, measurable=False, reason=error.reason, change=error.change)
     except BadInput as error:
         return SizeCheck(name=size.name, measurable=False, reason=str(error))
     if tree is None and size.enforcement == "quota":

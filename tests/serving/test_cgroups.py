@@ -233,6 +233,9 @@ def test_the_real_kernel_enforces_a_quota() -> None:
     method = "cgroup-v1" if tree.version == 1 else "cgroup-v2"
     asked = Grant(method=method, cpus=(0,), quota_cpus=0.25, memory_bytes=1 << 28)
     group = tree.create("busy", asked)
+    # First in line for its quarter, whatever else this host is busy with.
+    weight = ("cpu.shares", "100000") if tree.version == 1 else ("cpu.weight", "10000")
+    (group.directory("cpu") / weight[0]).write_text(weight[1])
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         for procs in group.procs_files:

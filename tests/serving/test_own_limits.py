@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.cgroup_mounts import hierarchies
 from serving.errors import BadInput
 from serving.grants import check_fits_host, container_instance, grants_of
 from serving.instances import as_toml, load_instances, resolve
@@ -91,6 +92,19 @@ def test_v1_nested_and_unlimited(tmp_path: Path) -> None:
     group(tmp_path / "cpu/a/b", cpu_cfs_quota_us="-1", cpu_cfs_period_us="100000")
     group(tmp_path / "memory/a/b", memory_limit_in_bytes=UNLIMITED)
     assert read_own_limits(here, (0,)) == OwnLimits(cpus=(0,), quota_cpus=0.25, memory_bytes=None)
+
+
+def test_a_mount_may_hide_another(tmp_path: Path) -> None:
+    """Docker binds the container's group over the host's tree: what is on top is read."""
+    here = v1(tmp_path, "/docker/abc", "/")
+    hiding = here / "mountinfo"
+    bound = hiding.read_text().replace(" / ", " /docker/abc ", 4)
+    elsewhere = f"39 24 0:20 / {tmp_path / 'host'} rw - cgroup x rw,cpu\n"
+    hiding.write_text(hiding.read_text() + bound + elsewhere)
+    group(tmp_path / "cpu", cpu_cfs_quota_us="150000", cpu_cfs_period_us="100000")
+    places = hierarchies(here).v1
+    assert {place.own for place in places.values()} == {tmp_path / name for name in places}
+    assert read_own_limits(here, (0, 1)).quota_cpus == 1.5
 
 
 def test_nothing_readable_means_no_limits(tmp_path: Path) -> None:
