@@ -73,8 +73,6 @@ def _wrong_answers(result: LoadResult) -> Found:
         yield FaultCode.WRONG_ANSWERS, f"{result.wrong} of {result.checked} checked answers differ"
     if result.other_cell:
         yield FaultCode.WRONG_CELL, f"{result.other_cell} answers came from another cell"
-    if result.backward:
-        yield FaultCode.CLOCK, f"{result.backward} requests ended before they began"
 
 
 def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:

@@ -27,8 +27,8 @@ class Verdict(StrEnum):
 class SloVerdict(Record):
     """A verdict with the figures behind it.
 
-    ``share_over`` is the long-run share of late requests that was judged: ``over / n``,
-    or, replayed, what is expected over all schedules.
+    ``share_over`` and ``quantile_ms`` are what was judged: those of this run, or, replayed,
+    what is expected over all schedules. A quantile is null where it is a failed request's.
     """
 
     slo: Slo
@@ -37,6 +37,8 @@ class SloVerdict(Record):
     n: int = Field(ge=0)
     over: int = Field(ge=0, description="requests beyond the limit, failed ones included")
     share_over: float = Field(ge=0, le=1)
+    quantile_ms: float | None = Field(ge=0)
+    quantile_error: float | None = Field(ge=0, description="standard error, relative")
     effective_n: float = Field(ge=0, description="independent requests that would say as much")
     replayed: bool
     backlog_growing: bool

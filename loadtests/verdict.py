@@ -20,8 +20,11 @@ def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | No
     samples = result.samples.take(result.samples.due_s >= result.steady_from_s)
     replay = None
     known = len(samples) > 0 and not np.isnan(samples.service_s).all()
-    if replicas == 1 and run.poisson and known:
+    if replicas is not None and run.rate_rps is not None and run.poisson and known:
         replay = Replay(
-            due_s=samples.due_s, service_s=samples.service_s, rate_rps=float(run.rate_rps or 0)
+            due_s=samples.due_s,
+            service_s=samples.service_s,
+            rate_rps=run.rate_rps,
+            replicas=replicas,
         )
-    return judge_slo(samples.latency_s, slo, replay=replay, seed=run.seed)
+    return judge_slo(samples.latency_s, slo, replay=replay)

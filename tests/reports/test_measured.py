@@ -26,6 +26,8 @@ def endpoint(**changed: object) -> EndpointMeasurement:
         n=2000,
         over=3,
         share_over=0.0015,
+        quantile_ms=5.0,
+        quantile_error=0.01,
         effective_n=1500,
         replayed=False,
         backlog_growing=False,
