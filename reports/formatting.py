@@ -103,7 +103,9 @@ def memory(value: float | None) -> str:
 
 def gib(value: float | None) -> str:
     """Memory that is given in GiB, without trailing zeros: 0.5 GiB, 2 GiB."""
-    return NOTHING if value is None or _is_nothing(value) else f"{value:.3g} GiB"
+    if value is None or _is_nothing(value):
+        return NOTHING
+    return f"{value:,.0f} GiB" if value >= 1000 else f"{value:.3g} GiB"
 
 
 def vcpus(value: float | None) -> str:

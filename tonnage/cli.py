@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 
 # Seconds that these take, for the progress bar.
-_PLAN_S, _REPORT_S, _LOCUST_S = 5.0, 3.0, 3.0
+_PLAN_S, _REPORT_S, _LOCUST_S = 1.0, 3.0, 3.0
 
 StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
 RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
@@ -159,6 +159,7 @@ def plan_command(
     profile: Annotated[str | None, typer.Option("--profile", help="only this profile")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="requests per second")] = None,
     p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     json: Json = False,
 ) -> None:
@@ -166,10 +167,10 @@ def plan_command(
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
-    demands = changed(study_demands(config, path), profile, rate, limit)
+    demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, _, answers, warnings = plan(folder, config, path, demands, price_file)
+        _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
         _warn(warning)
     if json:
