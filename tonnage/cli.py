@@ -28,9 +28,10 @@ from serving.build import build_variants
 from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
+from serving.model_store import store_folder
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
-from tonnage.config import load_study, shipped
+from tonnage.config import beside, load_study, shipped
 from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
@@ -193,6 +194,31 @@ def report(
         steps.step("writing the reports", _REPORT_S)
         paths = [str(p) for p in write_reports(folder.path, picture=picture)]
     _print(paths, "\n".join(paths), json)
+
+
+@app.command()
+def export(
+    run_folder: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="rayserve, k8s or compose")],
+    profile: Annotated[str | None, typer.Option("--profile", help="default: the first")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="default: inside the run")] = None,
+    json: Json = False,
+) -> None:
+    """Write what deploys a recommendation elsewhere, and what of it could not be carried."""
+    from reports.export.carried import export_text
+    from reports.export.proven import Proven
+    from reports.export.write import write_export
+
+    folder = RunFolder.existing(run_folder)
+    config, path = load_study(str(folder.path / "study.toml"))
+    catalogue = load_instances(beside(path, config.plan.instances))
+    proven = Proven.of(folder.bundle(), profile, catalogue)
+    target = out or folder.path / "export" / f"{to}-{proven.demand.name}"
+    made = write_export(proven, to, store_folder() / proven.source, target)
+    facts = {"folder": str(target), "profile": proven.demand.name, "files": list(made.files)}
+    missing = {part.value: why for part, why in made.missing.items()}
+    text = f"{proven.demand.title}: {export_text(made, str(target)).rstrip()}"
+    _print({**facts, "not_carried": missing}, text, json)
 
 
 @app.command()
