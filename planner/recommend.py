@@ -165,8 +165,8 @@ def _too_dear(option: _Option) -> Rejection:
     return Rejection(
         candidate=option.placement.candidate,
         bottleneck=Bottleneck.COST,
-        reason=f"{option.sizing.fewest} instances for the rate alone are {least}; "
-        f"{PLANS} plans that hold come before it",
+        reason=f"at least {least} for the rate alone ({option.sizing.fewest} x "
+        f"{option.placement.candidate.instance}); {PLANS} plans that hold come before it",
     )
 
 
