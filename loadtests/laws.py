@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log, sqrt
+from statistics import NormalDist
 from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.stats import norm
 
 from loadtests.records import Measurement
 
@@ -151,7 +151,7 @@ def gain(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> tuple[fl
     spread = _dispersion(previous.counts) / previous.completed
     spread += _dispersion(this.counts) / this.completed
     middle = log(this.throughput_rps / previous.throughput_rps)
-    half = float(norm.ppf(0.5 + confidence / 2)) * sqrt(spread)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(spread)
     return exp(middle - half), exp(middle + half)
 
 

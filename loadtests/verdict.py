@@ -6,8 +6,6 @@ import numpy as np
 
 from loadtests.objective import Slo, SloVerdict
 from loadtests.records import LoadRun
-from loadtests.replay import Replay
-from loadtests.slo import judge_slo
 from loadtests.summary import LoadResult
 
 
@@ -17,6 +15,10 @@ def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | No
     Failed and unsent requests are over any limit. Where one replica answered Poisson
     arrivals and told its service times, luck with the schedule is taken out.
     """
+    # Judging needs scipy, which takes longer to import than many a verb to run.
+    from loadtests.replay import Replay
+    from loadtests.slo import judge_slo
+
     samples = result.samples.take(result.samples.due_s >= result.steady_from_s)
     replay = None
     known = len(samples) > 0 and not np.isnan(samples.service_s).all()

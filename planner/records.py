@@ -172,6 +172,9 @@ class Plan(Record):
     usd_per_million: float | None = Field(description="per million rows predicted, at the rate")
     price_basis: str
     margin: str = Field(description="how far the SLO is from the interval's upper bound")
+    staffing: str = Field(
+        default="", description="of very many replicas: the law that stands in for a simulation"
+    )
 
 
 class Rejection(Record):

@@ -59,7 +59,7 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
 
 def max_load_text(found: MaxLoad, slo: Slo) -> str:
     """The result of a search for the highest load, and the probes behind it."""
-    limit = objective_in_words(slo)
+    limit = f.objective(slo)
     if found.rate_rps and found.high_rps is not None:
         answer = (
             f"{f.rate(found.rate_rps)} "
@@ -77,15 +77,10 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
     return "\n".join(lines) + "\n"
 
 
-def objective_in_words(slo: Slo) -> str:
-    """``p99 <= 20 ms``."""
-    return f"p{100 * slo.quantile:g} <= {f.given(slo.limit_ms)} ms"
-
-
 def verdict_in_words(verdict: SloVerdict) -> str:
     """One sentence: the objective, what is known of it, and from how many requests."""
     return (
-        f"{objective_in_words(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
+        f"{f.objective(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
         f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over; {verdict.reason}"
     )
 

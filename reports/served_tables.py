@@ -11,7 +11,6 @@ from loadtests.histogram import Histogram
 from loadtests.records import Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
-from reports.measured import objective_in_words
 from reports.table import Mark, Table, marked
 
 Cell = tuple[str, str, int, int, int]
@@ -251,7 +250,7 @@ def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
     floor = at_floor(m, every)
     if floor is not None:
         parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
-    parts += [f"{objective_in_words(v.slo)} {v.verdict}" for v in m.verdicts]
+    parts += [f"{f.objective(v.slo)} {v.verdict}" for v in m.verdicts]
     if m.steady is not None and m.steady.index:
         parts.append(m.steady.reason)
     return "; ".join(parts)

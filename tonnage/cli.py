@@ -23,6 +23,7 @@ from reports.write import write_reports
 from serving.build import build_variants
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
+from serving.model_store import store_folder
 from serving.records import Deployment, Record
 from tonnage import own_options as own
 from tonnage.cli_common import (
@@ -35,16 +36,16 @@ from tonnage.cli_common import (
     StudyArgument,
     dump,
     into_folder,
+    log_file,
     note,
     print_result,
     study_run,
     warn,
 )
 from tonnage.cli_measure import measure
-from tonnage.config import load_study, shipped
+from tonnage.config import beside, load_study, shipped
 from tonnage.doctor import examine
 from tonnage.durations import seconds_of
-from tonnage.endpoint import log_file
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -57,7 +58,7 @@ app = typer.Typer(
 )
 
 # Seconds that these take, for the progress bar.
-_PLAN_S, _REPORT_S = 5.0, 3.0
+_PLAN_S, _REPORT_S = 1.0, 3.0
 
 
 @app.command()
@@ -157,6 +158,7 @@ def plan_command(
     profile: Annotated[str | None, typer.Option("--profile", help="only this profile")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="requests per second")] = None,
     p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     json: Json = False,
 ) -> None:
@@ -164,10 +166,10 @@ def plan_command(
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
-    demands = changed(study_demands(config, path), profile, rate, limit)
+    demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, _, answers, warnings = plan(folder, config, path, demands, price_file)
+        _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
         warn(warning)
     if json:
@@ -190,6 +192,31 @@ def report(
         steps.step("writing the reports", _REPORT_S)
         paths = [str(p) for p in write_reports(folder.path, picture=picture)]
     print_result(paths, "\n".join(paths), json)
+
+
+@app.command()
+def export(
+    run_folder: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="rayserve, k8s or compose")],
+    profile: Annotated[str | None, typer.Option("--profile", help="default: the first")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="default: inside the run")] = None,
+    json: Json = False,
+) -> None:
+    """Write what deploys a recommendation elsewhere, and what of it could not be carried."""
+    from reports.export.carried import export_text
+    from reports.export.proven import Proven
+    from reports.export.write import write_export
+
+    folder = RunFolder.existing(run_folder)
+    config, path = load_study(str(folder.path / "study.toml"))
+    catalogue = load_instances(beside(path, config.plan.instances))
+    proven = Proven.of(folder.bundle(), profile, catalogue)
+    target = out or folder.path / "export" / f"{to}-{proven.demand.name}"
+    made = write_export(proven, to, store_folder() / proven.source, target)
+    facts = {"folder": str(target), "profile": proven.demand.name, "files": list(made.files)}
+    missing = {part.value: why for part, why in made.missing.items()}
+    text = f"{proven.demand.title}: {export_text(made, str(target)).rstrip()}"
+    print_result({**facts, "not_carried": missing}, text, json)
 
 
 @app.command()

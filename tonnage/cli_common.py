@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,3 +68,8 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """A warning on stderr."""
     sys.stderr.write(f"warning: {text}\n")
+
+
+def log_file(verb: str) -> Path:
+    """Where the messages of Ray and Locust go when there is no run folder."""
+    return Path(tempfile.gettempdir()) / f"tonnage-{verb}-{os.getuid()}.log"

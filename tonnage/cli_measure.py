@@ -9,15 +9,12 @@ from typing import Annotated
 import typer
 
 from loadtests.objective import Verdict
-from reports.measured import max_load_text, measured_text
 from serving.errors import BadInput
 from serving.records import Endpoint
-from tonnage.cli_common import Budget, Fresh, Json, Quick, Runs, print_result, study_run
+from tonnage.cli_common import Budget, Fresh, Json, Quick, Runs, log_file, print_result, study_run
 from tonnage.config import load_study
-from tonnage.deployment import DeploymentTest
 from tonnage.durations import seconds_of
-from tonnage.endpoint import EndpointTest, log_file, parse_headers
-from tonnage.load import Options, load_of
+from tonnage.load import Options, load_of, parse_headers
 from tonnage.progress import Steps
 
 _LOCUST_S = 3.0  # that starting it takes, for the progress bar
@@ -91,6 +88,11 @@ def measure(
             {"measurements": str(path), "count": count}, f"{count} measurements in {path}", json
         )
         return
+    # What only a load needs: judging and searching stand on scipy, which is slow to import.
+    from reports.measured import max_load_text, measured_text
+    from tonnage.deployment import DeploymentTest
+    from tonnage.endpoint import EndpointTest
+
     slos = options.slos()
     if max_load and (len(slos) != 1 or options.asked()):
         raise BadInput("measure --max-load: give one limit, --p99 or --p95, and no rate")

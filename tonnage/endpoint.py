@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.records import EndpointMeasurement, LoadRun
 from loadtests.verdict import verdict_of
-from serving.errors import BadInput
 from serving.generate import generated_rows
 from serving.records import Endpoint
 from serving.rows import read_rows
@@ -125,19 +122,3 @@ def _payloads(test: EndpointTest, server: ForeignServer) -> Payloads:
             for size, path in test.load.classes
         ]
     )
-
-
-def parse_headers(given: list[str]) -> dict[str, str]:
-    """``name: value`` pairs; BadInput for anything else."""
-    headers = {}
-    for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise BadInput(f"--header {text!r}: give 'name: value'")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def log_file(verb: str) -> Path:
-    """Where the messages of Ray and Locust go when there is no run folder."""
-    return Path(tempfile.gettempdir()) / f"tonnage-{verb}-{os.getuid()}.log"

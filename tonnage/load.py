@@ -194,3 +194,14 @@ def _weighted_file(text: str) -> tuple[Path | None, float]:
     if not 0 < value < float("inf"):
         raise BadInput(f"--payload {text}: give FILE, or FILE=WEIGHT with a weight above 0")
     return Path(name), value
+
+
+def parse_headers(given: list[str]) -> dict[str, str]:
+    """``name: value`` pairs; BadInput for anything else."""
+    headers = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise BadInput(f"--header {text!r}: give 'name: value'")
+        headers[name.strip()] = value.strip()
+    return headers

@@ -16,7 +16,7 @@ from serving.errors import BadInput
 from serving.generate import parse_wish
 from serving.own_model import OwnSource, open_own_model
 from tonnage.durations import seconds_of
-from tonnage.endpoint import parse_headers
+from tonnage.load import parse_headers
 from tonnage.own_server import SERVER, OwnServer, ServerRun
 from tonnage.own_study import HOST_SIZES, Asked, study_name, write_study
 from tonnage.progress import Steps

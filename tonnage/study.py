@@ -50,7 +50,15 @@ from tonnage.cells import (
 )
 from tonnage.config import Study, beside
 from tonnage.measuring import Measuring
-from tonnage.planning import ASSUMPTIONS, plan, study_demands, study_instances
+from tonnage.planning import (
+    ASSUMPTIONS,
+    SURFACES,
+    curves_of,
+    plan,
+    study_demands,
+    study_instances,
+    surfaces_of,
+)
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
@@ -341,10 +349,11 @@ class StudyRun:
 
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)
-        profiles, curves, answers, warnings = plan(self.folder, self.study, self.path, demands)
+        profiles, answers, warnings = plan(self.folder, self.study, self.path, demands)
         self.folder.write_lines("profiles.jsonl", profiles)
-        self.folder.write_lines("curves.jsonl", curves)
+        self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
+        self.folder.write_lines(SURFACES, surfaces_of(profiles, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()
         return warnings

@@ -19,7 +19,7 @@ from serving.errors import BadInput, Infrastructure
 from serving.instances import resolve
 from serving.ray_host.client import RayHost
 from serving.records import CONTAINER, Deployment, InstanceType, Variant, sha256_of
-from serving.runtimes import OnnxRuntime
+from serving.runtimes.onnx_runtime import OnnxRuntime
 
 from .conftest import stub_variant
 
