@@ -15,14 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from loadtests.payloads import Payloads, count_of_bodies
-from loadtests.records import LoadRun
+from loadtests.payloads import Payloads
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
-from serving.rows import take
-from serving.v2 import V2Error, dtype_of, encode_request
+from serving.v2 import V2Error, dtype_of
 
 _PROBES = 5
 
@@ -123,30 +119,6 @@ class ForeignServer:
             raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
         finally:
             connection.close()
-
-
-def foreign_payloads(
-    rows: Mapping[str, np.ndarray], batch: int, seed: int, *, batched: bool = True
-) -> Payloads:
-    """Bodies drawn from ``rows``; nothing is known of the right answers."""
-    draw = np.random.default_rng(seed)
-    total = len(next(iter(rows.values())))
-    bodies, heads = [], []
-    for _ in range(count_of_bodies(rows, batch)):
-        chosen = draw.integers(0, total, batch)
-        body, head = encode_request(take(rows, chosen, batched=batched))
-        bodies.append(body)
-        heads.append(head or len(body))
-    return Payloads(bodies, heads)
-
-
-def check_rate(run: LoadRun, ceiling_rps: float) -> None:
-    """BadInput for a rate that the generator cannot dispatch on time, before any is sent."""
-    if run.rate_rps is not None and run.rate_rps > ceiling_rps:
-        raise BadInput(
-            f"--rate {run.rate_rps:g}: beyond what {run.workers} worker(s) dispatch on time "
-            f"(about {ceiling_rps:g} req/s); lower it or raise --workers"
-        )
 
 
 def _short(body: bytes) -> str:

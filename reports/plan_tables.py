@@ -45,7 +45,7 @@ def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
 
 
 def alternatives(answer: Recommendation) -> Table:
-    """Every plan that holds, in the planner's order: cheapest first."""
+    """Every plan that was worked out, in the planner's order: cheapest first."""
     plans = [answer.best, *answer.alternatives] if answer.best else list(answer.alternatives)
     rows = [
         (
@@ -64,7 +64,7 @@ def alternatives(answer: Recommendation) -> Table:
     ]
     return Table(
         name=f"plans_{answer.demand.name}",
-        title=f"{answer.demand.title}: all plans that hold",
+        title=f"{answer.demand.title}: the cheapest plans that hold",
         header=(
             "Machines",
             "Variant",
@@ -151,6 +151,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
             f"{f.rate(plan.capacity_rps)}, {f.rows(plan.capacity_rps * wanted.batch)}",
             Mark.PREDICTED,
         ),
+        "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced

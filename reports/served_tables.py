@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from statistics import median
 
+from loadtests.floor import at_floor
 from loadtests.histogram import Histogram
 from loadtests.records import Measurement
 from reports import formatting as f
@@ -39,18 +41,16 @@ def capacities(bundle: Bundle) -> Table:
             "Generator (cores)",
             "Throttled",
             "Peak memory",
-            "Start-up (s)",
             "Samples and faults",
         ),
         rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
         mark=None,
-        text_columns=(0, 1, 4, 16),
+        text_columns=(0, 1, 4, 15),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
             "Model p50 is the time inside the replica in the same run.",
             "Throttled is the share of CFS periods in which the quota ran out, at capacity.",
-            "Start-up is from the deployment, or the start of the command, to the first answer.",
         ),
     )
 
@@ -58,7 +58,7 @@ def capacities(bundle: Bundle) -> Table:
 def open_runs(bundle: Bundle) -> Table:
     """One row an open-loop run: latency from when requests were due, at its rate."""
     rows = [
-        _open_row(cell, m)
+        _open_row(cell, m, bundle.measurements)
         for cell, runs in _cells(bundle).items()
         for m in sorted(runs, key=lambda m: m.offered_rps)
         if m.run.mode == "open"
@@ -85,8 +85,58 @@ def open_runs(bundle: Bundle) -> Table:
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Utilisation is used CPU over granted CPU of the replica.",
+            "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
         ),
     )
+
+
+def start_ups(bundle: Bundle) -> Table:
+    """One row a deployment: how long it takes from the order to the first answer."""
+    found: dict[tuple[str, str, int, int], dict[float, Measurement]] = {}
+    for m in bundle.measurements:
+        if m.startup_s is not None and m.role != "floor":
+            variant, instance, threads, _ = m.key
+            started = found.setdefault((variant, instance, threads, m.deployment.replicas), {})
+            started[m.startup_s] = m  # all runs of one deployment carry its one start
+    rows = []
+    for (variant, instance, threads, replicas), starts in found.items():
+        runs = list(starts.values())
+        rows.append(
+            (
+                *_names((variant, instance, threads, 1, replicas))[:3],
+                f.number(_median(m.startup_s for m in runs)),
+                f.number(_median(m.worker_start_s for m in runs)),
+                f.number(_median(m.model_load_s for m in runs)),
+                f.count(len(runs)),
+            )
+        )
+    return Table(
+        name="startup",
+        title="Served: start-up time",
+        header=(
+            "Variant",
+            "Instance",
+            "Threads",
+            "Start-up (s)",
+            "Ray and imports (s)",
+            "Model (s)",
+            "Starts",
+        ),
+        rows=tuple(rows),
+        mark=Mark.MEASURED,
+        text_columns=(0, 1),
+        notes=(
+            "Start-up is from the order to deploy until the ingress passes on a first answer; "
+            "medians over the starts.",
+            "Of it, Ray and imports is from the start of the replica's process until the model's "
+            "turn; Model is loading and warming it up. The rest is Ray's scheduling.",
+        ),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def load_in_words(m: Measurement) -> str:
@@ -133,7 +183,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
     best = best_rung(runs)
     paced = next((m for m in runs if m.run.mode == "paced" and m.valid), None)
     shown: tuple[str, ...] = (f.NOTHING,) * 3
-    costs: tuple[str, ...] = (f.NOTHING,) * 6
+    costs: tuple[str, ...] = (f.NOTHING,) * 5
     if best:
         shown = (f.number(best.completed_rps), f.compact(best.rows_per_s), f.count(best.run.users))
         costs = (
@@ -142,7 +192,6 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
             f.number(best.cpu.generator_s / best.elapsed_s),
             _throttled(best),
             f.memory(max(m.peak_memory_bytes for m in runs if m.valid)),
-            f.number(best.startup_s),
         )
     ladder = [m for m in runs if m.run.mode != "open"]
     return (
@@ -163,7 +212,8 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
         return "no closed-loop run"
     samples = sum(m.ok for m in runs if m.valid)
     faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
-    return "; ".join((f"n = {f.count(samples)}", *faulty))
+    broken = (f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws)
+    return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
 
 
 def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
@@ -174,7 +224,7 @@ def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
     )
 
 
-def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
+def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
@@ -191,8 +241,19 @@ def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
         *shown,
         _throttled(m),
         f.count(failed),
-        f"n = {f.count(m.due_to_done.count)}" if m.valid else reasons(m),
+        _remarks(m, every) if m.valid else reasons(m),
     )
+
+
+def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
+    parts = [f"n = {f.count(m.due_to_done.count)}"]
+    floor = at_floor(m, every)
+    if floor is not None:
+        parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
+    parts += [f"{f.objective(v.slo)} {v.verdict}" for v in m.verdicts]
+    if m.steady is not None and m.steady.index:
+        parts.append(m.steady.reason)
+    return "; ".join(parts)
 
 
 def basis(m: Measurement) -> str:

@@ -65,6 +65,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         ]
         if best.margin not in answer.note:  # the planner's note often says it already
             lines.append(_item("margin", best.margin))
+        if best.staffing:
+            lines.append(_item("staffing", best.staffing))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))

@@ -150,7 +150,7 @@ def rejected_for(bottleneck: Bottleneck) -> str:
         Bottleneck.MEMORY: "does not fit in memory",
         Bottleneck.CAPACITY: "can't carry the rate",
         Bottleneck.LATENCY: "misses the latency objective",
-        Bottleneck.COST: "holds, but costs more",
+        Bottleneck.COST: "costs more than plans that hold, or has no price",
     }[bottleneck]
 
 

@@ -180,6 +180,10 @@ class CommandHost:
         """Nothing stands between the generator and the server."""
         return []
 
+    def background_pids(self) -> list[int]:
+        """Nothing of ours runs beside the server."""
+        return []
+
     def fallback_sessions(self) -> int:
         """No ingress, hence no way round it."""
         return 0

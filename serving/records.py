@@ -149,6 +149,10 @@ COMMAND = "command"
 Enforcement = Literal["cpuset", "quota"]
 
 
+CONTAINER: Final = "container"
+"""Name of the instance type that is the container (or machine) Tonnage itself runs in."""
+
+
 class InstanceType(Record):
     """The size of one instance, as a cloud would sell it or this host can cut it."""
 
@@ -174,15 +178,24 @@ class InstanceType(Record):
         return self.cpu_family == "host"
 
     @property
+    def is_container(self) -> bool:
+        """True for the one size that nobody has to enforce, as it holds already."""
+        return self.name == CONTAINER and self.is_host_size
+
+    @property
     def label(self) -> str:
         """Name with its enforcement, as sentences print it: ``sim-0.5 (quota)``."""
         return f"{self.name} ({self.enforcement})"
 
 
 class Grant(Record):
-    """What the kernel was really told to give a replica."""
+    """What the kernel was really told to give a replica.
 
-    method: Literal["cgroup-v1", "cgroup-v2", "affinity"]
+    With the method ``container`` nothing was told: the replica has what the container around
+    Tonnage has, and shares it with generator and ingress.
+    """
+
+    method: Literal["cgroup-v1", "cgroup-v2", "affinity", "container"]
     cpus: tuple[int, ...]
     quota_cpus: float | None = Field(description="CPU-seconds per second; None means unlimited")
     memory_bytes: int | None = Field(description="memory limit; None means not enforced")
@@ -191,6 +204,24 @@ class Grant(Record):
     def vcpus(self) -> float:
         """CPU-seconds per second that the replica may use."""
         return min(float(len(self.cpus)), self.quota_cpus or float("inf"))
+
+
+class OwnLimits(Record):
+    """What the container (slice, service) that Tonnage runs in may use, itself included."""
+
+    cpus: tuple[int, ...]
+    quota_cpus: float | None = Field(description="CPU-seconds per second; None means unlimited")
+    memory_bytes: int | None = Field(description="memory limit; None means the machine's memory")
+
+    @property
+    def vcpus(self) -> float:
+        """CPU-seconds per second that may be used in all."""
+        return min(float(len(self.cpus)), self.quota_cpus or float("inf"))
+
+    @property
+    def quota_binds(self) -> bool:
+        """Whether there is a quota, and one below the number of CPUs."""
+        return self.vcpus < len(self.cpus)
 
 
 class Deployment(Record):
@@ -223,6 +254,12 @@ class Replica(Record):
     pid: int
     grant: Grant
     group: str | None = Field(description="name of its control group, if it has one")
+    earlier_threads: tuple[int, ...] = Field(
+        default=(), description="ids of threads older than the model: Ray's, not its own"
+    )
+    compute_threads: int | None = Field(
+        default=None, description="threads its runtime computes with, where they can be counted"
+    )
 
 
 class Endpoint(Record):
@@ -235,6 +272,10 @@ class Endpoint(Record):
     cell_id: str | None = None
     replicas: tuple[Replica, ...] = ()
     startup_s: float | None = Field(default=None, description="deploy call to first ready answer")
+    worker_start_s: float | None = Field(
+        default=None, description="of it, process start to the model's turn: Ray, imports"
+    )
+    model_load_s: float | None = Field(default=None, description="of it, loading and warm-up")
 
 
 def sha256_of(path: Path) -> str:
@@ -287,3 +328,6 @@ class Environment(Record):
     platform_cpus: tuple[int, ...] = Field(description="ingress, generator and Ray itself")
     generator_priority: Literal["fifo", "normal"]
     settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")
+    own_limits: OwnLimits | None = Field(
+        default=None, description="of the container Tonnage ran in; None in records before it"
+    )

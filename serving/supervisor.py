@@ -28,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def descendants(root: int) -> list[int]:
+def descendants(root: int, proc: str = "/proc") -> list[int]:
     """Ids of all living processes below ``root``, zombies included."""
     children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir(proc):
         if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as stream:
+            with contextlib.suppress(OSError), open(f"{proc}/{entry}/stat") as stream:
                 parent = int(stream.read().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry))
     found: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from serving.errors import BadInput
 from serving.own_model import OwnSource, open_own_model
 from serving.wishes import parse_wish
 from tonnage.durations import seconds_of
-from tonnage.endpoint import parse_headers
+from tonnage.load import parse_headers
 from tonnage.own_server import SERVER, OwnServer, ServerRun
 from tonnage.own_study import HOST_SIZES, Asked, study_name, write_study
 from tonnage.progress import Steps
@@ -75,6 +75,13 @@ Locustfile = Annotated[
 MAX_FIDELITY_LOSS = 0.05
 _OPEN_S = 12.0
 _TYPES = {".json": "application/json", ".txt": "text/plain", ".xml": "application/xml"}
+
+
+def only_with(what: str, options: Mapping[str, object]) -> None:
+    """BadInput for an option that would be ignored without a word."""
+    for option, value in options.items():
+        if value is not None:
+            raise BadInput(f"{option} belongs to {what}")
 
 
 def asked_of(

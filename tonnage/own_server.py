@@ -155,4 +155,4 @@ class ServerRun(StudyRun):
         return CommandHost(command, logs / "server.log")
 
     def _payloads(self, cell: Cell) -> Payloads:
-        return Payloads(self._server.bodies, [0] * len(self._server.bodies))
+        return Payloads.plain(self._server.bodies)

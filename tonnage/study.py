@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
+from loadtests.ceiling import with_ceiling
+from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
 from loadtests.judge import with_drift
@@ -27,17 +28,19 @@ from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
-from serving.errors import BadInput, InvalidMeasurement, Unusable
+from serving.errors import BadInput, InvalidMeasurement
 from serving.generate import generated_rows
+from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
-from serving.noop import noop_variant
-from serving.placement import CannotBeMeasured, divide
+from serving.placement import CannotBeMeasured
 from serving.ray_host.client import RayHost
-from serving.records import BenchRow, Endpoint, InstanceType, Variant
+from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
+from serving.stub_variant import noop_variant
 from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
+    ceiling_cells,
     draft_variants,
     duration_s,
     fit_budget,
@@ -47,13 +50,22 @@ from tonnage.cells import (
 )
 from tonnage.config import Study, beside
 from tonnage.durations import in_words
-from tonnage.planning import ASSUMPTIONS, plan, study_demands, study_instances
+from tonnage.measuring import Measuring
+from tonnage.planning import (
+    ASSUMPTIONS,
+    SURFACES,
+    curves_of,
+    plan,
+    study_demands,
+    study_instances,
+    surfaces_of,
+)
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
-_FLOOR_ROWS = 6000
-_FLOOR_BYTES = 64 << 20
+_NOOP_ROWS = 6000
+_NOOP_BYTES = 64 << 20
 STAGES = ("build", "bench", "measure", "plan")
 
 
@@ -184,9 +196,17 @@ class StudyRun:
         """Leave the study, the files that it names, and its variants in the run's folder."""
         for name in self.study.plan.names:
             self.folder.keep(Path(name).name, beside(self.path, name))
+        self._keep_container()
         self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(description))
         self.folder.write_lines("variants.jsonl", variants)
+
+    def _keep_container(self) -> None:
+        """Note in the kept catalogue what ``container`` was: elsewhere it is something else."""
+        kept = self.folder.path / Path(self.study.plan.instances).name
+        if CONTAINER in self.study.measure.instances and CONTAINER not in load_instances(kept):
+            made = study_instances(self.study, self.path)[CONTAINER]
+            kept.write_text(f"{kept.read_text()}\n{as_toml(made)}")
 
     def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
         if self.folder.has("bench.jsonl"):
@@ -213,7 +233,7 @@ class StudyRun:
         budget_s: float | None,
     ) -> tuple[list[Cell], list[str]]:
         grid = self.study.measure
-        placement = divide(host_facts.physical_cores())
+        placement = host_facts.host_placement()
         cells, skipped = make_cells(
             grid, variants, self.judged[0], instances, placement, quotas=enforces_quotas()
         )
@@ -234,6 +254,7 @@ class StudyRun:
             # A draft, of which only the number of cells is wanted, has no file yet.
             noop = noop_variant(model.workload, self._numbers_a_row()) if model.file else model
             cells += floor_cells(grid, reference, noop)
+            cells += ceiling_cells(grid, reference, noop, placement)
         order, dropped = fit_budget(
             cells,
             reference,
@@ -285,8 +306,22 @@ class StudyRun:
             environment = host.environment()
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
-            self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
-        made = self.folder.measurements()
+            slos = {demand.batch: demand.slo for demand in demands}
+            measuring = Measuring(
+                folder=self.folder,
+                host=host,
+                fleet=fleet,
+                payloads=self._payloads,
+                call=self.call,
+                dwell=self.dwell,
+                seed=self.study.seed,
+                slos=slos,
+                steps=steps,
+            )
+            measuring.run(order, finished)
+        # Drift and the ceiling can be judged only at the end, when all are known.
+        made = with_ceiling(with_drift(self.folder.measurements()))
+        self.folder.write_lines("measurements.jsonl", made)
         if not any(m.valid for m in made):
             self.folder.finish()  # the same command shall begin anew, not stumble here again
             if not made:
@@ -296,8 +331,6 @@ class StudyRun:
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
             )
-        # Drift can be judged only at the end, when the first and the last are known.
-        self.folder.write_lines("measurements.jsonl", with_drift(made))
         self.folder.write_lines("measured.json", [])
 
     def _same_environment(self, current: str) -> None:
@@ -308,85 +341,23 @@ class StudyRun:
                 "settings changed); start anew with --fresh"
             )
 
-    def _measure_cells(
-        self,
-        order: list[Cell],
-        finished: list[str],
-        host: Host,
-        fleet: Fleet,
-        environment: str,
-        steps: Steps,
-    ) -> None:
-        left = list(finished)
-        self.folder.drop_unfinished()
-        sequence = len(self.folder.measurements())
-        running: tuple[str, str, Endpoint] | None = None  # cell id, served name, endpoint
-
-        def next_sequence() -> int:
-            nonlocal sequence
-            sequence += 1
-            return sequence - 1
-
-        for number, cell in enumerate(order, 1):
-            if cell.key in left:
-                left.remove(cell.key)
-                continue
-            share = duration_s([cell], self.dwell)
-            steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
-            deployment = cell.deployment
-            if running is None or running[0] != deployment.cell_id:
-                if running is not None:
-                    host.delete(running[1])
-                running = None
-                try:
-                    endpoint = host.deploy(deployment)
-                except Unusable:
-                    raise
-                except BadInput as error:  # it does not fit; the others may
-                    self._leave_out(cell, str(error), steps)
-                    continue
-                running = (deployment.cell_id, endpoint.model_name, endpoint)
-            context = CellContext(
-                host=host,
-                fleet=fleet,
-                deployment=deployment,
-                endpoint=running[2],
-                payloads=fleet.store("payloads", self._payloads(cell)),
-                batch=cell.batch,
-                seed=self.study.seed + number,
-                environment=environment,
-                role=cell.role,
-                call=self.call,
-            )
-            runs = measure_reference if cell.role == "reference" else measure_cell
-            for measurement in runs(context, self.dwell, next_sequence):
-                self.folder.append("measurements.jsonl", measurement)
-            self.folder.finish_cell(cell.key)
-
     def _host(self, logs: Path) -> AbstractContextManager[Host]:
         return RayHost(logs / "ray.log")
 
     def _payloads(self, cell: Cell) -> Payloads:
         rows = self.data().test
-        if cell.role == "floor":
-            most = max(cell.batch, min(_FLOOR_ROWS, _FLOOR_BYTES // (4 * self._numbers_a_row())))
+        if cell.role in ("floor", "ceiling"):
+            most = max(cell.batch, min(_NOOP_ROWS, _NOOP_BYTES // (4 * self._numbers_a_row())))
             rows = generated_rows(cell.deployment.variant.inputs, most, self.study.seed)
         return make_payloads(cell.deployment, rows, cell.batch, self.study.seed)
 
-    def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:
-        steps.say(f"not measured: {cell.label}: {reason}")
-        info = self.folder.bundle().info
-        line = f"{cell.label}: {reason}"
-        if line not in info.skipped:
-            skipped = (*info.skipped, line)
-            self.folder.write_one("study.json", info.model_copy(update={"skipped": skipped}))
-
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)
-        profiles, curves, answers, warnings = plan(self.folder, self.study, self.path, demands)
+        profiles, answers, warnings = plan(self.folder, self.study, self.path, demands)
         self.folder.write_lines("profiles.jsonl", profiles)
-        self.folder.write_lines("curves.jsonl", curves)
+        self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
+        self.folder.write_lines(SURFACES, surfaces_of(profiles, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()
         return warnings

@@ -259,7 +259,7 @@ def test_an_unknown_runtime_is_refused(make_stub: Callable[..., Variant]) -> Non
 def test_runtimes_import_their_library_only() -> None:
     """Loading a stub imports none of the others' libraries."""
     code = (
-        "import sys, serving.runtimes, serving.runtimes.stub, serving.noop\n"
+        "import sys, serving.runtimes, serving.runtimes.stub, serving.stub_variant\n"
         "print([m for m in ('torch', 'openvino', 'onnxruntime', 'skops') if m in sys.modules])"
     )
     done = subprocess.run(
