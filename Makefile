@@ -3,6 +3,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Where the picture workloads find CIFAR-10, unless it is said otherwise.
+SHARED := $(abspath ../shared/data/cifar10)
+export TONNAGE_CIFAR10 ?= $(if $(wildcard $(SHARED)),$(SHARED))
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: run test lint bench wheel clean

@@ -46,6 +46,11 @@ class Bundle(Record):
     curves: tuple[Curve, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
 
+    @property
+    def cpu_bench(self) -> tuple[BenchRow, ...]:
+        """The in-process figures of the CPU, which is what replicas are made of."""
+        return tuple(row for row in self.bench if row.device == "cpu")
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a run folder. Raises BadInput naming the file and line that is wrong."""

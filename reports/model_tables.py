@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
 from serving.quality import METRIC_NAMES
-from serving.records import BenchRow, Quality, Variant
+from serving.records import BenchRow, Variant
 
 
 def sizes(bundle: Bundle) -> Table:
@@ -48,8 +46,8 @@ def sizes(bundle: Bundle) -> Table:
 
 def inference(bundle: Bundle) -> Table:
     """Latency and throughput in process at the largest batch (seed row C2)."""
-    batch = max((row.batch for row in bundle.bench), default=0)
-    cores = max((row.threads for row in bundle.bench if not row.oversubscribed), default=1)
+    batch = max((row.batch for row in bundle.cpu_bench), default=0)
+    cores = max((row.threads for row in bundle.cpu_bench if not row.oversubscribed), default=1)
     wanted = sorted({1, cores})
     rows = []
     for threads in wanted:
@@ -84,7 +82,7 @@ def inference(bundle: Bundle) -> Table:
         mark=Mark.MEASURED,
         notes=(
             "No server and no network: one call after another in one process.",
-            *_successive_speed_ups(bundle, batch, wanted),
+            *_speed_ups_by_origin(bundle, batch, wanted),
         ),
     )
 
@@ -93,12 +91,11 @@ def quality(bundle: Bundle) -> Table:
     """Quality of every variant, its loss, and its parity with the original (seed row C3)."""
     baseline = _variant(bundle, bundle.info.baseline)
     metric = bundle.info.metric
-    base = baseline.quality if baseline else None
     shown = _metrics_shown(bundle)
     rows = []
     for v in bundle.variants:
         q, p = v.quality, v.parity
-        lost = None if v == baseline else _difference(q, base, metric)
+        lost = None if v == baseline or baseline is None else difference(v, baseline, metric)
         rows.append(
             (
                 v.name + (" (baseline)" if v == baseline else ""),
@@ -115,7 +112,7 @@ def quality(bundle: Bundle) -> Table:
         title=f"Quality on {f.count(tested)} test rows",
         header=(
             "Variant",
-            *(_METRIC_HEADS[name] for name in shown),
+            *(METRIC_HEADS[name] for name in shown),
             f"Delta {METRIC_NAMES[metric]}",
             "Parity max",
             "Parity mean",
@@ -135,10 +132,10 @@ def quality(bundle: Bundle) -> Table:
 
 def configurations(bundle: Bundle) -> Table:
     """In-process load test by variant, threads and batch (seed row C4)."""
-    batches = sorted({row.batch for row in bundle.bench})
-    cells = {(row.variant, row.threads, row.batch): row for row in bundle.bench}
+    batches = sorted({row.batch for row in bundle.cpu_bench})
+    cells = {(row.variant, row.threads, row.batch): row for row in bundle.cpu_bench}
     rows = []
-    for variant, threads in dict.fromkeys((row.variant, row.threads) for row in bundle.bench):
+    for variant, threads in dict.fromkeys((row.variant, row.threads) for row in bundle.cpu_bench):
         found = [cells.get((variant, threads, batch)) for batch in batches]
         over = any(row.oversubscribed for row in found if row)
         rows.append(
@@ -167,7 +164,7 @@ def configurations(bundle: Bundle) -> Table:
 
 def best_lines(bundle: Bundle) -> tuple[str, ...]:
     """Lowest latency and the highest throughput in process, oversubscribed rows left out."""
-    fair = [row for row in bundle.bench if not row.oversubscribed]
+    fair = [row for row in bundle.cpu_bench if not row.oversubscribed]
     singles = [row for row in fair if row.batch == 1]
     lines = []
     if singles:
@@ -191,7 +188,7 @@ def configuration_name(variant: str, threads: int) -> str:
     return f"{variant}_cpu_{threads}thread" + ("" if threads == 1 else "s")
 
 
-_METRIC_HEADS = {
+METRIC_HEADS = {
     "accuracy": "Accuracy",
     "auc": "AUC",
     "precision": "Precision",
@@ -204,7 +201,7 @@ _METRIC_HEADS = {
 def _metrics_shown(bundle: Bundle) -> list[str]:
     """The measures of quality that some variant has, in the order of the table."""
     found = [v.quality for v in bundle.variants if v.quality]
-    return [name for name in _METRIC_HEADS if any(getattr(q, name) is not None for q in found)]
+    return [name for name in METRIC_HEADS if any(getattr(q, name) is not None for q in found)]
 
 
 def _fidelity_note(shown: list[str]) -> tuple[str, ...]:
@@ -213,8 +210,9 @@ def _fidelity_note(shown: list[str]) -> tuple[str, ...]:
     return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
 
 
-def _difference(quality: Quality | None, base: Quality | None, metric: str) -> float | None:
-    now, before = getattr(quality, metric, None), getattr(base, metric, None)
+def difference(variant: Variant, baseline: Variant, metric: str) -> float | None:
+    """What a variant gains over the baseline in a measure of quality; None if unknown."""
+    now, before = (getattr(v.quality, metric, None) for v in (variant, baseline))
     return None if now is None or before is None else now - before
 
 
@@ -230,7 +228,7 @@ def _smaller(variant: Variant, reference: Variant | None) -> str:
 
 
 def _bench_at(bundle: Bundle, batch: int, threads: int) -> dict[str, BenchRow]:
-    rows = (row for row in bundle.bench if (row.batch, row.threads) == (batch, threads))
+    rows = (row for row in bundle.cpu_bench if (row.batch, row.threads) == (batch, threads))
     return {row.variant: row for row in rows}
 
 
@@ -240,10 +238,13 @@ def _speed_up(row: BenchRow, reference: BenchRow | None) -> str:
     return f.ratio(row.rows_per_s / reference.rows_per_s)
 
 
-def _successive_speed_ups(bundle: Bundle, batch: int, threads: list[int]) -> list[str]:
-    """Seed's lines "ONNX vs sklearn 1.9x", "quantized vs ONNX 1.2x", per thread count."""
+def _speed_ups_by_origin(bundle: Bundle, batch: int, threads: list[int]) -> list[str]:
+    """Seed's lines "ONNX vs sklearn 1.9x", "quantized vs ONNX 1.2x", per thread count.
+
+    Each variant is held against the one that it was made from.
+    """
     lines = []
-    for slower, faster in pairwise(v.name for v in bundle.variants):
+    for slower, faster in ((v.made_from, v.name) for v in bundle.variants):
         found = []
         for n in threads:
             at = _bench_at(bundle, batch, n)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from reports import model_tables, plan_tables, run_tables, served_tables, steadiness_tables, words
+from reports import (
+    comparison_table,
+    model_tables,
+    plan_tables,
+    run_tables,
+    served_tables,
+    steadiness_tables,
+    words,
+)
 from reports.bundle import Bundle
 from reports.table import Section, Table
 
@@ -13,9 +21,17 @@ def answers(bundle: Bundle) -> tuple[str, ...]:
 
 
 def sections(bundle: Bundle) -> tuple[Section, ...]:
-    """All sections; the first six follow the seed report, tables without rows are left out."""
+    """All sections; from the second to the seventh they follow the seed report.
+
+    Tables without rows are left out.
+    """
     info = bundle.info
     found = (
+        Section(
+            key="comparison",
+            title="Variants compared",
+            tables=(comparison_table.comparison(bundle),),
+        ),
         Section(key="sizes", title="Model sizes", tables=(model_tables.sizes(bundle),)),
         Section(
             key="inference", title="Inference in process", tables=(model_tables.inference(bundle),)

@@ -150,7 +150,7 @@ def rejected_for(bottleneck: Bottleneck) -> str:
 
 def _bench_row(bundle: Bundle, batch: int, variant: str, threads: int) -> BenchRow | None:
     wanted = (batch, variant, threads)
-    return next((r for r in bundle.bench if (r.batch, r.variant, r.threads) == wanted), None)
+    return next((r for r in bundle.cpu_bench if (r.batch, r.variant, r.threads) == wanted), None)
 
 
 def _fastest(bundle: Bundle) -> Measurement | None:

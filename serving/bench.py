@@ -14,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from serving.errors import BadInput, Infrastructure
+from serving.gpu import gpu_providers, memory_held
 from serving.records import BenchRow, Variant
 from serving.runtimes import load_runtime
 
@@ -78,7 +80,22 @@ def bench_one(
     threads: Sequence[int],
     seconds: float,
 ) -> list[BenchRow]:
-    """All rows of one variant, measured in this process."""
+    """All rows of one variant, measured in this process: on the CPU, and on a GPU if there is."""
+    results = _bench_on("cpu", variant, rows, batches, threads, seconds)
+    if variant.runtime == "onnxruntime" and (providers := gpu_providers()):
+        there = variant.model_copy(update={"providers": providers})
+        results += _bench_on("gpu", there, rows, batches, threads[:1], seconds)
+    return results
+
+
+def _bench_on(
+    device: Literal["cpu", "gpu"],
+    variant: Variant,
+    rows: Mapping[str, np.ndarray],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    seconds: float,
+) -> list[BenchRow]:
     cores = len(os.sched_getaffinity(0))
     results = []
     for count in threads:
@@ -103,6 +120,7 @@ def bench_one(
                     variant=variant.name,
                     batch=batch,
                     threads=count,
+                    device=device,
                     oversubscribed=count > cores,
                     n_calls=len(times),
                     p50_ms=p50 * 1e3,
@@ -110,6 +128,7 @@ def bench_one(
                     p99_ms=p99 * 1e3,
                     rows_per_s=batch / p50,
                     peak_rss_bytes=_peak_rss_bytes(),
+                    gpu_memory_bytes=memory_held() if device == "gpu" else None,
                     load_s=load_s,
                 )
             )

@@ -108,6 +108,7 @@ class _Builder:
             size_bytes=path.stat().st_size + sum(part.size_bytes for part in parts),
             parts=parts,
             providers=tuple(providers) if recipe.runtime == "onnxruntime" else (),
+            made_from=recipe.needs or "",
             method=recipe.method,
             inputs=(),
             outputs=(),

@@ -94,6 +94,7 @@ class Variant(Record):
     providers: tuple[str, ...] = Field(
         default=(), description="onnxruntime execution providers; empty means the CPU"
     )
+    made_from: str = Field(default="", description="the variant that its steps started from")
     method: str = Field(default="", description="the steps that made it, in words")
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -215,6 +216,7 @@ class BenchRow(Record):
     variant: str
     batch: int = Field(ge=1)
     threads: int = Field(ge=1)
+    device: Literal["cpu", "gpu"] = "cpu"
     oversubscribed: bool = Field(description="more threads than the host has cores")
     n_calls: int = Field(ge=1)
     p50_ms: float
@@ -222,6 +224,7 @@ class BenchRow(Record):
     p99_ms: float
     rows_per_s: float = Field(description="batch / median latency")
     peak_rss_bytes: int = Field(description="of a process that holds this variant alone")
+    gpu_memory_bytes: int | None = None
     load_s: float
 
 

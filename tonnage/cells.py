@@ -62,6 +62,8 @@ def make_cells(
             skipped.append(f"{instance.name}: a quota needs control groups, which this host denies")
             continue
         for variant in variants:
+            if grid.variants is not None and variant.name not in grid.variants:
+                continue
             limited = grid.baseline_instances is not None and variant.name == baseline
             if limited and instance.name not in (grid.baseline_instances or ()):
                 continue

@@ -63,6 +63,9 @@ class MeasureGrid(Record):
     instances: tuple[str, ...] = Field(min_length=1)
     threads: tuple[int, ...] = Field(min_length=1, default=(1,))
     baseline_instances: tuple[str, ...] | None = None
+    variants: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="those that are served; None means all"
+    )
     workers: int = Field(ge=1, le=16, default=1)
     reference: Reference
 
@@ -102,6 +105,13 @@ class Study(Record):
     bench: BenchGrid
     measure: MeasureGrid
     plan: PlanFiles = PlanFiles()
+
+    @model_validator(mode="after")
+    def _known_variants(self) -> Self:
+        unknown = sorted(set(self.measure.variants or ()) - set(self.variants))
+        if unknown:
+            raise ValueError(f"[measure] 'variants' names {unknown[0]}, 'variants' does not")
+        return self
 
 
 def shipped(name: str) -> Path:

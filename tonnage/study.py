@@ -49,7 +49,6 @@ from tonnage.run_folder import RunFolder
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
 _FLOOR_ROWS = 6000
 STAGES = ("build", "bench", "measure", "plan")
-_QUICK_BENCH = {"batches": (1, 6000), "threads": (1,), "seconds": 0.2}
 
 
 @dataclass
@@ -180,7 +179,8 @@ class StudyRun:
             return
         grid = self.study.bench
         if self.quick:
-            grid = grid.model_copy(update=_QUICK_BENCH)
+            ends = tuple(sorted({min(grid.batches), max(grid.batches)}))
+            grid = grid.model_copy(update={"batches": ends, "threads": (1,), "seconds": 0.2})
         rows: list[BenchRow] = bench(
             variants,
             self.data().test,

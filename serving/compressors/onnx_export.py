@@ -47,8 +47,25 @@ class ExportOnnx(Step):
                 output_names=[spec.name for spec in making.outputs],
                 dynamic_shapes=tuple({0: batch} for _ in making.inputs),
             )
-            program.save(str(target))
+            program.save(str(making.scratch / target.name))
+        _without_notes(making.scratch / target.name, target)
 
     def check(self, source: Path, target: Path, making: Making) -> None:
         """Same answers as before the export, at several batch sizes."""
         checks.answers_agree(("torch", source), ("onnxruntime", target), making, _TOLERANCE)
+
+
+def _without_notes(source: Path, target: Path) -> None:
+    """Leave out what the exporter notes for debugging: call stacks, paths, inner shapes.
+
+    The inner shapes of weights would contradict the graph once a quantizer transposes them.
+    """
+    import onnx
+
+    model = onnx.load(source)
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del graph.value_info[:]
+    onnx.save(model, target)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings, and log lines below an error. What fails still raises."""
+    """Silence prints, warnings, and log lines below an error. What fails still raises."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

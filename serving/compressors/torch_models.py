@@ -7,7 +7,6 @@ channels as the weights have.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,13 +81,18 @@ def count_parameters(module: Any) -> int:
 
 
 @contextmanager
-def training_threads(seed: int) -> Iterator[None]:
-    """All CPUs for torch, seeded; the threads are given back afterwards."""
+def reproducible(seed: int) -> Iterator[None]:
+    """Seeded, and on one thread; the others are given back afterwards.
+
+    Sums then come out the same on every host, whatever its cores. These networks are also too
+    small to share: with a busy neighbour, two threads that wait for each other at every layer
+    took four times as long as one.
+    """
     import torch
 
     keep_freed_memory()
     before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     try:
         yield

@@ -12,13 +12,14 @@ from serving.compressors.torch_models import (
     Network,
     count_parameters,
     open_network,
+    reproducible,
     save_network,
-    training_threads,
 )
 from serving.steps import Making, Step, StepFailed
 
 _BATCH = 128
 _SHIFT = 4  # pixels by which a training picture may be moved
+_FEWEST_STEPS = 10  # that the cycle can be laid over
 _TEMPERATURE = 4.0
 _OWN_LABELS = 0.1  # a student's share of the loss that the labels have, the teacher the rest
 
@@ -41,7 +42,7 @@ class Train(Step):
 
     def apply(self, source: Path, target: Path, making: Making) -> None:
         """Stochastic gradient descent with one cycle of the learning rate."""
-        with training_threads(making.seed):
+        with reproducible(making.seed):
             module = self.network()
             fit(module, making, self.epochs, self.learning_rate)
             save_network(module, target, making.inputs, making.outputs)
@@ -69,7 +70,7 @@ class FineTune(Step):
 
     def apply(self, source: Path, target: Path, making: Making) -> None:
         """As training, from where the weights are."""
-        with training_threads(making.seed):
+        with reproducible(making.seed):
             module = open_network(source, self.network)
             fit(module, making, self.epochs, self.learning_rate)
             save_network(module, target, making.inputs, making.outputs)
@@ -104,7 +105,7 @@ class Distil(Step):
 
     def apply(self, source: Path, target: Path, making: Making) -> None:
         """Train from nothing, mostly on the teacher's answers."""
-        with training_threads(making.seed):
+        with reproducible(making.seed):
             teacher = open_network(source, self.teacher)
             module = self.student()
             fit(module, making, self.epochs, self.learning_rate, teacher)
@@ -127,8 +128,7 @@ def fit(
 ) -> None:
     """Train in place on ``making.data``, telling the loss after each epoch.
 
-    Pictures are mirrored and moved by up to four pixels at random. Seeded, yet not the same to
-    the last bit on machines with other numbers of cores.
+    Pictures are mirrored and moved by up to four pixels at random.
     """
     import torch
     from torch.nn import functional
@@ -143,7 +143,7 @@ def fit(
         module.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2
+        optimiser, learning_rate, total_steps=max(epochs * steps, _FEWEST_STEPS), pct_start=0.2
     )
     for epoch in range(1, epochs + 1):
         total = 0.0
@@ -183,8 +183,8 @@ def _distance(answers: Any, wanted: Any) -> Any:
 def _varied(pictures: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Half of the pictures mirrored, each moved by up to four pixels, edges repeated."""
     n, _, height, width = pictures.shape
-    mirrored = draw.random(n) < 0.5
-    varied = np.where(mirrored[:, None, None, None], pictures[:, :, :, ::-1], pictures)
+    mirrored = np.asarray(draw.random(n) < 0.5)
+    varied = np.where(mirrored.reshape(-1, 1, 1, 1), pictures[:, :, :, ::-1], pictures)
     padded = np.pad(varied, ((0, 0), (0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT)), mode="edge")
     down, right = draw.integers(0, 2 * _SHIFT + 1, (2, n))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))

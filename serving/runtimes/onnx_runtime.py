@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,7 @@ class OnnxRuntime:
                 str(path), options, providers=list(providers)
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            first = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-            raise BadInput(f"{path}: onnxruntime cannot load this file ({first})") from None
+            raise BadInput(f"{path}: onnxruntime cannot load this file ({_why(error)})") from None
         if self._session.get_providers()[0] != providers[0]:
             raise BadInput(
                 f"{path}: execution provider {providers[0]} did not start, onnxruntime fell back "
@@ -72,6 +72,17 @@ class OnnxRuntime:
         """Run the session; outputs by name."""
         results = self._session.run(self._names, dict(inputs))
         return dict(zip(self._names, results, strict=True))
+
+
+def _why(error: Exception) -> str:
+    """The first line of onnxruntime's message, or the external file that it wants."""
+    text = str(error).strip() or type(error).__name__
+    if external := re.search(r'xternal data.*?"([^"]+)"', text):
+        return (
+            f"its external data, {Path(external[1]).name}, must lie in the folder of the model; "
+            "they are missing or lie elsewhere"
+        )
+    return text.splitlines()[0][:300]
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:

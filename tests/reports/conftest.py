@@ -138,6 +138,8 @@ def _variant(name: str) -> Variant:
         file=f"{name}.{'skops' if name == 'sklearn' else 'onnx'}",
         sha256="ab12cd34" * 8,
         size_bytes=size,
+        made_from={"sklearn": "", "onnx_fp32": "sklearn", "onnx_int8": "onnx_fp32"}[name],
+        method={"sklearn": "trained", "onnx_fp32": "converted", "onnx_int8": "int8 dynamic"}[name],
         inputs=(spec,),
         outputs=(spec,),
         quality=Quality(n_rows=6000, auc=0.771 - lost, precision=0.68, recall=0.34, f1=0.453),
