@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from serving.errors import BadInput
 
 
-def packaged_files(package: str, version: str, names: tuple[str, ...], otherwise: str) -> list[Path]:
+def packaged_files(package: str, version: str, names: Sequence[str], otherwise: str) -> list[Path]:
     """Paths of the files ``names`` that the installed ``package`` brings.
 
     BadInput names the pip command when it is absent, and says what to do ``otherwise``.
