@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.records import Slo
+from loadtests.objective import Slo, Verdict
 from loadtests.replay import Replay
-from loadtests.slo import Verdict, decide, judge_slo
+from loadtests.slo import decide, judge_slo
 
 RATE_RPS = 80.0
 SERVICE_S = 0.010

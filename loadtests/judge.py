@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loadtests.fleet import LoadResult
 from loadtests.monitor import Window
 from loadtests.records import Fault, FaultCode, LoadRun, Measurement
+from loadtests.summary import LoadResult
 from serving.records import Deployment, Grant
 
 MIN_SAMPLES = 20
@@ -19,6 +19,9 @@ GENERATOR_FULL = 0.90
 # Dispatch may lag by this much, or by this share of the latency that is reported.
 LAG_LIMIT_S = 0.002
 LAG_SHARE = 0.2
+# Silence for this long, and this many times what one request takes, is no queue.
+STALL_S = 0.5
+STALL_TIMES = 10
 RATE_SHORTFALL = 0.02
 GRANT_EXCESS = 0.05
 OTHERS_LIMIT = 0.02
@@ -38,8 +41,10 @@ def faults_of(
         Fault(code=code, detail=detail)
         for code, detail in (
             *_wrong_answers(result),
+            *_generator(result),
             *_platform(grant, deployment, result, window),
             *_dispatch(run, result),
+            *_stall(result),
             *_replica(deployment, grant, result, window),
             *_host(window),
         )
@@ -63,14 +68,39 @@ def _wrong_answers(result: LoadResult) -> Found:
 
 def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
     """Faults of a run against a server that is not ours: those the generator can see."""
-    cores = result.generator_cpu_s / result.elapsed_s / run.workers
-    busy = [(FaultCode.GENERATOR_AT_LIMIT, f"a generator worker used {cores:.0%} of a core")]
     found = (
         *_wrong_answers(result),
+        *_generator(result),
         *_dispatch(run, result),
-        *(busy if cores > GENERATOR_FULL else ()),
+        *_stall(result),
     )
     return tuple(Fault(code=code, detail=detail) for code, detail in found)
+
+
+def _generator(result: LoadResult) -> Found:
+    if result.lost_workers:
+        yield (
+            FaultCode.WORKER_LOST,
+            f"{len(result.lost_workers)} load workers were lost, with {result.lost} requests",
+        )
+    elif result.stopped_workers:
+        yield FaultCode.WORKER_LOST, "a load worker was stopped for a while"
+    if result.busiest_worker > GENERATOR_FULL:
+        yield (
+            FaultCode.GENERATOR_AT_LIMIT,
+            f"a generator worker used {result.busiest_worker:.0%} of a core",
+        )
+    if result.backwards:
+        yield FaultCode.CLOCK, f"{result.backwards} requests were answered before they were sent"
+
+
+def _stall(result: LoadResult) -> Found:
+    if result.silence_s > max(STALL_S, STALL_TIMES * result.usual_s):
+        yield (
+            FaultCode.STALLED,
+            f"no answer for {result.silence_s:.2f} s while requests were under way; "
+            f"one usually takes {result.usual_s * 1e3:.3g} ms",
+        )
 
 
 def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: Window) -> Found:

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import isotonic_regression
 
-from loadtests.records import Slo
-from loadtests.slo import Verdict, required_n
+from loadtests.objective import Slo, Verdict
+from loadtests.slo import required_n
 from serving.errors import BadInput
 from serving.records import Record
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from serving.cgroups import Group
-from serving.ray_host.client import RayHost
+from serving.placement import Placement
 from serving.records import Endpoint
 
 _PER_CPU = Path("/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu")
@@ -53,13 +55,31 @@ class Window:
     replica_changed: bool
 
 
-class Monitor:
-    """Watches one deployment on a :class:`RayHost`."""
+class Host(Protocol):
+    """What runs deployments: Ray Serve, or the command of a user."""
 
-    def __init__(self, host: RayHost, endpoint: Endpoint) -> None:
+    placement: Placement
+
+    def groups(self, name: str) -> Sequence[Group]:
+        """Control groups of a deployment's replicas; empty where there are none."""
+        ...
+
+    def ingress_pids(self) -> Sequence[int]:
+        """Processes between generator and replicas."""
+        ...
+
+    def fallback_sessions(self) -> int:
+        """Requests so far that went round the ingress."""
+        ...
+
+
+class Monitor:
+    """Watches one deployment on a host."""
+
+    def __init__(self, host: Host, endpoint: Endpoint) -> None:
         self._host = host
         self._endpoint = endpoint
-        self._groups: list[Group] = host.groups(endpoint.model_name)
+        self._groups = host.groups(endpoint.model_name)
         self._replica_cpus = sorted({c for r in endpoint.replicas for c in r.grant.cpus})
         self._ingress = host.ingress_pids()
 

@@ -12,52 +12,18 @@ schedule is taken out, see :mod:`loadtests.replay`.
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 
 import numpy as np
-from pydantic import Field
 from scipy.special import betainc
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from loadtests import batch_means
-from loadtests.records import Slo
+from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.replay import Replay, Share, conditioned
-from serving.records import Record
 
 _FOREVER = 1e8  # requests; an objective that needs more is at its limit
 _GROWTH_SAMPLES = 600
-
-
-class Verdict(StrEnum):
-    """What is known of an objective."""
-
-    HOLDS = "holds"
-    FAILS = "fails"
-    UNDECIDED = "undecided"
-
-
-class SloVerdict(Record):
-    """A verdict with the figures behind it.
-
-    ``share_over`` is the long-run share of late requests that was judged: ``over / n``,
-    or, replayed, what is expected over all schedules.
-    """
-
-    verdict: Verdict
-    reason: str
-    n: int = Field(ge=0)
-    over: int = Field(ge=0, description="requests beyond the limit, failed ones included")
-    share_over: float = Field(ge=0, le=1)
-    effective_n: float = Field(ge=0, description="independent requests that would say as much")
-    replayed: bool
-    backlog_growing: bool
-    confidence: float = Field(gt=0.5, lt=1)
-    samples_missing: int | None = Field(
-        default=None,
-        ge=1,
-        description="undecided: more requests to expect; null: too near the limit for any",
-    )
 
 
 def judge_slo(
@@ -99,6 +65,7 @@ def judge_slo(
     if verdict == Verdict.UNDECIDED:
         missing = _missing(n, effective, share.value, slo.quantile, confidence)
     return SloVerdict(
+        slo=slo,
         verdict=verdict,
         reason=_reason(verdict, missing, growing=growing) + (f" ({why})" if why else ""),
         n=n,

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from loadtests.histogram import Histogram
-from loadtests.records import Slo
+from loadtests.objective import Slo
 from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
 
 HOURS_PER_MONTH = 730.0

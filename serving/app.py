@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from serving.records import TensorSpec, Variant
+from serving.records import TensorSpec, Variant, has_batch_axis
 from serving.runtimes import Runtime
 from serving.v2 import HEADER_LENGTH, V2Error, decode_request, encode_response
 
@@ -179,7 +179,7 @@ class ModelApp:
         }
 
     def _config(self) -> dict[str, Any]:
-        batched = all(spec.batched for spec in (*self._runtime.inputs, *self._runtime.outputs))
+        batched = has_batch_axis(self._runtime.inputs, self._runtime.outputs)
         return {
             "name": self._name,
             "platform": self._variant.runtime,

@@ -7,6 +7,7 @@ in its field names (``_s``, ``_ms``, ``_gib``, ``_bytes``).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -29,17 +30,23 @@ class TensorSpec(Record):
     """One input or output of a model, in the terms of the Open Inference Protocol.
 
     ``shape`` uses -1 for a free dimension; the first is the batch when
-    ``batched`` is true.
+    ``batched`` is true. ``symbols`` are the file's names of the dimensions, where it has
+    names: dimensions of one name have one size.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    symbols: tuple[str | None, ...] = ()
 
     @property
     def batched(self) -> bool:
         """True when the first dimension is free, which is how a batch shows."""
         return bool(self.shape) and self.shape[0] == -1
+
+    def symbol(self, axis: int) -> str | None:
+        """Name of a free dimension, if the file gives it one."""
+        return self.symbols[axis] if self.symbols and self.shape[axis] == -1 else None
 
 
 class Quality(Record):
@@ -108,6 +115,20 @@ class Variant(Record):
     def model_name(self) -> str:
         """Name under which it is served: ``<workload>_<variant>``."""
         return f"{self.workload}_{self.name}"
+
+    @property
+    def batched(self) -> bool:
+        """Whether a request may hold several rows; see :func:`has_batch_axis`."""
+        return has_batch_axis(self.inputs, self.outputs)
+
+
+def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether every tensor begins with a free dimension, and the inputs with the same one.
+
+    A model without a batch axis takes one row a call: its tensors as they are.
+    """
+    names = {spec.symbol(0) for spec in inputs if spec.batched} - {None}
+    return all(spec.batched for spec in (*inputs, *outputs)) and len(names) <= 1
 
 
 Enforcement = Literal["cpuset", "quota"]

@@ -28,7 +28,7 @@ CONFINED = {
     "openvino": MAKERS | {"serving/runtimes/openvino_runtime.py"},
     "sklearn": MAKERS,
     "skl2onnx": MAKERS,
-    "onnx": MAKERS,
+    "onnx": MAKERS | {"serving/onnx_file.py"},
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
     "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},

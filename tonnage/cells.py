@@ -9,7 +9,7 @@ from typing import Literal
 
 from loadtests.cell import Dwell
 from serving.errors import BadInput
-from serving.placement import CannotBeMeasured, Placement, check_measurable
+from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
 from serving.records import Deployment, InstanceType, Variant
 from tonnage.config import MeasureGrid
 
@@ -24,7 +24,7 @@ class Cell:
 
     deployment: Deployment
     batch: int
-    role: Literal["cell", "reference", "floor"] = "cell"
+    role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
 
     @property
     def label(self) -> str:
@@ -95,6 +95,22 @@ def floor_cells(grid: MeasureGrid, reference: Cell, noop: Variant) -> list[Cell]
     """The no-op in the place of the reference's model, at every batch: the platform's floor."""
     deployment = reference.deployment.model_copy(update={"variant": noop})
     return [Cell(deployment, batch, "floor") for batch in grid.batches]
+
+
+def ceiling_cells(
+    grid: MeasureGrid, reference: Cell, noop: Variant, placement: Placement
+) -> list[Cell]:
+    """No-ops on all the replicas' cores at once: what generator and ingress carry.
+
+    Where there is room for one replica only, the floor's own ladder says the same.
+    """
+    size = reference.deployment.instance
+    replicas = int(len(placement.replica_cpus) // cpus_needed(size, 1))
+    if replicas < 2:
+        return []
+    update = {"variant": noop, "replicas": replicas}
+    fleet = reference.deployment.model_copy(update=update)
+    return [Cell(fleet, batch, "ceiling") for batch in grid.batches]
 
 
 def order_cells(

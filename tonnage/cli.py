@@ -12,15 +12,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from loadtests.records import LoadRun
+from loadtests.objective import Verdict
 from planner.records import Recommendation
-from reports.endpoint import endpoint_text
+from reports.measured import max_load_text, measured_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
 from serving import host_facts, placement
@@ -31,7 +32,9 @@ from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import Deployment, Endpoint, Record
 from tonnage.config import load_study, shipped
-from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
+from tonnage.deployment import DeploymentTest
+from tonnage.endpoint import EndpointTest, log_file, parse_headers
+from tonnage.load import Options, load_of
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
@@ -97,59 +100,105 @@ def measure(
     time_budget: Budget = None,
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
+    variant: Annotated[str | None, typer.Option(help="only this variant, under a load")] = None,
+    instance: Annotated[str, typer.Option(help="what it is deployed on")] = "sim-1",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    replicas: Annotated[int, typer.Option(min=1)] = 1,
     endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
     model: Annotated[str | None, typer.Option(help="its model")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Poisson arrivals, requests per second")
     ] = None,
     users: Annotated[int | None, typer.Option(help="closed loop instead of a rate")] = None,
-    batch: Annotated[int, typer.Option(help="rows in a request", min=1)] = 1,
+    arrivals: Annotated[
+        str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
+    time_scale: Annotated[float, typer.Option(help="0.5 plays a trace twice as fast")] = 1.0,
+    batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
     duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
     timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
+    p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    p99: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    max_load: Annotated[
+        bool, typer.Option("--max-load", help="search the highest rate that holds the limit")
+    ] = False,
+    budget: Annotated[int, typer.Option(help="of a search: requests in all", min=1_000)] = 50_000,
     workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    payload: Annotated[Path | None, typer.Option(help=".npz with rows by input name")] = None,
+    payload: Annotated[
+        list[str] | None, typer.Option(help=".npz with rows by input; FILE=WEIGHT for a mix")
+    ] = None,
     header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
     json: Json = False,
 ) -> None:
-    """Load-test a study's deployments, or with --endpoint any V2 server."""
+    """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
     if (study is None) == (endpoint is None):
         raise BadInput("measure: give either a study or --endpoint URL")
+    options = Options(
+        rate=rate,
+        users=users,
+        arrivals=arrivals,
+        trace=trace,
+        time_scale=time_scale,
+        batch=batch,
+        payload=tuple(payload or ()),
+        duration_s=seconds_of(duration, "--duration"),
+        timeout_s=seconds_of(timeout, "--timeout"),
+        workers=workers,
+        seed=seed,
+        p95_ms=None if p95 is None else 1e3 * seconds_of(p95, "--p95"),
+        p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
+    )
+    if endpoint is None and variant is None:
+        if options.asked() or max_load or options.slos():
+            raise BadInput("measure STUDY: a load needs a deployment to go to; give --variant")
+        run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
+        run_of_study.run()
+        path = run_of_study.folder.path / "measurements.jsonl"
+        count = len(run_of_study.folder.measurements())
+        _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
+        return
+    slos = options.slos()
+    if max_load and (len(slos) != 1 or options.asked()):
+        raise BadInput("measure --max-load: give one limit, --p99 or --p95, and no rate")
+    # The search chooses its rates itself; any will do to say the rest.
+    load = load_of(replace(options, rate=1.0) if max_load else options)
+    test: EndpointTest | DeploymentTest
     if endpoint is not None:
         if model is None:
             raise BadInput("measure --endpoint: name its model with --model")
-        if (rate is None) == (users is None):
-            raise BadInput("measure --endpoint: give either --rate or --users")
-        if not 0 < (rate or users or 0) < float("inf"):
-            raise BadInput(f"{'--rate' if users is None else '--users'}: must be positive")
-        load = LoadRun(
-            mode="closed" if rate is None else "open",
-            batch=batch,
-            duration_s=seconds_of(duration, "--duration"),
-            timeout_s=seconds_of(timeout, "--timeout"),
-            users=users,
-            rate_rps=rate,
-            workers=workers,
-            seed=seed,
-        )
         test = EndpointTest(
             endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
-            run=load,
-            payload=payload,
+            load=load,
             headers=parse_headers(header or []),
             insecure=insecure,
         )
-        with Steps(load.duration_s + _LOCUST_S) as steps:
-            steps.step(f"measuring for {duration}", load.duration_s + _LOCUST_S)
-            made = measure_endpoint(test, log_file("measure"))
-        _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
-        raise typer.Exit(0 if made.valid else 3)
-    run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
-    run_of_study.run()
-    path = run_of_study.folder.path / "measurements.jsonl"
-    count = len(run_of_study.folder.measurements())
-    _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
+    else:
+        config, study_path = load_study(study or "")
+        test = DeploymentTest(
+            study=config,
+            study_path=study_path,
+            variant=variant or "",
+            instance=instance,
+            threads=threads,
+            replicas=replicas,
+            load=load,
+        )
+    log = log_file("measure")
+    with Steps(load.run.duration_s + _LOCUST_S) as steps:
+        steps.step("starting", load.run.duration_s + _LOCUST_S)
+        if max_load:
+            found = test.max_load(slos[0], budget, log, steps.say)
+        else:
+            made = test.measure(log, steps.say)
+    if max_load:
+        _print(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
+        raise typer.Exit(0 if found.rate_rps else 1)
+    _print(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
+    failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
+    raise typer.Exit(3 if not made.valid else 1 if failed else 0)
 
 
 @app.command("plan")

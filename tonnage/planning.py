@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.records import Slo
+from loadtests.objective import Slo
 from planner.curve import curve
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness

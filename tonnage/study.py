@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
+from loadtests.ceiling import with_ceiling
+from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.fleet import Fleet
-from loadtests.foreign import generated_rows
 from loadtests.judge import with_drift
-from loadtests.payloads import make_payloads
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -27,14 +26,15 @@ from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
 from serving.model_store import model_path
-from serving.noop import noop_variant
 from serving.placement import CannotBeMeasured, divide
 from serving.ray_host.client import RayHost
-from serving.records import BenchRow, Endpoint, InstanceType, Variant
+from serving.records import BenchRow, InstanceType, Variant
 from serving.steps import Dataset
+from serving.stub_variant import noop_variant
 from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
+    ceiling_cells,
     duration_s,
     fit_budget,
     floor_cells,
@@ -42,12 +42,12 @@ from tonnage.cells import (
     reference_cell,
 )
 from tonnage.config import Study, beside
+from tonnage.measuring import Measuring
 from tonnage.planning import plan, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
-_FLOOR_ROWS = 6000
 STAGES = ("build", "bench", "measure", "plan")
 
 
@@ -221,6 +221,7 @@ class StudyRun:
             # A draft, of which only the number of cells is wanted, has no file yet.
             noop = noop_variant(model.workload, model.inputs) if model.file else model
             cells += floor_cells(grid, reference, noop)
+            cells += ceiling_cells(grid, reference, noop, placement)
         order, dropped = fit_budget(
             cells,
             reference,
@@ -272,7 +273,21 @@ class StudyRun:
             environment = host.environment()
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
-            self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
+            slos = {demand.batch: demand.slo for demand in demands}
+            measuring = Measuring(
+                folder=self.folder,
+                host=host,
+                fleet=fleet,
+                rows=self.data().test,
+                dwell=self.dwell,
+                seed=self.study.seed,
+                slos=slos,
+                steps=steps,
+            )
+            measuring.run(order, finished)
+        # Drift and the ceiling can be judged only at the end, when all are known.
+        judged = with_ceiling(with_drift(self.folder.measurements()))
+        self.folder.write_lines("measurements.jsonl", judged)
         if not any(m.valid for m in self.folder.measurements()):
             first = self.folder.measurements()[0].faults[0]
             self.folder.finish()  # the same command shall begin anew, not stumble here again
@@ -280,8 +295,6 @@ class StudyRun:
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
             )
-        # Drift can be judged only at the end, when the first and the last are known.
-        self.folder.write_lines("measurements.jsonl", with_drift(self.folder.measurements()))
         self.folder.write_lines("measured.json", [])
 
     def _same_environment(self, current: str) -> None:
@@ -291,70 +304,6 @@ class StudyRun:
                 f"{self.folder.path} was begun in another environment (host, versions or "
                 "settings changed); start anew with --fresh"
             )
-
-    def _measure_cells(
-        self,
-        order: list[Cell],
-        finished: list[str],
-        host: RayHost,
-        fleet: Fleet,
-        environment: str,
-        steps: Steps,
-    ) -> None:
-        left = list(finished)
-        self.folder.drop_unfinished()
-        sequence = len(self.folder.measurements())
-        running: tuple[str, str, Endpoint] | None = None  # cell id, served name, endpoint
-
-        def next_sequence() -> int:
-            nonlocal sequence
-            sequence += 1
-            return sequence - 1
-
-        for number, cell in enumerate(order, 1):
-            if cell.key in left:
-                left.remove(cell.key)
-                continue
-            share = duration_s([cell], self.dwell)
-            steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
-            deployment = cell.deployment
-            if running is None or running[0] != deployment.cell_id:
-                if running is not None:
-                    host.delete(running[1])
-                running = None
-                try:
-                    endpoint = host.deploy(deployment)
-                except BadInput as error:  # it does not fit; the others may
-                    self._leave_out(cell, str(error), steps)
-                    continue
-                running = (deployment.cell_id, endpoint.model_name, endpoint)
-            rows = self.data().test
-            if cell.role == "floor":
-                rows = generated_rows(deployment.variant.inputs, _FLOOR_ROWS, self.study.seed)
-            payloads = make_payloads(deployment, rows, cell.batch, self.study.seed)
-            context = CellContext(
-                host=host,
-                fleet=fleet,
-                deployment=deployment,
-                endpoint=running[2],
-                payloads=fleet.store("payloads", payloads),
-                batch=cell.batch,
-                seed=self.study.seed + number,
-                environment=environment,
-                role=cell.role,
-            )
-            runs = measure_reference if cell.role == "reference" else measure_cell
-            for measurement in runs(context, self.dwell, next_sequence):
-                self.folder.append("measurements.jsonl", measurement)
-            self.folder.finish_cell(cell.key)
-
-    def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:
-        steps.say(f"not measured: {cell.label}: {reason}")
-        info = self.folder.bundle().info
-        line = f"{cell.label}: {reason}"
-        if line not in info.skipped:
-            skipped = (*info.skipped, line)
-            self.folder.write_one("study.json", info.model_copy(update={"skipped": skipped}))
 
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)

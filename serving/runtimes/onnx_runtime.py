@@ -89,5 +89,13 @@ def _spec(path: Path, tensor: Any) -> TensorSpec:
     datatype = _TYPES.get(tensor.type)
     if datatype is None:
         raise BadInput(f"{path}: {tensor.name} has type {tensor.type}, which V2 cannot carry")
-    shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in tensor.shape)
-    return TensorSpec(name=tensor.name, datatype=datatype, shape=shape)
+    dims = tensor.shape or ()
+    shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in dims)
+    # "?" is how exporters write a dimension that they know nothing of: not a name.
+    symbols = tuple(d if isinstance(d, str) and d.strip("? ") else None for d in dims)
+    return TensorSpec(
+        name=tensor.name,
+        datatype=datatype,
+        shape=shape,
+        symbols=symbols if any(symbols) else (),
+    )

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from loadtests.fleet import LoadResult
 from loadtests.histogram import Histogram
-from loadtests.judge import faults_of, not_enforced
+from loadtests.judge import endpoint_faults, faults_of, not_enforced
 from loadtests.monitor import Window
 from loadtests.records import FaultCode, LoadRun
+from loadtests.samples import Samples
+from loadtests.steady import Steady
+from loadtests.summary import LoadResult
 from serving.records import Deployment, Grant, InstanceType, Variant
 
 OPEN = LoadRun(mode="open", batch=1, duration_s=2, rate_rps=100)
@@ -25,6 +27,7 @@ RESULT = LoadResult(
     offered=200,
     ok=200,
     unsent=0,
+    lost=0,
     errors={},
     other_cell=0,
     checked=50,
@@ -32,12 +35,21 @@ RESULT = LoadResult(
     inference="inline",
     elapsed_s=2.0,
     backlog_growth=0.1,
+    silence_s=0.02,
+    usual_s=0.004,
+    backwards=0,
     generator_cpu_s=0.5,
+    busiest_worker=0.25,
+    lost_workers=(),
+    stopped_workers=(),
+    steady=Steady(index=0, steady=True, reason="no warm-up found"),
+    steady_from_s=0.0,
     due_to_done=Histogram.of([0.010] * 200),
     sent_to_done=Histogram.of([0.010] * 200),
     dispatch_lag=Histogram.of([0.0001] * 200),
     queue=Histogram.of([0.0] * 200),
     service=Histogram.of([0.004] * 200),
+    samples=Samples.empty(),
 )
 WINDOW = Window(
     wall_s=2.1,
@@ -70,12 +82,27 @@ def test_a_clean_run_is_valid(deployment: Deployment, run: LoadRun) -> None:
     assert codes(deployment, run, RESULT, WINDOW) == set()
 
 
+def test_the_generator_is_judged_on_any_server() -> None:
+    """Against somebody else's server, what the generator sees is held against it, too."""
+    assert endpoint_faults(OPEN, RESULT) == ()
+    for change, code in (
+        ({"busiest_worker": 0.95}, FaultCode.GENERATOR_AT_LIMIT),
+        ({"lost_workers": (0,)}, FaultCode.WORKER_LOST),
+        ({"silence_s": 1.0}, FaultCode.STALLED),
+    ):
+        found = endpoint_faults(OPEN, replace(RESULT, **change))
+        assert [fault.code for fault in found] == [code]
+
+
 PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
     FaultCode.TOO_FEW_SAMPLES: (CLOSED, {"ok": 3}, {}),
     FaultCode.ERRORS: (OPEN, {"errors": {"http_503": 1}, "ok": 199}, {}),
     FaultCode.WRONG_ANSWERS: (OPEN, {"wrong": 1}, {}),
     FaultCode.WRONG_CELL: (OPEN, {"other_cell": 1, "ok": 199}, {}),
     FaultCode.GENERATOR_AT_LIMIT: (CLOSED, {}, {"platform_busy": 0.99}),
+    FaultCode.WORKER_LOST: (OPEN, {"stopped_workers": (0,)}, {}),
+    FaultCode.STALLED: (OPEN, {"silence_s": 1.0}, {}),
+    FaultCode.CLOCK: (OPEN, {"backwards": 1}, {}),
     FaultCode.DISPATCH_LAG: (OPEN, {"dispatch_lag": Histogram.of([0.005] * 200)}, {}),
     FaultCode.RATE_NOT_MET: (OPEN, {"unsent": 1}, {}),
     FaultCode.BACKLOG_GROWING: (OPEN, {"backlog_growth": 20.0}, {}),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from loadtests.max_load import CLIFF_WIDTH, MaxLoad, MaxLoadSearch, Probe, StopReason
-from loadtests.records import Slo
-from loadtests.slo import Verdict, judge_slo
+from loadtests.objective import Slo, Verdict
+from loadtests.slo import judge_slo
 from serving.errors import BadInput
 
 SLO = Slo(quantile=0.99, limit_ms=100)

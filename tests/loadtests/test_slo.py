@@ -10,9 +10,9 @@ from scipy.stats import binom
 
 from benchmarks.slo_calibration import RATE_RPS, Run, rates, simulated, true_quantile_s
 from loadtests.batch_means import FEWEST, inflation, variance_of_mean
-from loadtests.records import Slo
+from loadtests.objective import Slo, Verdict
 from loadtests.replay import Replay, Share, conditioned
-from loadtests.slo import Verdict, backlog_grows, decide, judge_slo, required_n
+from loadtests.slo import backlog_grows, decide, judge_slo, required_n
 
 P99 = Slo(quantile=0.99, limit_ms=100)
 CV3_P99_S = 0.1239

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from loadtests.histogram import Histogram
-from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Slo, Throttling
+from loadtests.objective import Slo
+from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
 from planner.records import (
     Bottleneck,
     Candidate,
