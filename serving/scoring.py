@@ -18,7 +18,7 @@ import numpy as np
 from serving.errors import Infrastructure
 from serving.model_store import model_path
 from serving.quality import METRIC_NAMES, fidelity
-from serving.records import Parity, Quality, Variant
+from serving.records import Parity, Quality, Variant, with_limits
 from serving.runtimes import Runtime, load_runtime
 from serving.steps import Dataset
 from serving.workloads import Workload
@@ -37,7 +37,8 @@ class Answered:
 def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
     """Load the model once, and predict the whole test set unless that was done before."""
     runtime = load_runtime(draft, threads=len(os.sched_getaffinity(0)))
-    variant = draft.model_copy(update={"inputs": runtime.inputs, "outputs": runtime.outputs})
+    inputs = with_limits(runtime.inputs, workload.inputs)
+    variant = draft.model_copy(update={"inputs": inputs, "outputs": runtime.outputs})
     asked = [data.fingerprint, workload.rows_per_call, draft.sha256, draft.providers]
     asked.append(inspect.getsource(sys.modules[type(runtime).__module__]))
     key = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]

@@ -67,7 +67,7 @@ class StudyRun:
     @property
     def workload(self) -> Workload:
         """The workload's module."""
-        return find_workload(self.study.workload)
+        return find_workload(self.study.workload, self.study.data.length)
 
     @property
     def dwell(self) -> Dwell:

@@ -14,6 +14,7 @@ import numpy as np
 
 from serving.datasets.packaged import packaged_files
 from serving.errors import BadInput
+from serving.records import TensorSpec
 
 VARIABLE = "TONNAGE_MINILM"
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -30,6 +31,23 @@ def model_file(name: str) -> Path:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; {VARIABLE} names a folder that must hold it")
     return path
+
+
+def token_inputs(vocabulary: int, longest: int) -> tuple[TensorSpec, ...]:
+    """Signature of what :func:`tokens_of` makes, with the limits of a model."""
+    axes = ("batch", "sequence")
+    return tuple(
+        TensorSpec(
+            name=name,
+            datatype="INT64",
+            shape=(-1, -1),
+            symbols=axes,
+            low=0,
+            high=high,
+            longest=longest,
+        )
+        for name, high in (("input_ids", vocabulary - 1), ("attention_mask", 1))
+    )
 
 
 def tokens_of(texts: Sequence[str], length: int) -> dict[str, np.ndarray]:

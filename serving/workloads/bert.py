@@ -20,7 +20,7 @@ from serving.compressors.onnx_int8 import DynamicInt8
 from serving.compressors.openvino_ir import OpenVinoInt8, OpenVinoIr
 from serving.compressors.text_training import DistilText, FineTuneText, TrainHead
 from serving.compressors.torch_int8 import TorchDynamicInt8
-from serving.datasets.minilm import WEIGHTS, model_file, tokens_of
+from serving.datasets.minilm import WEIGHTS, model_file, token_inputs, tokens_of
 from serving.datasets.reuters import CLASSES, load_reuters
 from serving.quality import classification_quality
 from serving.records import Quality, TensorSpec, sha256_of
@@ -51,10 +51,7 @@ class BertOnReuters:
     baseline = "torch"
     metric: Metric = "f1"
     rows_per_call = 32
-    inputs = (
-        TensorSpec(name="input_ids", datatype="INT64", shape=(-1, -1), low=0, high=30521),
-        TensorSpec(name="attention_mask", datatype="INT64", shape=(-1, -1), low=0, high=1),
-    )
+    inputs = token_inputs(vocabulary=30522, longest=512)
     outputs = (TensorSpec(name="logits", datatype="FP32", shape=(-1, len(CLASSES))),)
     recipes: Mapping[str, Recipe] = {
         "torch": Recipe("torch", "fp32", (TrainHead(network),)),
@@ -76,6 +73,8 @@ class BertOnReuters:
         "onnx_tuned": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch_tuned"),
         "onnx_tuned_int8": Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx_tuned"),
     }
+
+    longest = 512
 
     def __init__(self, length: int = 128) -> None:
         self.length = length
