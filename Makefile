@@ -8,7 +8,7 @@ SHARED := $(abspath ../shared/data/cifar10)
 export TONNAGE_CIFAR10 ?= $(if $(wildcard $(SHARED)),$(SHARED))
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test lint bench wheel clean
+.PHONY: run test lint bench bench-models wheel clean
 
 run: $(VENV)/installed
 	$(BIN)/tonnage run configs/studies/credit.toml
@@ -26,6 +26,9 @@ lint: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
+
+bench-models: $(VENV)/dev
+	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet
 
 wheel: $(VENV)/dev
 	$(BIN)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .

@@ -30,6 +30,11 @@ def render(bundle: Bundle, plots: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def render_table(table: Table) -> str:
+    """One table as Markdown, with its title and notes."""
+    return "\n\n".join(_table(table))
+
+
 def _first_screen(bundle: Bundle) -> list[str]:
     titles = (answer.demand.title for answer in bundle.recommendations)
     answered = [

@@ -95,6 +95,18 @@ def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: 
     assert "Traceback" not in done.stderr
 
 
+def test_absent_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture study without CIFAR-10 ends in one line, before anything is built."""
+    monkeypatch.delenv("TONNAGE_CIFAR10", raising=False)
+    done = tonnage("run", "lenet", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tonnage: ")]
+    for word in ("CIFAR-10", "TONNAGE_CIFAR10", "[data]", "uoft-cs/cifar10"):
+        assert word in line
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("cache/**/*.pt"))
+
+
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     """The port is tried before anything is built or started."""
     with socket.socket() as taken:

@@ -1,0 +1,142 @@
+"""What each workload's variants are to reach, and how it is read from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from serving.records import BenchRow, Variant
+
+
+class Figures:
+    """Records of a workload's variants, asked for by name."""
+
+    def __init__(
+        self, variants: Sequence[Variant], repeats: Sequence[Sequence[BenchRow]], seed: int
+    ) -> None:
+        self._variants = {v.name: v for v in variants}
+        self._repeats = repeats
+        self.seed = seed
+
+    def score(self, name: str, metric: str) -> list[float]:
+        """A measure of quality on the test set."""
+        return [float(getattr(self._variants[name].quality, metric))]
+
+    def lost(self, name: str, against: str, metric: str) -> list[float]:
+        """How much of a measure a variant lost."""
+        return [self.score(against, metric)[0] - self.score(name, metric)[0]]
+
+    def smaller(self, name: str, against: str) -> list[float]:
+        """How many times smaller the files are."""
+        return [self._variants[against].size_bytes / self._variants[name].size_bytes]
+
+    def faster(self, name: str, against: str, batch: int) -> list[float]:
+        """How many times faster a call is, one ratio a repeat."""
+        return [
+            _row(rows, against, batch).p50_ms / _row(rows, name, batch).p50_ms
+            for rows in self._repeats
+        ]
+
+    def memory(self, name: str, against: str) -> list[float]:
+        """Peak memory of a process as a share of another's, one a repeat."""
+        return [
+            max(r.peak_rss_bytes for r in rows if r.variant == name)
+            / max(r.peak_rss_bytes for r in rows if r.variant == against)
+            for rows in self._repeats
+        ]
+
+    def size(self, name: str) -> int:
+        """Bytes of a variant's files."""
+        return self._variants[name].size_bytes
+
+
+def _row(rows: Sequence[BenchRow], variant: str, batch: int) -> BenchRow:
+    return next(r for r in rows if (r.variant, r.batch, r.device) == (variant, batch, "cpu"))
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A figure, the range it is to be in, and how it is measured."""
+
+    figure: str
+    measure: Callable[[Figures], list[float]]
+    at_least: float = -inf
+    at_most: float = inf
+
+    @property
+    def words(self) -> str:
+        """The range in words."""
+        if self.at_least > -inf:
+            return f"at least {self.at_least:g}"
+        return f"at most {self.at_most:g}" if self.at_most < inf else "shown"
+
+
+def _faster(name: str, against: str, batch: int, at_least: float = -inf) -> Aim:
+    return Aim(
+        f"{name} over {against}, batch {batch:,}",
+        lambda f: f.faster(name, against, batch),
+        at_least=at_least,
+    )
+
+
+def _smaller(name: str, against: str, at_least: float = -inf) -> Aim:
+    return Aim(
+        f"{name}: times smaller than {against}",
+        lambda f: f.smaller(name, against),
+        at_least=at_least,
+    )
+
+
+def _lost(name: str, against: str, metric: str, at_most: float) -> Aim:
+    return Aim(
+        f"{name}: {metric} lost against {against}",
+        lambda f: f.lost(name, against, metric),
+        at_most=at_most,
+    )
+
+
+# Bytes of the weights of cifar_cnn that are not linear: they stay float32 in torch's int8.
+_CONVOLUTIONS = 4 * (3 * 32 * 9 + 32 * 32 * 9 + 32 * 64 * 9 + 4 * 128)
+
+
+def _linear_shrinks(figures: Figures) -> list[float]:
+    before, after = figures.size("torch"), figures.size("torch_int8")
+    return [(before - _CONVOLUTIONS) / (after - _CONVOLUTIONS)]
+
+
+AIMS: dict[str, tuple[Aim, ...]] = {
+    "cifar_cnn": (
+        Aim("torch: accuracy", lambda f: f.score("torch", "accuracy"), at_least=0.65),
+        _faster("onnx", "torch", 1, at_least=5),
+        _faster("onnx", "torch", 256),
+        Aim("torch_int8: times smaller, of what is linear", _linear_shrinks, at_least=3.5),
+        _smaller("torch_pruned", "torch", at_least=1.3),
+        _faster("torch_pruned", "torch", 1),
+        _faster("torch_pruned", "torch", 32, at_least=1.3),
+        _faster("onnx_pruned", "onnx", 1, at_least=1.3),
+        _lost("torch_pruned", "torch", "accuracy", at_most=0.02),
+        _smaller("onnx_int8_static", "onnx", at_least=3.5),
+        _lost("onnx_int8_static", "torch", "accuracy", at_most=0.02),
+        _smaller("onnx_clustered", "onnx", at_least=4),
+        _smaller("onnx_student", "onnx", at_least=2),
+        _smaller("onnx_pruned_int8", "torch", at_least=3.6),
+    ),
+    "lenet": (
+        _faster("onnx", "torch", 1, at_least=1),
+        _faster("openvino", "torch", 1, at_least=1),
+        Aim("onnx: equal decisions", lambda f: f.score("onnx", "fidelity"), at_least=0.999),
+        Aim("openvino: equal decisions", lambda f: f.score("openvino", "fidelity"), at_least=0.999),
+        Aim(
+            "openvino_fp16: equal decisions",
+            lambda f: f.score("openvino_fp16", "fidelity"),
+            at_least=0.999,
+        ),
+        Aim(
+            "openvino_fp16: size of the ONNX file",
+            lambda f: [f.size("openvino_fp16") / f.size("onnx")],
+            at_most=0.55,
+        ),
+        Aim("torch: accuracy", lambda f: f.score("torch", "accuracy"), at_least=0.58),
+    ),
+}

@@ -1,0 +1,194 @@
+"""``python -m benchmarks.workloads NAME...``: the figures of a workload's variants, published.
+
+Builds the variants of the study of that name, times them in process in alternation (each in a
+process of its own, five times over), explains what the seed report left unexplained, and
+writes reports/published/<name>/models.json and models.md. Resumable: what was measured with
+this very code is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.__main__ import ROOT, code_hash
+from benchmarks.aims import AIMS, Aim, Figures
+from benchmarks.explain import EXPLANATIONS
+from reports.bundle import Bundle, StudyInfo, read_lines
+from reports.comparison_table import comparison
+from reports.markdown import render_table
+from reports.model_tables import quality, sizes
+from serving import host_facts
+from serving.bench import bench
+from serving.build import build_variants
+from serving.records import BenchRow, Variant
+from serving.steps import Dataset
+from serving.workloads import find_workload
+from tonnage.config import Study, load_study
+
+REPEATS = 5
+SECONDS = 0.4
+
+
+def main(names: Sequence[str]) -> None:
+    """Measure and publish each workload named."""
+    if not names or unknown(names):
+        sys.exit(f"usage: python -m benchmarks.workloads NAME..., of {', '.join(AIMS)}")
+    for name in names:
+        say(f"{name}: reading data")
+        publish(name)
+
+
+def unknown(names: Sequence[str]) -> list[str]:
+    """Names without aims of their own."""
+    return [name for name in names if name not in AIMS]
+
+
+def publish(name: str) -> None:
+    """All figures of one workload, as JSON and Markdown."""
+    study, _ = load_study(name)
+    workload = find_workload(study.workload)
+    data = workload.load(study.data.source, study.seed)
+    variants = build_variants(
+        workload,
+        study.variants,
+        data,
+        seed=study.seed,
+        max_loss=study.quality.max_loss,
+        progress=lambda line: say(f"{name}: {line}"),
+    )
+    state = ROOT / "runs" / "bench" / code_hash() / name
+    state.mkdir(parents=True, exist_ok=True)
+    repeats = timed(study, variants, data, state)
+    explained = explanations(name, variants, state)
+    figures = Figures(variants, repeats, study.seed)
+    model, flags = host_facts.cpu_info()
+    document = {
+        "workload": name,
+        "host": {"cpu": model, "instruction_sets": flags, "code": code_hash()},
+        "method": f"{REPEATS} alternating repeats, one thread, medians of up to {SECONDS} s",
+        "aims": [outcome(aim, figures) for aim in AIMS[name]],
+        "explained": explained,
+        "variants": [v.model_dump(mode="json") for v in variants],
+        "rows": [[row.model_dump(mode="json") for row in rows] for rows in repeats],
+    }
+    folder = ROOT / "reports" / "published" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models.json").write_text(json.dumps(rounded(document), indent=1) + "\n")
+    bundle = bundle_of(study, data, variants, middle(repeats))
+    (folder / "models.md").write_text(render(document, bundle))
+    sys.stdout.write(render(document, bundle))
+
+
+def timed(
+    study: Study, variants: Sequence[Variant], data: Dataset, state: Path
+) -> list[list[BenchRow]]:
+    """Rows of each repeat; every repeat goes through all variants once."""
+    repeats = []
+    for repeat in range(REPEATS):
+        path = state / f"timing-{repeat}.jsonl"
+        if not path.is_file():
+            rows: list[BenchRow] = []
+            for variant in variants:
+                say(f"{study.name}: timing {repeat + 1} of {REPEATS}, {variant.name}")
+                rows += bench(
+                    [variant],
+                    data.test,
+                    batches=study.bench.batches,
+                    threads=(1,),
+                    seconds=SECONDS,
+                )
+            path.write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
+        repeats.append(list(read_lines(path, BenchRow)))
+    return repeats
+
+
+def explanations(name: str, variants: Sequence[Variant], state: Path) -> list[dict[str, Any]]:
+    """Answers to the questions of this workload, each measured once and kept."""
+    answers = []
+    for explain in EXPLANATIONS.get(name, ()):
+        path = state / f"{explain.__name__}.json"
+        if not path.is_file():
+            say(f"{name}: {explain.__name__.replace('_', ' ')}")
+            path.write_text(json.dumps(explain({v.name: v for v in variants})))
+        answers.append(json.loads(path.read_text()))
+    return answers
+
+
+def middle(repeats: Sequence[Sequence[BenchRow]]) -> list[BenchRow]:
+    """Of each variant and batch the row of the middle repeat."""
+    return [
+        sorted(rows, key=lambda row: row.p50_ms)[len(rows) // 2]
+        for rows in zip(*repeats, strict=True)
+    ]
+
+
+def outcome(aim: Aim, figures: Figures) -> dict[str, Any]:
+    """An aim, what was measured, and whether it is met."""
+    values = aim.measure(figures)
+    met = aim.at_least <= median(values) <= aim.at_most
+    return {"figure": aim.figure, "aim": aim.words, "measured": values, "met": met}
+
+
+def bundle_of(
+    study: Study, data: Dataset, variants: Sequence[Variant], rows: Sequence[BenchRow]
+) -> Bundle:
+    """The records as a run has them, for the report's own tables."""
+    workload = find_workload(study.workload)
+    info = StudyInfo(
+        name=study.name,
+        title=study.title,
+        workload=study.workload,
+        baseline=workload.baseline,
+        config_hash="",
+        seed=study.seed,
+        started_at="",
+        dataset=data.description,
+        metric=workload.metric,
+        max_loss=study.quality.max_loss,
+    )
+    return Bundle(info=info, variants=tuple(variants), bench=tuple(rows))
+
+
+def render(document: dict[str, Any], bundle: Bundle) -> str:
+    """models.md: the aims, the tables, the explanations."""
+    name = document["workload"]
+    lines = [
+        f"# {bundle.info.title}: the variants",
+        "",
+        f"`python -m benchmarks.workloads {name}` on {document['host']['cpu']}: "
+        f"{document['method']}. Data: {bundle.info.dataset}. Every figure: `models.json`.",
+        "",
+        "| figure | aim | measured | |",
+        "|---|---|---|---|",
+    ]
+    for row in document["aims"]:
+        values = row["measured"]
+        spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
+        met = "met" if row["met"] else "missed"
+        lines.append(f"| {row['figure']} | {row['aim']} | {median(values):.4g}{spread} | {met} |")
+    for table in (comparison(bundle), quality(bundle), sizes(bundle)):
+        lines += ["", render_table(table)]
+    for answer in document["explained"]:
+        lines += ["", f"## {answer['question']}", "", answer["answer"], ""]
+        lines += ["| " + " | ".join(answer["header"]) + " |", "|---" * len(answer["header"]) + "|"]
+        lines += ["| " + " | ".join(map(str, row)) + " |" for row in answer["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def rounded(document: Any) -> Any:
+    """Four digits, as many as the figures deserve."""
+    return json.loads(json.dumps(document), parse_float=lambda text: float(f"{float(text):.4g}"))
+
+
+def say(line: str) -> None:
+    """Progress on stderr."""
+    sys.stderr.write(f"bench: {line}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
