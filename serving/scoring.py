@@ -20,7 +20,7 @@ from serving.model_store import model_path
 from serving.quality import METRIC_NAMES, fidelity
 from serving.records import Parity, Quality, Variant, with_limits
 from serving.runtimes import Runtime, load_runtime
-from serving.steps import Dataset
+from serving.steps import Dataset, StepFailed
 from serving.workloads import Workload
 
 Arrays = Mapping[str, np.ndarray]
@@ -39,6 +39,7 @@ def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
     runtime = load_runtime(draft, threads=len(os.sched_getaffinity(0)))
     inputs = with_limits(runtime.inputs, workload.inputs)
     variant = draft.model_copy(update={"inputs": inputs, "outputs": runtime.outputs})
+    _check_signature(variant, workload)
     asked = [data.fingerprint, workload.rows_per_call, draft.sha256, draft.providers]
     asked.append(inspect.getsource(sys.modules[type(runtime).__module__]))
     key = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
@@ -56,6 +57,19 @@ def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
     np.savez(part, **answers)  # type: ignore[arg-type] # numpy's stub misreads keywords
     os.replace(part, kept)
     return Answered(variant, answers)
+
+
+def _check_signature(variant: Variant, workload: Workload) -> None:
+    """StepFailed unless tensor names and types are those that the workload states."""
+    for kind in ("inputs", "outputs"):
+        stated, found = (
+            [(spec.name, spec.datatype) for spec in getattr(one, kind)]
+            for one in (workload, variant)
+        )
+        if sorted(stated) != sorted(found):
+            raise StepFailed(
+                f"{workload.name}: {variant.name} has the {kind} {found}, stated are {stated}"
+            )
 
 
 def predict_in_chunks(runtime: Runtime, rows: Arrays, rows_per_call: int) -> dict[str, np.ndarray]:

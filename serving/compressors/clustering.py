@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from serving.compressors import checks
+from serving.compressors.quiet import quiet
 from serving.steps import Making, Step, StepFailed
 
 _SMALLEST = 1024  # weights; below it the code book costs more than it saves
@@ -81,7 +82,8 @@ def _clustered(weights: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray
     flat = weights.reshape(-1).astype(np.float64)
     some = flat[:: max(1, len(flat) // _SAMPLE)].reshape(-1, 1)
     start = np.unique(np.quantile(some, (np.arange(values) + 0.5) / values)).reshape(-1, 1)
-    found, _ = kmeans2(some, start, iter=_ROUNDS, minit="matrix", missing="warn")
+    with quiet():  # a value that no weight is nearest to is kept, and warned of
+        found, _ = kmeans2(some, start, iter=_ROUNDS, minit="matrix", missing="warn")
     book = np.sort(found.reshape(-1))
     codes = np.searchsorted((book[1:] + book[:-1]) / 2, flat)  # of a sorted book the nearest
     return book.astype(np.float32), codes.reshape(weights.shape)

@@ -25,6 +25,7 @@ from serving.datasets.minilm import token_inputs
 from serving.records import Quality, TensorSpec
 from serving.steps import Dataset, Making, Step, StepFailed
 from serving.workloads import Metric, Recipe
+from serving.workloads.bert import OPSET
 
 _CLASSES = 8
 _ROWS = 64  # of either split
@@ -109,10 +110,12 @@ class BertBase:
         "torch": Recipe("torch", "fp32", (RandomWeights(network),)),
         "torch_int8": Recipe("torch", "int8", (TorchDynamicInt8(network),), needs="torch"),
         "torch_half": Recipe("torch", "fp32", (RandomWeights(half),)),
-        "onnx": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch"),
+        "onnx": Recipe("onnxruntime", "fp32", (ExportOnnx(network, opset=OPSET),), needs="torch"),
         "onnx_int8": Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),
         "onnx_clustered": Recipe("onnxruntime", "fp32", (ClusterWeights(values=16),), needs="onnx"),
-        "onnx_half": Recipe("onnxruntime", "fp32", (ExportOnnx(half),), needs="torch_half"),
+        "onnx_half": Recipe(
+            "onnxruntime", "fp32", (ExportOnnx(half, opset=OPSET),), needs="torch_half"
+        ),
         "openvino": Recipe("openvino", "fp32", (OpenVinoIr(),), needs="onnx"),
         "openvino_fp16": Recipe("openvino", "fp16", (OpenVinoIr("fp16"),), needs="onnx"),
         "openvino_int8": Recipe(

@@ -28,16 +28,21 @@ from serving.workloads import Metric, Recipe
 
 
 def network() -> Any:
-    """The teacher: 527,000 weights, 497,000 of them in the linear layers."""
-    return _network(channels=(32, 32, 64), hidden=480)
+    """The network: 294,000 weights, 265,000 of them in the linear layers.
+
+    The first linear layer just fits into a core's second-level cache; twice as wide, it would
+    be half of what a single picture takes in ONNX Runtime.
+    """
+    return of_width((32, 32, 64), hidden=256)
 
 
 def student() -> Any:
-    """The network that is distilled from it: 70,000 weights."""
-    return _network(channels=(16, 24, 32), hidden=112)
+    """The network that is distilled from it: 73,000 weights."""
+    return of_width((16, 32, 32), hidden=112)
 
 
-def _network(channels: tuple[int, int, int], hidden: int) -> Any:
+def of_width(channels: tuple[int, int, int], hidden: int) -> Any:
+    """Three convolutions with so many channels, and two linear layers around ``hidden`` units."""
     from torch import nn
 
     layers: OrderedDict[str, Any] = OrderedDict()
@@ -65,7 +70,7 @@ class CifarCnn:
     inputs = (TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 32, 32)),)
     outputs = (TensorSpec(name="logits", datatype="FP32", shape=(-1, len(CLASSES))),)
     recipes: Mapping[str, Recipe] = {
-        "torch": Recipe("torch", "fp32", (Train(network, epochs=12),)),
+        "torch": Recipe("torch", "fp32", (Train(network, epochs=8, learning_rate=0.05),)),
         "onnx": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch"),
         "onnx_optimised": Recipe("onnxruntime", "fp32", (OptimiseGraph(),), needs="onnx"),
         "torch_int8": Recipe("torch", "int8", (TorchDynamicInt8(network),), needs="torch"),
@@ -74,7 +79,7 @@ class CifarCnn:
         "torch_pruned": Recipe(
             "torch",
             "fp32",
-            (PruneChannels(network, share=0.3), FineTune(network, epochs=4)),
+            (PruneChannels(network, share=0.3), FineTune(network, epochs=3)),
             needs="torch",
         ),
         "torch_pruned_int8": Recipe(
@@ -82,11 +87,18 @@ class CifarCnn:
         ),
         "onnx_pruned": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch_pruned"),
         "onnx_pruned_int8": Recipe("onnxruntime", "int8", (StaticInt8(),), needs="onnx_pruned"),
+        # Half of the channels leaves whole blocks of 16, which onnxruntime computes in.
+        "onnx_pruned_half": Recipe(
+            "onnxruntime",
+            "fp32",
+            (PruneChannels(network, share=0.5), FineTune(network, epochs=4), ExportOnnx(network)),
+            needs="torch",
+        ),
         "onnx_clustered": Recipe("onnxruntime", "fp32", (ClusterWeights(values=16),), needs="onnx"),
         "onnx_student": Recipe(
             "onnxruntime",
             "fp32",
-            (Distil(student, network, epochs=12), ExportOnnx(student)),
+            (Distil(student, network, epochs=6, learning_rate=0.05), ExportOnnx(student)),
             needs="torch",
         ),
         "openvino": Recipe("openvino", "fp32", (OpenVinoIr(),), needs="onnx"),

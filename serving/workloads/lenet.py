@@ -50,7 +50,7 @@ class LeNet:
     inputs = (TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 32, 32)),)
     outputs = (TensorSpec(name="logits", datatype="FP32", shape=(-1, len(CLASSES))),)
     recipes: Mapping[str, Recipe] = {
-        "torch": Recipe("torch", "fp32", (Train(network, epochs=12, learning_rate=0.02),)),
+        "torch": Recipe("torch", "fp32", (Train(network, epochs=10, learning_rate=0.02),)),
         "onnx": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch"),
         "openvino": Recipe("openvino", "fp32", (OpenVinoIr(),), needs="onnx"),
         "openvino_fp16": Recipe("openvino", "fp16", (OpenVinoIr("fp16"),), needs="onnx"),

@@ -255,6 +255,16 @@ def test_a_model_is_asked_in_chunks() -> None:
     assert (answers["y"] == 2 * rows["x"]).all()
 
 
+def test_another_signature_than_stated_is_refused() -> None:
+    """All variants of a workload are sent the same, and answer under the same names."""
+
+    class Misnamed(Sums):
+        outputs = (TensorSpec(name="totals", datatype="FP32", shape=(-1, 1)),)
+
+    with pytest.raises(StepFailed, match=r"first has the outputs .*'sums'.* stated are .*'totals'"):
+        build(Misnamed(), "first")
+
+
 def test_undefined_answers_are_refused() -> None:
     """A model that answers nan is broken; no quality is made up for it."""
     data = replace(DATA, test={"features": np.full((10, 2), np.nan, np.float32)})
