@@ -112,7 +112,7 @@ def test_a_study_sets_how_many_tokens_a_row_has(folder: Path) -> None:
 
 def test_lengths_that_cannot_be_are_refused() -> None:
     """A longer one than the model knows, and one for a workload without sequences."""
-    with pytest.raises(BadInput, match=r"at most 512"):
+    with pytest.raises(BadInput, match="at most 512"):
         find_workload("bert", 513)
     with pytest.raises(BadInput, match="lenet has no sequences"):
         find_workload("lenet", 64)
