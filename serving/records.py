@@ -31,13 +31,18 @@ class TensorSpec(Record):
 
     ``shape`` uses -1 for a free dimension; the first is the batch when
     ``batched`` is true. ``symbols`` are the file's names of the dimensions, where it has
-    names: dimensions of one name have one size.
+    names: dimensions of one name have one size. ``low`` and ``high`` bound the values that the
+    model can take, where that is known (the numbers of a vocabulary, for example), and
+    ``longest`` its free dimensions beside the batch.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     symbols: tuple[str | None, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    longest: int | None = None
 
     @property
     def batched(self) -> bool:
@@ -141,6 +146,24 @@ def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) 
     first = {spec.symbol(0) for spec in inputs} - {None}
     inner = {spec.symbol(axis) for spec in inputs for axis in range(1, len(spec.shape))}
     return len(first) <= 1 and not first & inner
+
+
+def with_limits(specs: Sequence[TensorSpec], known: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """``specs`` as a runtime reads them from a file, with what ``known`` ones say beyond that."""
+    by_name = {spec.name: spec for spec in known}
+    return tuple(
+        spec.model_copy(
+            update={
+                "symbols": spec.symbols or more.symbols,
+                "low": more.low,
+                "high": more.high,
+                "longest": more.longest,
+            }
+        )
+        if (more := by_name.get(spec.name)) and len(more.shape) == len(spec.shape)
+        else spec
+        for spec in specs
+    )
 
 
 COMMAND = "command"

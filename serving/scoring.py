@@ -18,10 +18,10 @@ import numpy as np
 from serving.errors import Infrastructure
 from serving.model_store import model_path
 from serving.quality import METRIC_NAMES, fidelity, reproduction
-from serving.records import Parity, Quality, Variant
+from serving.records import Parity, Quality, Variant, with_limits
 from serving.rows import count_rows, take
 from serving.runtimes import Runtime, load_runtime
-from serving.steps import Dataset
+from serving.steps import Dataset, StepFailed
 from serving.workloads import Workload
 
 Arrays = Mapping[str, np.ndarray]
@@ -40,11 +40,12 @@ def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
     runtime = load_runtime(draft, threads=len(os.sched_getaffinity(0)))
     variant = draft.model_copy(
         update={
-            "inputs": runtime.inputs,
+            "inputs": with_limits(runtime.inputs, workload.inputs),
             "outputs": runtime.outputs,
             "one_row_a_call": not data.batched,
         }
     )
+    _check_signature(variant, workload)
     asked = [data.fingerprint, workload.rows_per_call, draft.sha256, draft.providers]
     asked.append(inspect.getsource(sys.modules[type(runtime).__module__]))
     key = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
@@ -64,6 +65,19 @@ def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
     np.savez(part, **answers)  # type: ignore[arg-type] # numpy's stub misreads keywords
     os.replace(part, kept)
     return Answered(variant, answers)
+
+
+def _check_signature(variant: Variant, workload: Workload) -> None:
+    """StepFailed unless tensor names and types are those that the workload states."""
+    for kind in ("inputs", "outputs"):
+        stated, found = (
+            [(spec.name, spec.datatype) for spec in getattr(one, kind)]
+            for one in (workload, variant)
+        )
+        if sorted(stated) != sorted(found):
+            raise StepFailed(
+                f"{workload.name}: {variant.name} has the {kind} {found}, stated are {stated}"
+            )
 
 
 def predict_in_chunks(

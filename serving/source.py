@@ -1,42 +1,73 @@
-"""The source code that a step runs, as a hash: when it changes, what it made is made again."""
+"""The source code that a step runs, as a hash: when it changes, what it made is made again.
+
+Of a compressor counts its whole module, and what that imports of the other compressors. Of a
+workload's module, which names recipes of every kind, counts only what the step itself uses:
+its class, the functions it was given, and what those refer to.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from serving.steps import Step
 
-# Where model files come from. The rest of the room serves them, and cannot change them.
-_MAKERS = ("serving.compressors", "serving.workloads.", "serving.training")
+_COMPRESSORS = "serving.compressors"
 
 
 def hash_of_source(steps: Iterable[Step]) -> str:
-    """Hash over the modules of the steps, of their parameters, and of what those import."""
-    modules: set[str] = set()
+    """Hash over the source of the steps' classes and of the callables among their parameters."""
+    found: dict[str, str] = {}
     for step in steps:
         for item in (type(step), *vars(step).values()):
-            for module in _named_by(item):
-                modules |= _reached(module)
-    digest = hashlib.sha256()
-    for module in sorted(modules):
-        digest.update(_file(module).read_bytes())
-    return digest.hexdigest()
+            _collect(item, found)
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
-def _named_by(item: Any) -> list[str]:
+def _collect(item: Any, found: dict[str, str]) -> None:
+    """Add the source that ``item`` stands for to ``found``, by name."""
     if isinstance(item, tuple | list):
-        return [module for part in item for module in _named_by(part)]
-    return [item.__module__] if callable(item) else []
+        for part in item:
+            _collect(part, found)
+    elif inspect.isclass(item) or inspect.isfunction(item):
+        if item.__module__.startswith(_COMPRESSORS):
+            found.update({name: _file(name).read_text() for name in _reached(item.__module__)})
+        elif f"{item.__module__}.{item.__qualname__}" not in found:
+            found[f"{item.__module__}.{item.__qualname__}"] = inspect.getsource(item)
+            for name, value in _referred(item):
+                if inspect.isclass(value) or inspect.isfunction(value):
+                    _collect(value, found)
+                elif isinstance(value, str | int | float | tuple | frozenset):
+                    found[f"{item.__module__}.{name}"] = repr(value)
+
+
+def _referred(item: Any) -> Iterator[tuple[str, Any]]:
+    """Names of its own module that a function, or the methods of a class, refer to."""
+    methods = vars(item).values() if inspect.isclass(item) else [item]
+    for method in methods:
+        function = getattr(method, "fget", None) or method  # a property's getter
+        if inspect.isfunction(function):
+            for name in _names(function.__code__):
+                value = function.__globals__.get(name)
+                home = str(getattr(value, "__module__", item.__module__))
+                if home == item.__module__ or home.startswith(_COMPRESSORS):
+                    yield name, value
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def _reached(module: str) -> set[str]:
-    """The module and, of the makers, every one that it imports, at its top or later."""
+    """The module and every compressor's that it imports, at its top or later."""
     seen: set[str] = set()
     left = [module]
     while left:
@@ -55,7 +86,7 @@ def _imports(module: str) -> tuple[str, ...]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(n for n in names if n.startswith(_MAKERS) and _is_module(n)))
+    return tuple(sorted(n for n in names if n.startswith(_COMPRESSORS) and _is_module(n)))
 
 
 def _is_module(name: str) -> bool:

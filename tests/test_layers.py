@@ -39,6 +39,8 @@ CONFINED = {
     "onnx": MAKERS | {"serving/onnx_file.py"},
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
     "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py"},
+    "safetensors": MAKERS,
+    "tokenizers": {"serving/datasets/minilm.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},
     "PIL": {"serving/datasets/cifar10.py"},
     "plotly": {"reports/plots.py", "reports/plot_parts.py", "reports/html.py"},

@@ -265,7 +265,7 @@ def serve(
     config, _ = load_study(workload)
     catalogue = load_instances(shipped("instances.toml"))
     size = resolve(instance, catalogue)
-    found = find_workload(config.workload)
+    found = find_workload(config.workload, config.data.length)
     names = tuple(variant or config.variants)
     host = RayHost(log_file("serve"), port=port, overlap=True)
     if host.tree is None and size.enforcement == "quota" and not size.is_container:

@@ -25,6 +25,9 @@ class DataSource(Record):
     """Where the data is; None means where the workload expects it."""
 
     source: str | None = None
+    length: int | None = Field(
+        default=None, ge=3, description="tokens a row, of workloads that read text"
+    )
 
 
 class BuildOptions(Record):

@@ -89,7 +89,7 @@ def _running(
 ) -> Iterator[_Running]:
     study, load = test.study, test.load
     size = resolve(test.instance, load_instances(beside(test.study_path, study.plan.instances)))
-    workload = find_workload(study.workload)
+    workload = find_workload(study.workload, study.data.length)
     progress(f"building {test.variant}")
     data = workload.load(study.data.source, study.seed)
     built = build_variants(

@@ -94,7 +94,7 @@ class StudyRun:
     @property
     def workload(self) -> Workload:
         """The workload's module, or the user's own model in its place."""
-        return self.own or find_workload(self.study.workload)
+        return self.own or find_workload(self.study.workload, self.study.data.length)
 
     @property
     def dwell(self) -> Dwell:

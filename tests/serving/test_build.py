@@ -124,6 +124,14 @@ def test_other_inputs_build_everything_again(change: dict) -> None:
     assert CALLS == ["first", "second"] * 2
 
 
+def test_what_a_workload_says_of_its_inputs_is_recorded() -> None:
+    """Limits and names of dimensions, which a model's file does not hold."""
+    workload = second(WriteStub(1.0))
+    said = {"low": 0.0, "high": 9.0, "longest": 5, "symbols": ("batch", None)}
+    workload.inputs = (Sums.inputs[0].model_copy(update=said),)
+    assert all(v.inputs == workload.inputs for v in build(workload, "second"))
+
+
 def test_a_changed_parameter_rebuilds_what_follows_only() -> None:
     """What a step was made from stays; the step itself is done again."""
     build(second(WriteStub(1.0)), "second")
@@ -245,6 +253,16 @@ def test_a_model_is_asked_in_chunks() -> None:
     answers = predict_in_chunks(Recording(), rows, 4)  # type: ignore[arg-type]
     assert sizes == [4, 4, 2]
     assert (answers["y"] == 2 * rows["x"]).all()
+
+
+def test_another_signature_than_stated_is_refused() -> None:
+    """All variants of a workload are sent the same, and answer under the same names."""
+
+    class Misnamed(Sums):
+        outputs = (TensorSpec(name="totals", datatype="FP32", shape=(-1, 1)),)
+
+    with pytest.raises(StepFailed, match=r"first has the outputs .*'sums'.* stated are .*'totals'"):
+        build(Misnamed(), "first")
 
 
 def test_undefined_answers_are_refused() -> None:
