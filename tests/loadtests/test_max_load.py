@@ -248,7 +248,7 @@ def test_the_verdict_overrules_the_margin() -> None:
 def test_every_stop_reason_has_its_test() -> None:
     """The list is closed; a new reason needs a search that ends in it."""
     reached = {
-        searched(MD1, budget=200_000).stop_reason,
+        searched(TOLD_MM1, budget=200_000).stop_reason,
         searched(MD1, ceiling=40).stop_reason,
         searched(MD1, lowest=90).stop_reason,
         searched(cliff(100)).stop_reason,
