@@ -17,7 +17,7 @@ one the replay.
 What a run does not show is not known: service that wanders more slowly than over an eighth
 of the run, stalls so rare that none occurred, a dependence on the load that is within
 chance. Simulated faults of that size (services 1 % slower in the queue, or wandering by
-1 %) left verdicts 10 % off the limit right, but on the limit a tenth to half of them claimed
+1 %) left verdicts 10 % off the limit right, but on the limit a fifth to half of them claimed
 to know. Several replicas have no such exact law and are not replayed.
 """
 
