@@ -261,9 +261,9 @@ def render(results: dict[str, Any]) -> list[str]:
         worst = max(wrong("below", found["below"]), wrong("above", found["above"]))
         least = max(row["least_undecided"].values())
         lines.append(
-            f"| SLO verdicts on a queue with {row['law']} service at utilisation "
-            f"{RATE_RPS * SERVICE_S:.1f}, p99 10 % off the limit, {row['n']:,} requests, confidence "
-            f"{row['confidence']}: wrong; undecided (best possible) | at most 2 %; at most 10 % "
+            f"| SLO verdicts at confidence {row['confidence']}, {row['law']} service, utilisation "
+            f"{RATE_RPS * SERVICE_S:.1f}, p99 10 % off the limit, {row['n']:,} requests: wrong; "
+            "undecided (best possible) | at most 2 %; at most 10 % "
             f"| {worst:.1%}; {max(shares['undecided'] for shares in off):.1%} ({least:.1%}) |"
         )
     return lines
