@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import credit, generator, planted
+from benchmarks import credit, generator, planted, slo_calibration
 from benchmarks.suite import Suite
 from serving import host_facts
 
@@ -28,7 +28,7 @@ SUITES: dict[str, Suite] = {
         title="Measuring: the generator and its verdicts against known truth",
         note="`lag` on HAProxy answering by itself; `oracle` and `wrk` on a server whose service "
         "times are known; faults planted on Ray Serve, HAProxy and Locust as they run.",
-        modules=(generator, planted),
+        modules=(generator, planted, slo_calibration),
     ),
     "credit": Suite(
         title="Credit: the figures behind the README",

@@ -42,15 +42,11 @@ def find_max_load(
     while probe := search.ask():
         result, faults, made = _believable(probe, like, run)
         verdict = verdict_of(result, made, slo, replicas=replicas)
-        found = verdict.verdict
         if any(f.code in _OVERLOAD - {FaultCode.TOO_FEW_SAMPLES} for f in faults):
-            found = Verdict.FAILS
-        latency_s = result.due_to_done.quantile_s(slo.quantile) if result.ok else math.inf
-        margin = math.log(slo.limit_ms / 1e3 / latency_s) if result.ok else -math.inf
-        n = min(max(result.offered, 1), probe.samples)
-        search.tell(probe, margin, n, found)
-        name, seen = f"p{100 * slo.quantile:g}", 1e3 * latency_s
-        progress(f"{probe.rate_rps:,.1f} req/s: {name} {seen:.3g} ms, {found}")
+            verdict = verdict.model_copy(update={"verdict": Verdict.FAILS})
+        search.tell(probe, verdict)
+        name, seen = f"p{100 * slo.quantile:g}", verdict.quantile_ms or math.inf
+        progress(f"{probe.rate_rps:,.1f} req/s: {name} {seen:.3g} ms, {verdict.verdict}")
     return search.result()
 
 

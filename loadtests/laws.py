@@ -142,7 +142,8 @@ def gain(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> tuple[fl
 
     Normal on the logarithm of the ratio (delta method). A count of completions varies by
     its index of dispersion: measured from slices where there are any, else that of a
-    Poisson count, 1, which is more than a saturated server shows.
+    Poisson count, 1, which is more than a saturated server shows whose service times vary
+    less than exponential ones.
     """
     if not previous.completed:
         return (0.0, float("inf"))

@@ -13,6 +13,12 @@ replay need not be a true model of the server: what it gets wrong stays in the f
 difference, with its variance. Assumed is one server whose service times follow neither
 from the queue nor from one another. Both are tested: a small fault costs a margin, a large
 one the replay.
+
+What a run does not show is not known: service that wanders more slowly than over an eighth
+of the run, stalls so rare that none occurred, a dependence on the load that is within
+chance. Simulated faults of that size (services 1 % slower in the queue, or wandering by
+1 %) left verdicts 10 % off the limit right, but on the limit a fifth to half of them claimed
+to know. Several replicas have no such exact law and are not replayed.
 """
 
 from __future__ import annotations

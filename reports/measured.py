@@ -65,8 +65,11 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
             f"{f.rate(found.rate_rps)} "
             f"({f.rate(found.low_rps)} to {f.rate(found.high_rps)}) [measured]"
         )
-    elif found.rate_rps:
+    elif found.rate_rps == found.low_rps > 0:
         answer = f"at least {f.rate(found.rate_rps)} [measured]"
+    elif found.high_rps is None:
+        proven = f"{f.rate(found.low_rps)} held" if found.low_rps else "no rate held"
+        answer = f"about {f.rate(found.rate_rps)} ({proven}, none failed for certain) [measured]"
     else:
         answer = f"below {f.rate(found.high_rps)} [measured]"
     lines = [

@@ -123,12 +123,14 @@ def test_a_mix_is_told_by_its_shares() -> None:
         (100, 95, 104, StopReason.FOUND, "100 req/s (95.0 req/s to 104 req/s) [measured]"),
         (4000, 4000, None, StopReason.CEILING_HOLDS, "at least 4,000 req/s [measured]"),
         (0, 0, 10, StopReason.LOWEST_FAILS, "below 10.0 req/s [measured]"),
+        (50, 20, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (20.0 req/s held, none failed"),
+        (50, 0, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (no rate held, none failed"),
     ],
 )
 def test_the_highest_load_is_an_interval(
     rate: float, low: float, high: float | None, reason: StopReason, words: str
 ) -> None:
-    """Found, at least, or below: the answer says which, and why the search ended."""
+    """Found, at least, below, or not proven: the answer says which."""
     found = MaxLoad(
         rate_rps=rate,
         low_rps=low,
