@@ -85,6 +85,8 @@ def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
 
 
 def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: Window) -> Found:
+    if grant.method == "container":
+        return  # the replica may fill those cores itself; what others took is judged below
     used = window.replica_s / (result.elapsed_s * grant.vcpus * deployment.replicas)
     if window.platform_busy > PLATFORM_FULL and used < REPLICA_FULL:
         yield (

@@ -140,7 +140,11 @@ def test_a_container_may_be_shared_a_little(deployment: Deployment) -> None:
 
     def found(taken: float) -> list[str]:
         window = replace(
-            WINDOW, others_on_replica_cores=taken, container_throttled_periods=3, wall_s=10.0
+            WINDOW,
+            wall_s=10.0,
+            others_on_replica_cores=taken,
+            container_throttled_periods=3,
+            platform_busy=1.0,  # by the replica itself
         )
         return [fault.detail for fault in faults_of(CLOSED, deployment, whole, RESULT, window)]
 
