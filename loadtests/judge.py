@@ -26,8 +26,13 @@ RATE_SHORTFALL = 0.02
 GRANT_EXCESS = 0.05
 OTHERS_LIMIT = 0.02
 STEAL_LIMIT = 0.01
-# In a container that the replica shares with generator and ingress: what these may take of it.
+# In a container that the replica shares with us: what generator and ingress may take of it, and
+# what they may take together with Ray's own processes (about a tenth of a CPU), which a
+# deployment in a container would hold as well.
 CONTAINER_LIMIT = 0.05
+CONTAINER_ALL_LIMIT = 0.15
+# Its neighbours are out of sight. They show when the model wants a CPU that it may use, and waits.
+WAITED_LIMIT = 0.10
 # Of the cores of generator and ingress: what nobody of ours used. Counted in ticks per process.
 STRANGERS_LIMIT = 0.10
 # The most that NTP slews a clock by in ordinary operation (500 ppm, adjtimex(2)).
@@ -38,6 +43,8 @@ DRIFT_LIMIT = 0.15
 # anywhere may hold one period and a few ticks more than its share.
 _SLACK_S = 0.03
 _TICKS_S = 0.02
+# Our own CPU time is summed up over some twenty processes, each counted in ticks.
+_COUNTED_TICKS = 5
 
 
 def faults_of(
@@ -54,7 +61,8 @@ def faults_of(
             *_stall(result),
             *_replica(deployment, grant, result, window),
             *_audit(deployment, window),
-            *_host(grant, window),
+            *(_container(grant, result, window) if grant.method == "container" else _host(window)),
+            *_steal(window),
             *_clock(window),
         )
     )
@@ -113,6 +121,8 @@ def _stall(result: LoadResult) -> Found:
 
 
 def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: Window) -> Found:
+    if grant.method == "container":
+        return  # the replica may fill those cores itself; what others took is judged below
     used = window.replica_s / (result.elapsed_s * grant.vcpus * deployment.replicas)
     if window.platform_busy > PLATFORM_FULL and used < REPLICA_FULL:
         yield (
@@ -174,33 +184,55 @@ def _audit(deployment: Deployment, window: Window) -> Found:
             )
 
 
-def _host(grant: Grant, window: Window) -> Found:
+def _host(window: Window) -> Found:
     ticks = _TICKS_S / window.wall_s
     taken = window.others_on_replica_cores
-    if grant.method == "container":
-        if taken > CONTAINER_LIMIT + ticks:
-            yield (
-                FaultCode.CORES_SHARED,
-                f"generator, ingress and others used {taken:.1%} of the container's "
-                f"{grant.vcpus:g} CPUs, which the replica shares with them; only a slower model or "
-                "a larger container can be measured like this",
-            )
-    elif taken > OTHERS_LIMIT + ticks:
+    if taken > OTHERS_LIMIT + ticks:
         yield FaultCode.CORES_SHARED, f"others used {taken:.1%} of the replica's cores"
-    if grant.method != "container" and window.container_throttled_periods:
+    if window.container_throttled_periods:
         yield (
             FaultCode.THROTTLED,
             f"the container around everything ran out of its quota in "
             f"{window.container_throttled_periods} periods",
         )
-    if window.steal > STEAL_LIMIT:
-        yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
-    if window.others_on_platform_cores > STRANGERS_LIMIT + 5 * ticks:
+    if window.others_on_platform_cores > STRANGERS_LIMIT + _COUNTED_TICKS * ticks:
         yield (
             FaultCode.NOISY_HOST,
             f"other programs used {window.others_on_platform_cores:.0%} of the cores of generator "
             "and ingress",
         )
+
+
+def _container(grant: Grant, result: LoadResult, window: Window) -> Found:
+    """Where the replica shares its instance with us: who took how much of it."""
+    ticks = _TICKS_S / window.wall_s
+    whole = f"of the container's {grant.vcpus:g} CPUs, which the replica shares with them"
+    load = (result.generator_cpu_s + window.ingress_s) / (grant.vcpus * window.wall_s)
+    strangers, everyone = window.others_on_platform_cores, window.others_on_replica_cores
+    if load > CONTAINER_LIMIT + ticks:
+        yield (
+            FaultCode.CORES_SHARED,
+            f"generator and ingress used {load:.1%} {whole}; only a slower model or a larger "
+            "container can be measured like this",
+        )
+    elif strangers > OTHERS_LIMIT + _COUNTED_TICKS * ticks:
+        yield FaultCode.CORES_SHARED, f"other programs used {strangers:.1%} {whole}"
+    elif everyone > CONTAINER_ALL_LIMIT + ticks:
+        yield (
+            FaultCode.CORES_SHARED,
+            f"Ray, ingress and generator used {everyone:.1%} {whole}; use a larger container",
+        )
+    if window.waited > WAITED_LIMIT and not window.container_throttled_periods:
+        yield (
+            FaultCode.NOISY_HOST,
+            f"the model waited for a CPU in {window.waited:.0%} of the time in which it wanted "
+            "one, within its quota: others use the CPUs that this container may use",
+        )
+
+
+def _steal(window: Window) -> Found:
+    if window.steal > STEAL_LIMIT:
+        yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
 
 
 def _clock(window: Window) -> Found:

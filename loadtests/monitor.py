@@ -15,7 +15,14 @@ import psutil
 from loadtests.clocks import Clocks, read_clocks, slew_ppm, suspended_s
 from serving import audit
 from serving.cgroups import Group
-from serving.cpu_time import find_per_cpu, load_average, processes_s, read_cpus, threads_s
+from serving.cpu_time import (
+    ThreadTime,
+    find_per_cpu,
+    load_average,
+    processes_s,
+    read_cpus,
+    thread_times,
+)
 from serving.errors import Infrastructure
 from serving.host_facts import siblings
 from serving.own_limits import OwnUsage, read_own_usage
@@ -45,7 +52,7 @@ class Snapshot:
     fallback_sessions: int
     pids: tuple[int, ...]
     own: OwnUsage
-    threads_s: tuple[dict[int, float], ...]
+    threads: tuple[dict[int, ThreadTime], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +61,10 @@ class Window:
 
     ``others_on_replica_cores`` is what others used of the replica's cores, hyper-threads
     included, or of the container that the replica shares with us (then we are others, too).
-    ``thread_shares`` has for each replica the shares of its CPU time that the threads of its
-    model used, largest first; empty where it hardly ran.
+    ``others_on_platform_cores`` is what nobody of ours used of the platform's cores, or of the
+    container. ``waited`` is the part of the time in which the busiest thread of a replica
+    wanted a CPU, and got none. ``thread_shares`` has for each replica the shares of its CPU
+    time that the threads of its model used, largest first; empty where it hardly ran.
     """
 
     wall_s: float
@@ -75,6 +84,7 @@ class Window:
     load_average: float | None = None
     clock_slew_ppm: float = 0.0
     suspended_s: float = 0.0
+    waited: float = 0.0
     thread_shares: tuple[tuple[float, ...], ...] = ()
     violations: tuple[str, ...] = ()
 
@@ -162,23 +172,25 @@ class Monitor:
             fallback_sessions=self._host.fallback_sessions(),
             pids=pids,
             own=read_own_usage(),
-            threads_s=tuple(threads_s(r.pid) for r in self._endpoint.replicas),
+            threads=tuple(thread_times(r.pid) for r in self._endpoint.replicas),
         )
 
     def between(self, before: Snapshot, after: Snapshot) -> Window:
         """The window from ``before`` to ``after``."""
         wall = after.at - before.at
         replica = after.replica_s - before.replica_s
+        ours = after.ours_s - before.ours_s
         platform = len(self._host.placement.platform_cpus) * wall
         platform_used = after.platform_cores_s - before.platform_cores_s
-        strangers = platform_used - (after.ours_s - before.ours_s)
-        throttled = after.own.throttled_periods - before.own.throttled_periods
+        others = max(0.0, self._used_around(before, after) - replica) / (self._replica_cores * wall)
+        strangers = max(0.0, platform_used - ours) / platform
+        if self._in_container:  # the platform's cores carry the replica, too
+            strangers = max(0.0, others - ours / (self._replica_cores * wall))
         return Window(
             wall_s=wall,
             replica_s=replica,
             ingress_s=max(0.0, after.ingress_s - before.ingress_s),
-            others_on_replica_cores=max(0.0, self._used_around(before, after) - replica)
-            / (self._replica_cores * wall),
+            others_on_replica_cores=others,
             platform_busy=platform_used / platform,
             steal=(after.steal_s - before.steal_s) / (wall * (os.cpu_count() or 1)),
             periods=after.periods - before.periods,
@@ -188,12 +200,12 @@ class Monitor:
             fallback_sessions=after.fallback_sessions - before.fallback_sessions,
             replica_changed=after.pids != before.pids
             or len(after.pids) != len(self._endpoint.replicas),
-            # A container's CPUs also carry the replica, which is no stranger.
-            others_on_platform_cores=0.0 if self._in_container else max(0.0, strangers) / platform,
-            container_throttled_periods=throttled,
+            others_on_platform_cores=strangers,
+            container_throttled_periods=after.own.throttled_periods - before.own.throttled_periods,
             load_average=load_average(),
             clock_slew_ppm=slew_ppm(before.clocks, after.clocks),
             suspended_s=suspended_s(before.clocks, after.clocks),
+            waited=max(map(_waited, before.threads, after.threads), default=0.0),
             thread_shares=self._thread_shares(before, after),
             violations=tuple(self._violations()),
         )
@@ -207,9 +219,9 @@ class Monitor:
     def _thread_shares(self, before: Snapshot, after: Snapshot) -> tuple[tuple[float, ...], ...]:
         shares = []
         for replica, then, now in zip(
-            self._endpoint.replicas, before.threads_s, after.threads_s, strict=True
+            self._endpoint.replicas, before.threads, after.threads, strict=True
         ):
-            used = {thread: s - then.get(thread, 0.0) for thread, s in now.items()}
+            used = {thread: time.ran_s for thread, time in _spent(then, now).items()}
             total = sum(used.values())
             own = [s for thread, s in used.items() if thread not in replica.earlier_threads]
             enough = total >= _LEAST_THREADS_S and bool(replica.earlier_threads)
@@ -232,6 +244,24 @@ def _with_children(pids: Sequence[int]) -> list[int]:
         with contextlib.suppress(psutil.Error):
             found += [child.pid for child in psutil.Process(pid).children(recursive=True)]
     return found
+
+
+def _spent(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> dict[int, ThreadTime]:
+    """What each thread that still lives ran and waited in between."""
+    spent = {}
+    for thread, now in after.items():
+        then = before.get(thread, ThreadTime(0.0, 0.0))
+        spent[thread] = ThreadTime(now.ran_s - then.ran_s, now.waited_s - then.waited_s)
+    return spent
+
+
+def _waited(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> float:
+    """Waiting as a part of running and waiting, of the thread that ran most; 0 if hardly any."""
+    spent = _spent(before, after).values()
+    busiest = max(spent, default=ThreadTime(0.0, 0.0))
+    if busiest.ran_s < _LEAST_THREADS_S:
+        return 0.0
+    return busiest.waited_s / (busiest.ran_s + busiest.waited_s)
 
 
 def _peak_rss(pid: int) -> int:

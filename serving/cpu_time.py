@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.cgroup_mounts import hierarchies
 
@@ -67,18 +68,26 @@ def processes_s(pids: Iterable[int], proc: Path = _PROC) -> float:
     return total * _TICK_S
 
 
-def threads_s(pid: int, proc: Path = _PROC) -> dict[int, float]:
-    """CPU-seconds of each thread of a process by its id; empty when the process is gone."""
-    found: dict[int, float] = {}
+class ThreadTime(NamedTuple):
+    """Seconds that a thread ran, and that it could have run but waited for a CPU."""
+
+    ran_s: float
+    waited_s: float
+
+
+def thread_times(pid: int, proc: Path = _PROC) -> dict[int, ThreadTime]:
+    """Times of each thread of a process by its id; empty when it is gone, or not counted."""
+    found: dict[int, ThreadTime] = {}
     try:
         tasks = list((proc / str(pid) / "task").iterdir())
     except OSError:
         return {}
     for task in tasks:
         try:
-            found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, IndexError):  # it has ended, or the kernel does not count it
+            ran, waited, _ = map(int, (task / "schedstat").read_text().split())
+        except (OSError, ValueError):  # it has ended, or the kernel does not count it
             continue
+        found[int(task.name)] = ThreadTime(ran / 1e9, waited / 1e9)
     return found
 
 

@@ -287,7 +287,8 @@ def serve(
             sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
         host.deploy_front()
         sys.stdout.flush()
-        note(f"ready: {size.label}, enforced by {host.enforcement}; Ctrl-C ends it")
+        by = "what is around it, shared with ingress" if size.is_container else host.enforcement
+        note(f"ready: {size.label}, enforced by {by}; Ctrl-C ends it")
         while host.process.alive():
             time.sleep(0.5)
         host.process.receive()  # raises with the reason

@@ -160,16 +160,27 @@ def test_as_many_busy_threads_as_declared_are_fine(deployment: Deployment) -> No
     assert codes(two, CLOSED, RESULT, window) == {FaultCode.NOT_ENFORCED}
 
 
-def test_a_container_may_be_shared_a_little(deployment: Deployment) -> None:
-    """Generator and ingress live in the container too: up to 5 % is borne, and said beyond."""
+CONTAINER_RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
+    "Ray alone": ({}, {"others_on_replica_cores": 0.09}, None),
+    "filled by the replica": ({}, {"platform_busy": 1.0, "container_throttled_periods": 3}, None),
+    "heavy generator": ({"generator_cpu_s": 1.0}, {}, "generator and ingress used 7.3% of the"),
+    "heavy ingress": (
+        {},
+        {"ingress_s": 1.2},
+        "generator and ingress used 11.3% of the container's",
+    ),
+    "a stranger inside": ({}, {"others_on_platform_cores": 0.05}, "other programs used 5.0%"),
+    "a heavy Ray": ({}, {"others_on_replica_cores": 0.2}, "Ray, ingress and generator used 20.0%"),
+    "neighbours outside": ({}, {"waited": 0.3}, "the model waited for a CPU in 30% of the time"),
+    "out of quota": ({}, {"waited": 0.3, "container_throttled_periods": 9}, None),
+}
+
+
+@pytest.mark.parametrize("case", CONTAINER_RUNS)
+def test_a_container_is_shared_with_us(deployment: Deployment, case: str) -> None:
+    """Generator and ingress may take a little of it, Ray some; strangers hardly anything."""
     whole = Grant(method="container", cpus=(0, 1), quota_cpus=1.5, memory_bytes=1 << 30)
-
-    def found(taken: float) -> list[str]:
-        window = replace(
-            WINDOW, others_on_replica_cores=taken, container_throttled_periods=3, wall_s=10.0
-        )
-        return [fault.detail for fault in faults_of(CLOSED, deployment, whole, RESULT, window)]
-
-    assert found(0.04) == []
-    (detail,) = found(0.08)
-    assert "8.0% of the container's 1.5 CPUs, which the replica shares with them" in detail
+    result, window, said = CONTAINER_RUNS[case]
+    seen = replace(WINDOW, **{"wall_s": 10.0, **window})
+    faults = faults_of(CLOSED, deployment, whole, replace(RESULT, **result), seen)
+    assert [fault.detail[: len(said or "")] for fault in faults] == ([said] if said else [])

@@ -15,7 +15,14 @@ import pytest
 from loadtests import monitor as monitor_module
 from loadtests.clocks import Clocks, read_clocks, slew_ppm, suspended_s
 from loadtests.monitor import Monitor, Snapshot
-from serving.cpu_time import find_per_cpu, load_average, processes_s, read_cpus, threads_s
+from serving.cpu_time import (
+    ThreadTime,
+    find_per_cpu,
+    load_average,
+    processes_s,
+    read_cpus,
+    thread_times,
+)
 from serving.host_facts import siblings
 from serving.own_limits import OwnUsage
 from serving.placement import Placement
@@ -99,17 +106,37 @@ while True:
 
 def test_processes_and_threads_are_timed() -> None:
     """A thread that burned a fifth of a second shows it; one that is gone counts nothing."""
-    before = threads_s(os.getpid())
+    before = thread_times(os.getpid())
     until = time.thread_time() + 0.2
     while time.thread_time() < until:
         pass
     me = min(before)  # the first thread of this process
     if before:
-        assert threads_s(os.getpid())[me] - before[me] == pytest.approx(0.2, abs=0.05)
+        ran_s = thread_times(os.getpid())[me].ran_s - before[me].ran_s
+        assert ran_s == pytest.approx(0.2, abs=0.05)
     assert processes_s([os.getpid()]) >= 0.19
     assert processes_s([2**22 + 1]) == 0
-    assert threads_s(2**22 + 1) == {}
+    assert thread_times(2**22 + 1) == {}
     assert (load_average() or 0) >= 0
+
+
+def test_waiting_for_a_cpu_shows() -> None:
+    """Two programs that want the same CPU each wait about as long as they run, or longer."""
+    cpu = max(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    try:
+        time.sleep(0.3)
+        before = thread_times(both[0].pid)
+        time.sleep(1.0)
+        after = thread_times(both[0].pid)
+    finally:
+        for one in both:
+            one.kill()
+            one.wait()
+    if not before:
+        pytest.skip("this kernel does not count it")
+    assert monitor_module._waited(before, after) > 0.4
 
 
 def test_siblings_are_neighbours(tmp_path: Path, monkeypatch: Any) -> None:
@@ -152,6 +179,7 @@ def monitor(method: str = "affinity", quota: float | None = None) -> Monitor:
     return Monitor(FakeHost(), endpoint)  # type: ignore[arg-type] # all that it asks of a host
 
 
+NONE = ThreadTime(0.0, 0.0)
 START = Snapshot(
     at=0.0,
     clocks=Clocks(monotonic=10**9, raw=10**9, boot=10**9),
@@ -168,7 +196,7 @@ START = Snapshot(
     fallback_sessions=0,
     pids=(os.getpid(),),
     own=OwnUsage(cpu_s=None, throttled_periods=0),
-    threads_s=({7: 0.0, 8: 0.0},),
+    threads=({7: NONE, 8: NONE},),
 )
 END = replace(
     START,
@@ -178,7 +206,9 @@ END = replace(
     ours_s=0.5,
     replica_cores_s=1.2,
     platform_cores_s=0.9,
-    threads_s=({7: 0.2, 8: 0.0, 9: 0.5, 10: 0.3},),
+    threads=(
+        {7: ThreadTime(0.2, 1.0), 8: NONE, 9: ThreadTime(0.5, 0.125), 10: ThreadTime(0.3, 0.0)},
+    ),
 )
 
 
@@ -196,13 +226,15 @@ def test_a_window_adds_up() -> None:
     assert window.others_on_platform_cores == pytest.approx(0.2)
     assert (window.clock_slew_ppm, window.suspended_s) == (0, 0)
     assert not window.replica_changed
+    assert window.waited == pytest.approx(0.2)  # of the busiest thread
 
 
 def test_threads_older_than_the_model_are_not_the_models() -> None:
     """Shares are of the whole process; only the model's threads are listed, busiest first."""
     assert monitor().between(START, END).thread_shares == ((0.5, 0.3),)
-    idle = replace(END, threads_s=({7: 0.01, 9: 0.05},))
-    assert monitor().between(START, idle).thread_shares == ((),)
+    idle = replace(END, threads=({7: ThreadTime(0.01, 0.0), 9: ThreadTime(0.05, 1.0)},))
+    window = monitor().between(START, idle)
+    assert (window.thread_shares, window.waited) == (((),), 0.0)
 
 
 def test_in_a_container_we_are_the_others() -> None:
@@ -212,7 +244,7 @@ def test_in_a_container_we_are_the_others() -> None:
     window = monitor("container", quota=1.5).between(begin, end)
     assert window.others_on_replica_cores == pytest.approx(0.3 / (1.5 * 2))
     assert window.container_throttled_periods == 3
-    assert window.others_on_platform_cores == 0
+    assert window.others_on_platform_cores == 0  # ours used more than that
     # The root group counts the whole machine: then it is read off the CPUs.
     unlimited = monitor("container").between(START, END)
     assert unlimited.others_on_replica_cores == pytest.approx(0.2 / (2 * 2))
