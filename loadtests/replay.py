@@ -164,7 +164,7 @@ def _doubt(service: np.ndarray, wait: np.ndarray, busy: float) -> _Doubt:
     longest = wait >= np.quantile(wait, 0.75)
     slower = abs(float(service[longest].mean()) / mean - 1)
     chance = np.sqrt(spread * memory * (1 / np.count_nonzero(longest) - 1 / n))
-    load = _WORSE * slower if slower > _BELIEVED * chance else 0.0
+    load = _WORSE * slower if slower > max(_BELIEVED * chance, _RESOLUTION) else 0.0
     return _Doubt(memory, each * (short - 1), each * (memory - 1) / 2 + load)
 
 

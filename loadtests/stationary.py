@@ -22,7 +22,7 @@ _POINTS = 500  # of the lattice, from 0 to the limit; a share of 1 % is then rig
 _BUSIEST = 0.98
 _FAR = 4.0  # in logarithms: a factor of about fifty
 _NEVER = 1e-15
-_STEP = 1e-3
+_STEP = 0.1
 _STRIDE = 0.05
 _CLOSE = 2e-5
 
@@ -62,9 +62,12 @@ def headroom(
     Bounded where the server would be 98 % busy, and at a fiftieth. The other figure is the
     slope of the share there, by that logarithm.
     """
-    busiest = float(np.log(_BUSIEST / rate_rps / service_s.mean()))
+    busy = rate_rps * float(service_s.mean())
     return _solved(
-        lambda x: share_late(np.exp(x) * service_s, rate_rps, limit_s), share, -_FAR, busiest
+        lambda x: share_late(np.exp(x) * service_s, rate_rps, limit_s),
+        share,
+        (-_FAR, float(np.log(_BUSIEST / busy))),
+        _STEP * (1 - busy),
     )
 
 
@@ -76,29 +79,36 @@ def quantile(
     Looked for from ``near_s`` on, within a factor of fifty.
     """
     at, steep = _solved(
-        lambda x: share_late(service_s, rate_rps, near_s / float(np.exp(x))), share, -_FAR, _FAR
+        lambda x: share_late(service_s, rate_rps, near_s / float(np.exp(x))),
+        share,
+        (-_FAR, _FAR),
+        _STEP,
     )
     return float(np.log(near_s)) - at, -steep
 
 
 def _solved(
-    share_at: Callable[[float], float], share: float, low: float, high: float
+    share_at: Callable[[float], float], share: float, bounds: tuple[float, float], step: float
 ) -> tuple[float, float]:
     """Where a rising function has the value ``share`` (or the nearer bound), and its slope.
 
-    The root is mostly near 0, so the bracket grows from there.
+    The root is mostly near 0, so the bracket grows from there. The slope is that over a
+    stretch of ``step`` to both sides, in which shares change by about a third: service
+    times are single points, and where no queue smooths them a derivative would see few.
     """
 
     def excess(x: float) -> float:
         return float(np.log(max(share_at(x), _NEVER) / share))
 
-    inner, outer, step = 0.0, 0.0, -_STRIDE if excess(0.0) > 0 else _STRIDE
-    while excess(outer) * step < 0 and low < outer < high:
-        inner, outer, step = outer, float(np.clip(outer + step, low, high)), 2 * step
+    low, high = bounds
+    inner, outer, stride = 0.0, 0.0, -_STRIDE if excess(0.0) > 0 else _STRIDE
+    while excess(outer) * stride < 0 and low < outer < high:
+        inner, outer, stride = outer, float(np.clip(outer + stride, low, high)), 2 * stride
     at = outer
-    if inner != outer and excess(outer) * step > 0:
+    if inner != outer and excess(outer) * stride > 0:
         at = float(brentq(excess, inner, outer, xtol=_CLOSE))
-    return at, (share_at(at + _STEP) - share_at(at - _STEP)) / (2 * _STEP)
+    rise = excess(min(at + step, high)) - excess(at - step)
+    return at, share_at(at) * rise / (min(at + step, high) - at + step)
 
 
 @dataclass(frozen=True)

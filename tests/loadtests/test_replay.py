@@ -85,6 +85,23 @@ def test_scores_are_normal_where_the_objective_is_just_met(law: str) -> None:
     assert np.std(scores) == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.parametrize("utilisation", [0.05, 0.5, 0.9])
+def test_scores_are_normal_at_other_loads(utilisation: float) -> None:
+    """M/M/1 on its closed-form limit, from hardly a queue to hardly anything else."""
+    rate = 100 * utilisation
+    scores = []
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        run = queued(draw.exponential(1 / rate, 10_000), draw.exponential(0.01, 10_000))
+        replay = Replay(due_s=run.due_s, service_s=run.service_s, rate_rps=rate)
+        found = long_run(run.latency_s, np.log(100) / (100 - rate), 0.99, replay)
+        if isinstance(found, Evidence):
+            scores.append(found.score)
+    assert len(scores) >= 57
+    assert np.mean(scores) == pytest.approx(0, abs=0.35)
+    assert np.std(scores) == pytest.approx(1, abs=0.25)
+
+
 def test_a_replay_takes_luck_with_the_schedule_out() -> None:
     """Over runs, share and quantile are unbiased, and scatter less than half as much."""
     truth = true_quantile_s(GAMMA)
