@@ -119,6 +119,8 @@ AIMS: dict[str, tuple[Aim, ...]] = {
         _faster("onnx_pruned_half", "onnx", 1),
         _faster("onnx_pruned_half", "onnx", 32),
         _lost("torch_pruned", "torch", "accuracy", at_most=0.02),
+        _faster("onnx_int8_dynamic", "onnx", 1),
+        _faster("onnx_int8_dynamic_all", "onnx", 1),
         _smaller("onnx_int8_static", "onnx", at_least=3.5),
         _lost("onnx_int8_static", "torch", "accuracy", at_most=0.02),
         _smaller("onnx_clustered", "onnx", at_least=4),
