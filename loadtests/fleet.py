@@ -128,7 +128,7 @@ class Fleet:
         schedule.save(self._folder / "schedule.npz")
         expected = len(schedule.due_s) or 500.0 * run.duration_s
         spec = {
-            **run.model_dump(include={"mode", "duration_s", "timeout_s"}),
+            **run.model_dump(include={"mode", "duration_s", "timeout_s", "seed"}),
             "users": users * workers if run.mode == "open" else users,
             "workers": workers,
             "url": endpoint.url,

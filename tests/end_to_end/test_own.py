@@ -204,7 +204,7 @@ def test_users_keep_their_tasks(locust: Fleet, server: str, tmp_path: Path) -> N
     call = HttpCall(path="/", locustfile=str(path))
     run = LoadRun(mode="open", batch=1, duration_s=4, rate_rps=100, seed=1)
     endpoint = Endpoint(url=server, model_name="x", protocol="http")
-    result = locust.run(run, endpoint, locust.store("none", Payloads([b""], [0])), call=call)
+    result = locust.run(run, endpoint, locust.store("none", Payloads.plain([b""])), call=call)
     assert result.offered > 300
     assert set(result.errors) == {"ValueError", "http_404"}
     assert result.errors["ValueError"] / result.offered == pytest.approx(1 / 4, abs=0.08)
@@ -220,7 +220,7 @@ def test_a_locustfile_that_cannot_be_used_is_said(
     """A file that raises, and one without users, end in one line; the fleet goes on."""
     endpoint = Endpoint(url=server, model_name="x", protocol="http")
     run = LoadRun(mode="paced", batch=1, duration_s=1, rate_rps=20)
-    payloads = locust.store("none", Payloads([b""], [0]))
+    payloads = locust.store("none", Payloads.plain([b""]))
     for text, says in (("import nothing_like_it", "nothing_like_it"), ("x = 1", "no user class")):
         path = tmp_path / f"{len(text)}.py"
         path.write_text(text)
