@@ -40,7 +40,7 @@ from tonnage.config import shipped
 
 Result = dict[str, Any]
 TRIALS = 10
-CLEAN = 40
+CLEAN = 20
 RUN_S = 2.5
 RATE_RPS = 80.0  # of a stub of 5 ms: utilisation .4
 _BURN = "while True: pass"
