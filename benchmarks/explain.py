@@ -10,6 +10,7 @@ from itertools import product
 from statistics import median
 from typing import Any
 
+from benchmarks.explain_one import PICTURES
 from benchmarks.explain_text import how_long_the_default_build_takes, what_a_token_costs
 from serving.model_store import model_path
 from serving.records import Variant
@@ -64,9 +65,9 @@ def why_the_report_found_them_slower(variants: Mapping[str, Variant]) -> Answer:
         "question": "Why the report found ONNX Runtime and OpenVINO slower than PyTorch",
         "answer": (
             "The report gives seconds for the test set (5.84, 7.70, 9.28), not its loop. A call "
-            f"at batch 1 takes {_listed(plain, 'ms_at_1', 'ms')} here, and the test set from "
-            f"memory {_listed(plain, 'test_set_s', 's')}. Through a data loader, as in tutorials, "
-            f"it takes {_listed(plain, 'loader_4_s', 's')}, and {empty['loader_4_s']:.3g} s with "
+            f"at batch 1 takes {_listed(plain, 'ms_at_1', 'ms')} here, and {PICTURES:,} pictures "
+            f"from memory {_listed(plain, 'from_memory_s', 's')}. Through a data loader, as in "
+            f"tutorials, {_listed(plain, 'loader_4_s', 's')}, and {empty['loader_4_s']:.3g} s with "
             f"no model at all: {share:.0%} of torch's seconds are the loader's. A file exported "
             "for a fixed batch of 1 needs four times the calls and the loader's steps: "
             f"{_listed(plain, 'loader_1_s', 's')}. Loading adds "
@@ -79,7 +80,7 @@ def why_the_report_found_them_slower(variants: Mapping[str, Variant]) -> Answer:
             "load s",
             "first call ms",
             "call ms at 1",
-            "test set s at 4",
+            "from memory s at 4",
             "with loader s at 4",
             "with loader s at 1",
         ],
