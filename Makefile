@@ -28,7 +28,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
 
 bench-models: $(VENV)/dev
-	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet
+	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet bert bert_base --fine-tune
 
 wheel: $(VENV)/dev
 	$(BIN)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
