@@ -25,9 +25,14 @@ FRONT_NAME = "tonnage-front"
 
 
 class ModelReplica:
-    """One replica of one model. Loads inside its instance, warms up, reports, then serves."""
+    """One replica of one model. Loads inside its instance, warms up, reports, then serves.
 
-    def __init__(self, variant_json: str, threads: int, cell_id: str, reports: str) -> None:
+    ``reports`` is the folder in which the host that audits it looks; an export has none.
+    """
+
+    def __init__(
+        self, variant_json: str, threads: int, cell_id: str, reports: str | None = None
+    ) -> None:
         variant = Variant.model_validate_json(variant_json)
         import_library(variant.runtime)
         worker_start_s = process_age_s()
@@ -46,8 +51,9 @@ class ModelReplica:
             earlier_threads=tuple(sorted(earlier)),
             compute_threads=compute_threads(variant.runtime, earlier),
         )
-        path = Path(reports) / report_name(os.getpid())
-        path.write_text(report.model_dump_json())
+        if reports is not None:
+            path = Path(reports) / report_name(os.getpid())
+            path.write_text(report.model_dump_json())
 
     def __serve_build_asgi_app__(self) -> ModelApp:
         """Called by Serve once the replica is constructed."""
