@@ -59,7 +59,8 @@ def violations(
             "control groups"
         )
     elif group is not None:
-        outside = set(pids) - set(group.pids())
+        missing = set(pids) - set(group.pids())
+        outside = {pid for pid in missing if _lives(pid, proc)}  # it may have ended meanwhile
         if outside:
             found.append(
                 f"processes {_listed(outside)} of replica {replica.pid} are outside of its control "
@@ -112,6 +113,14 @@ def _allowed(status: str) -> tuple[int, ...]:
         if line.startswith("Cpus_allowed_list:"):
             return parse_cpu_list(line.partition(":")[2])
     return ()
+
+
+def _lives(pid: int, proc: Path) -> bool:
+    try:
+        state = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def _name(pid: int, proc: Path) -> str:
