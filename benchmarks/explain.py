@@ -39,7 +39,7 @@ def what_makes_onnx_faster(variants: Mapping[str, Variant]) -> Answer:
         "answer": (
             f"At batch 1, {overhead:.0%} of torch's time (under its profiler) passes between its "
             "kernels, in dispatch and allocation; ONNX Runtime plans both once, when it loads the "
-            f"file. At batch 256 the kernels take: {most}. ONNX Runtime fuses batch normalisation and "
+            f"file. At batch 256 the kernels take: {most}. ONNX Runtime fuses normalisation and "
             "activations into the convolutions and keeps a blocked layout from one to the next."
         ),
         "header": ["way", *(f"ms at {b}" for b in batches), *(f"speed-up at {b}" for b in batches)],
