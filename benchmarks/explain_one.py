@@ -120,13 +120,15 @@ def operators(torch_file: str, onnx_file: str) -> dict[str, list[tuple[str, floa
     for batch in (1, 256):
         rows = torch.randn(batch, 3, 32, 32)
         with torch.inference_mode():
-            total_us = 1e3 * _timed(lambda rows=rows: module(rows), max(10, 400 // batch))
-            count = 20
+            for _ in range(5):
+                module(rows)
             with torch.profiler.profile() as profile:
-                for _ in range(count):
+                begin = time.perf_counter()
+                for _ in range(20):
                     module(rows)
+                total_us = 1e6 * (time.perf_counter() - begin)
         spent = {
-            event.key.removeprefix("aten::"): event.self_cpu_time_total / count
+            event.key.removeprefix("aten::"): event.self_cpu_time_total
             for event in profile.key_averages()
         }
         shares = [(name, min(1.0, spent.get(name, 0.0) / total_us)) for name in kernels]
