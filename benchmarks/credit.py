@@ -7,7 +7,7 @@ quoted are medians and the ratio of each pair.
 from __future__ import annotations
 
 import http.client
-import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,19 +20,22 @@ from typing import Any
 import numpy as np
 
 from benchmarks.wrk import wrk
+from reports.write import write_reports
 from serving.build import build_variants
 from serving.instances import load_instances, resolve
 from serving.placement import Placement
 from serving.ray_host.client import RayHost
-from serving.records import Deployment, Variant, sha256_of
+from serving.records import Deployment, Variant
 from serving.runtimes import Runtime, load_runtime
-from serving.runtimes.stub import StubRuntime
 from serving.steps import Dataset
+from serving.stub_variant import stub_variant
 from serving.v2 import encode_request
 from serving.workloads import find_workload
 from tonnage.config import load_study, shipped
 
 REPEATS = 5
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "reports" / "published" / "credit"
 BARE_SERVER = Path(__file__).with_name("bare_server.py")
 Result = dict[str, Any]
 
@@ -149,7 +152,7 @@ def enforcement() -> Result:
     variants, data = built()
     with tempfile.TemporaryDirectory() as name, RayHost(Path(name) / "ray.log") as host:
         folder = Path(name)
-        stub = _stub(folder)
+        stub = stub_variant(folder, busy_ms=5.0)
         rows = np.zeros((1, 4), np.float32)
         tiny, tiny_length = encode_request({"features": rows}, ["sums"])
         loads = {
@@ -194,23 +197,6 @@ def _enforced(host: RayHost, folder: Path, variant: Variant, body: bytes, length
             s: max(r["cpu_used"] / r["cpu_granted"] for r in runs) for s, runs in seen.items()
         },
     }
-
-
-def _stub(folder: Path) -> Variant:
-    path = folder / "stub.json"
-    path.write_text(json.dumps({"busy_ms": 5.0}))
-    runtime = StubRuntime(path, 1)
-    return Variant(
-        workload="bench",
-        name="stub",
-        runtime="stub",
-        precision="none",
-        file=str(path),
-        sha256=sha256_of(path),
-        size_bytes=path.stat().st_size,
-        inputs=runtime.inputs,
-        outputs=runtime.outputs,
-    )
 
 
 def _alternate(urls: dict[str, str], one: Callable[[str], dict[str, float]]) -> Result:
@@ -269,15 +255,56 @@ def _start_bare(
     sys.exit("the bare server did not start")
 
 
-PARTS: dict[str, Callable[[], Result]] = {
-    "in_process": in_process,
-    "served_against_bare": served_against_bare,
-    "enforcement": enforcement,
-}
+def study() -> Result:
+    """The study itself, as ``tonnage run credit`` does it; its reports are published."""
+    runs = ROOT / "runs" / "bench" / "study"
+    command = [sys.executable, "-m", "tonnage", "run", "credit", "--fresh", "--runs", str(runs)]
+    started = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    folder = sorted(runs.glob("credit/*/finished"))[-1].parent
+    write_reports(folder, picture=True)
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
+    for name in ("report.md", "report.json", "latency.svg"):
+        shutil.copy(folder / name, PUBLISHED / name)
+    return {"seconds": time.monotonic() - started, "printed": done.stdout}
 
 
-def dump(result: Result) -> str:
-    """JSON with three or four digits, as many as the figures deserve."""
-    return json.dumps(
-        json.loads(json.dumps(result), parse_float=lambda t: float(f"{float(t):.4g}")), indent=1
-    )
+def parts() -> dict[str, Callable[[], Result]]:
+    """Every part by name, in the order they are measured."""
+    return {one.__name__: one for one in (in_process, served_against_bare, enforcement, study)}
+
+
+def render(results: dict[str, Any]) -> list[str]:
+    """Rows of the table of aims and figures, as Markdown."""
+    inside, served = results["in_process"], results["served_against_bare"]
+    lines = [
+        f"| int8 file smaller than fp32 | at least 60 % | {inside['int8_smaller_by']:.0%} |",
+        f"| int8 delta AUC | within .003 | {inside['int8_delta_auc']:+.4f} |",
+    ]
+    for threads, row in inside["threads"].items():
+        lines += [
+            f"| ONNX over scikit-learn, batch 6,000, {threads} thread(s) | at least 1.9x "
+            f"| {_spread(row['onnx_over_sklearn'])} |",
+            f"| int8 over ONNX, batch 6,000, {threads} thread(s) | at least 1.2x "
+            f"| {_spread(row['int8_over_onnx'])} |",
+        ]
+    aims = {"batch 1, 8": "at least 0.3x", "batch 6000": "at least 0.9x"}
+    for name, row in served.items():
+        aim = next((text for start, text in aims.items() if name.startswith(start)), "-")
+        lines.append(
+            f"| served over bare uvicorn, {name} | {aim} | {_spread(row['served_over_bare'])} |"
+        )
+    for load, row in results["enforcement"].items():
+        for spec, share in row["rps_per_vcpu_over_sim-1"].items():
+            used = row["most_cpu_used_over_granted"][spec]
+            lines.append(
+                f"| {load} on {spec}: throughput per vCPU against sim-1:quota; most CPU used of "
+                f"its grant | 0.8 to 1.2; at most 1.05 | {share:.2f}; {used:.3f} |"
+            )
+    seconds = results["study"]["seconds"]
+    lines.append(f"| the whole study | about six minutes | {seconds / 60:.1f} min |")
+    return lines
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f}x ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"

@@ -1,13 +1,13 @@
-"""When requests fall due: pure, seeded schedules, split over workers without a gap.
+"""When requests fall due: pure and seeded.
 
-A schedule is an array of due times in seconds from the start of the run, sorted. It is
-a function of its arguments alone, so every worker computes the whole of it and takes
-its shard, and an oracle can replay it.
+Due times are seconds from the start of the run, sorted. They are a function of their
+arguments alone, so an oracle can replay them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +21,7 @@ HIGHEST_RATE_RPS = 1e6
 """Beyond this a rate is a slip of the pen: no generator of ours sends a tenth of it."""
 
 MOST_REQUESTS = 20_000_000
-"""Due times of one schedule; every worker holds all of them, at 8 bytes each."""
+"""Due times of one schedule, at 8 bytes each."""
 
 Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE_RPS, allow_inf_nan=False)]
 RateOrZero = Annotated[float, Field(ge=0, le=HIGHEST_RATE_RPS, allow_inf_nan=False)]
@@ -78,43 +78,81 @@ class Steps(Record):
         return self
 
 
-class Trace(Record):
-    """Recorded traffic; :func:`loadtests.trace_file.read_trace` reads one from a file."""
+class Recorded(Record):
+    """Recorded traffic, by what identifies it; :class:`Trace` holds the times themselves."""
 
     kind: Literal["trace"] = "trace"
-    due_s: tuple[float, ...] = Field(min_length=1, description="from the start of the run")
-    batches: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        default=None, description="rows of each request; none: those of the run"
-    )
+    file: str
+    sha256: str
+    time_scale: float = Field(gt=0, allow_inf_nan=False)
+    requests: int = Field(ge=1)
+    mean_batch: float | None = Field(default=None, description="null: it names no batch sizes")
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        due = np.asarray(self.due_s)
+
+@dataclass(frozen=True)
+class Trace:
+    """Times of recorded traffic; :func:`loadtests.trace_file.read_trace` reads one from a file.
+
+    ``due_s`` has shape [requests], in seconds from the start of the run, sorted; ``batches``
+    are the rows of each, None where the trace does not say. ValueError for anything else.
+    """
+
+    due_s: np.ndarray
+    batches: np.ndarray | None
+    source: Recorded
+
+    def __post_init__(self) -> None:
+        due = self.due_s
+        if not len(due):
+            raise ValueError("a trace holds at least one request")
         if not np.all(np.isfinite(due)) or due[0] < 0 or np.any(np.diff(due) < 0):
             raise ValueError("due times must be finite, sorted and not negative")
         if self.batches is not None and len(self.batches) != len(due):
             raise ValueError(f"{len(self.batches)} batch sizes for {len(due)} due times")
-        return self
+
+    def within(self, duration_s: float) -> int:
+        """How many requests fall due before ``duration_s``; BadInput when none does."""
+        count = int(np.searchsorted(self.due_s, duration_s))
+        if not count:
+            raise BadInput(
+                f"the trace begins at {self.due_s[0]:g} s, after the run of "
+                f"{duration_s:g} s; give a longer duration or a smaller time scale"
+            )
+        return count
 
 
-Arrivals = Annotated[Constant | Poisson | Ramp | Steps | Trace, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Constant | Poisson | Ramp | Steps | Trace] = TypeAdapter(Arrivals)
+Arrivals = Annotated[Constant | Poisson | Ramp | Steps | Recorded, Field(discriminator="kind")]
+Made = Constant | Poisson | Ramp | Steps
+"""Arrivals that follow from a seed alone."""
+
+_ADAPTER: TypeAdapter[Made] = TypeAdapter(Annotated[Made, Field(discriminator="kind")])
 
 
 class Mix(Record):
-    """What the requests carry: classes of payload (batch or input sizes) by weight."""
+    """What the requests carry: classes of batch and input size, by weight.
+
+    ``inputs`` names the source of each class's rows, where they differ.
+    """
 
     batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    inputs: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _one_weight_each(self) -> Self:
+    def _one_each(self) -> Self:
         if len(self.weights) != len(self.batches):
             raise ValueError(f"{len(self.weights)} weights for {len(self.batches)} batches")
+        if self.inputs is not None and len(self.inputs) != len(self.batches):
+            raise ValueError(f"{len(self.inputs)} inputs for {len(self.batches)} batches")
         return self
 
+    @property
+    def mean_batch(self) -> float:
+        """Rows of a request on average."""
+        return float(np.average(self.batches, weights=self.weights))
 
-def parse_arrivals(raw: Mapping[str, Any], where: str) -> Constant | Poisson | Ramp | Steps | Trace:
+
+def parse_arrivals(raw: Mapping[str, Any], where: str) -> Made:
     """The record of a table such as ``{kind = "ramp", from_rps = 10, to_rps = 90}``.
 
     Raises BadInput in one line: ``where`` (file and table), the key and what is wrong.
@@ -128,7 +166,7 @@ def parse_arrivals(raw: Mapping[str, Any], where: str) -> Constant | Poisson | R
         raise BadInput(f"{where}: {key}: {what}") from error
 
 
-def peak_rps(arrivals: Constant | Poisson | Ramp | Steps | Trace) -> float:
+def peak_rps(arrivals: Made | Trace) -> float:
     """The highest rate that is asked for; of a trace, over its busiest second."""
     match arrivals:
         case Ramp():
@@ -136,27 +174,27 @@ def peak_rps(arrivals: Constant | Poisson | Ramp | Steps | Trace) -> float:
         case Steps():
             return max(step.rate_rps for step in arrivals.steps)
         case Trace():
-            due = np.asarray(arrivals.due_s)
+            due = arrivals.due_s
             return float(np.max(np.searchsorted(due, due + 1.0) - np.arange(len(due))))
         case _:
             return arrivals.rate_rps
 
 
-def refuse_beyond(
-    arrivals: Constant | Poisson | Ramp | Steps | Trace, ceiling_rps: float, where: str
-) -> None:
-    """Raise BadInput when more is asked for than generator and ingress carry."""
-    peak = peak_rps(arrivals)
-    if peak > ceiling_rps:
-        raise BadInput(
-            f"{where}: {peak:g} requests/s are asked for, and this host carries "
-            f"{ceiling_rps:g}; ask for less, or add load workers"
-        )
+def mean_rps(arrivals: Made | Trace, duration_s: float) -> float:
+    """Requests per second to expect over ``duration_s``."""
+    match arrivals:
+        case Ramp():
+            return (arrivals.from_rps + arrivals.to_rps) / 2
+        case Steps():
+            edges, rates = _pieces(arrivals.steps, duration_s)
+            return float(np.diff(edges) @ rates) / duration_s
+        case Trace():
+            return arrivals.within(duration_s) / duration_s
+        case _:
+            return arrivals.rate_rps
 
 
-def due_times(
-    arrivals: Constant | Poisson | Ramp | Steps | Trace, duration_s: float, seed: int
-) -> np.ndarray:
+def due_times(arrivals: Made | Trace, duration_s: float, seed: int) -> np.ndarray:
     """Due times in [0, duration_s), sorted, shape [requests]; the same for the same seed.
 
     Raises BadInput when the duration is not positive, when the schedule would be larger
@@ -165,14 +203,7 @@ def due_times(
     if not 0 < duration_s < float("inf"):
         raise BadInput(f"duration_s = {duration_s:g}: give a duration above 0 seconds")
     if isinstance(arrivals, Trace):
-        due = np.asarray(arrivals.due_s, dtype=float)
-        due = due[due < duration_s]
-        if not len(due):
-            raise BadInput(
-                f"the trace begins at {arrivals.due_s[0]:g} s, after the run of "
-                f"{duration_s:g} s; give a longer duration_s or a smaller time_scale"
-            )
-        return due
+        return arrivals.due_s[: arrivals.within(duration_s)]
     if peak_rps(arrivals) * duration_s > MOST_REQUESTS:
         raise BadInput(
             f"{peak_rps(arrivals):g} requests/s for {duration_s:g} s are more than "
@@ -219,24 +250,6 @@ def poisson(rate_rps: float, duration_s: float, seed: int) -> np.ndarray:
     return np.sort(draw.uniform(0.0, duration_s, count))
 
 
-def schedule(mode: str, rate_rps: float, duration_s: float, seed: int) -> np.ndarray:
-    """Due times of a paced (constant) or open (Poisson) run."""
-    if mode == "paced":
-        return constant(rate_rps, duration_s)
-    return poisson(rate_rps, duration_s, seed)
-
-
-def shard(due: np.ndarray, index: int, workers: int) -> np.ndarray:
-    """Positions (not times) of the requests that worker ``index`` of ``workers`` sends.
-
-    Round robin, so that every worker sees the same traffic shape; the shards of all
-    workers partition the schedule exactly.
-    """
-    if not 0 <= index < workers:
-        raise ValueError(f"worker {index} of {workers}")
-    return np.arange(index, len(due), workers)
-
-
 def _ramp(from_rps: float, to_rps: float, duration_s: float, seed: int) -> np.ndarray:
     """Inversion of the integrated rate f t + a t^2 / 2, a = (to - from) / duration.
 
@@ -252,12 +265,16 @@ def _ramp(from_rps: float, to_rps: float, duration_s: float, seed: int) -> np.nd
     return np.asarray(2 * done / (from_rps + root))
 
 
-def _steps(steps: tuple[Step, ...], duration_s: float, seed: int) -> np.ndarray:
-    """Inversion of the integrated rate, which is a polygon."""
+def _pieces(steps: tuple[Step, ...], duration_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Edges in seconds, shape [pieces + 1], and the rate of each piece, shape [pieces]."""
     rounds = int(duration_s // sum(step.seconds for step in steps)) + 1
     ends = np.minimum(np.cumsum([step.seconds for step in steps] * rounds), duration_s)
-    edges = np.concatenate([[0.0], ends])
-    rates = np.array([step.rate_rps for step in steps] * rounds)
+    return np.concatenate([[0.0], ends]), np.array([step.rate_rps for step in steps] * rounds)
+
+
+def _steps(steps: tuple[Step, ...], duration_s: float, seed: int) -> np.ndarray:
+    """Inversion of the integrated rate, which is a polygon."""
+    edges, rates = _pieces(steps, duration_s)
     reached = np.concatenate([[0.0], np.cumsum(rates * np.diff(edges))])
     draw = np.random.default_rng(seed)
     done = np.sort(draw.uniform(0.0, reached[-1], draw.poisson(reached[-1])))

@@ -13,14 +13,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests.fleet import Fleet, LoadResult
+import numpy as np
+
+from loadtests import laws
+from loadtests.arrivals import Trace
+from loadtests.fleet import Fleet
+from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
-from loadtests.monitor import Monitor, Snapshot
-from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
-from serving.ray_host.client import RayHost
+from loadtests.monitor import Host, Monitor, Snapshot
+from loadtests.objective import Slo
+from loadtests.records import ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
+from loadtests.summary import LoadResult
+from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
 
-GAIN_WORTH_DOUBLING = 1.05
+_RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
+_SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +38,10 @@ class Dwell:
     warmup_s: float = 0.4
     paced_s: float = 1.5
     rung_s: float = 1.0
+    longest_rung_s: float = 6.0
     open_s: float = 2.2
     open_shares: tuple[float, ...] = (0.5, 0.7)
-    most_users: int = 8
+    most_users: int = 32
 
     @property
     def cell_s(self) -> float:
@@ -45,14 +54,22 @@ class Dwell:
 
 
 FULL = Dwell()
-QUICK = Dwell(warmup_s=0.2, paced_s=0.6, rung_s=0.4, open_s=0.8, open_shares=(0.5,), most_users=4)
+QUICK = Dwell(
+    warmup_s=0.2,
+    paced_s=0.6,
+    rung_s=0.4,
+    open_s=0.8,
+    open_shares=(0.5,),
+    most_users=4,
+    longest_rung_s=2.0,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellContext:
     """What all runs of one cell have in common."""
 
-    host: RayHost
+    host: Host
     fleet: Fleet
     deployment: Deployment
     endpoint: Endpoint
@@ -61,6 +78,9 @@ class CellContext:
     seed: int
     environment: str
     role: str = "cell"
+    trace: Trace | None = None
+    slos: tuple[Slo, ...] = ()
+    call: HttpCall | None = None
 
 
 def measure_cell(
@@ -71,14 +91,10 @@ def measure_cell(
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
     paced_rps = min(100.0, 0.25 * single_rps)
     yield measure(context, paced(context, dwell.paced_s, paced_rps), next_sequence())
-    best, users = 0.0, 1
-    while users <= dwell.most_users:
-        rung = measure(context, closed(context, dwell.rung_s, users), next_sequence())
-        yield rung
-        if rung.completed_rps < GAIN_WORTH_DOUBLING * best:
-            break
+    best = 0.0
+    for rung in ladder(context, dwell, single_rps, next_sequence):
         best = max(best, rung.completed_rps)
-        users *= 2
+        yield rung
     for share in dwell.open_shares if best else ():
         run = LoadRun(
             mode="open",
@@ -90,6 +106,30 @@ def measure_cell(
         yield measure(context, run, next_sequence())
 
 
+def ladder(
+    context: CellContext, dwell: Dwell, single_rps: float, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """Closed-loop rungs, users doubled until the gain is below 5 % for certain.
+
+    ``single_rps`` is about what one user gets; it sets how long a rung of a slow model takes.
+    """
+    first: laws.Rung | None = None
+    previous: laws.Rung | None = None
+    users = 1
+    duration = max(dwell.rung_s, min(_RUNG_SAMPLES / single_rps, dwell.longest_rung_s))
+    while users <= dwell.most_users:
+        run = closed(context, duration, users)
+        measurement, result = observe(context, run, next_sequence())
+        rung = laws.Rung.of(measurement, _counts(result, duration))
+        broken = tuple(map(str, laws.violations(rung, first)))
+        yield measurement.model_copy(update={"broken_laws": broken})
+        if previous is not None and laws.worth_doubling(previous, rung) is False:
+            break
+        first = first or (rung if rung.completed else None)
+        previous = rung
+        users *= 2
+
+
 def measure_reference(
     context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
 ) -> Iterator[Measurement]:
@@ -97,6 +137,14 @@ def measure_reference(
     _load(context, closed(context, dwell.warmup_s, 1))
     for users in (1, 2):
         yield measure(context, closed(context, dwell.rung_s, users), next_sequence())
+
+
+def measure_ceiling(
+    context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """The ladder alone: what the fleet of no-op replicas carries."""
+    warm = _load(context, closed(context, dwell.warmup_s, 1))
+    yield from ladder(context, dwell, max(warm.ok / warm.elapsed_s, 0.5), next_sequence)
 
 
 def closed(context: CellContext, duration_s: float, users: int) -> LoadRun:
@@ -119,7 +167,12 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
 
 def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
     """Carry out one run between two readings of the kernel's counters, and judge it."""
-    monitor = Monitor(context.host, context.endpoint)
+    return observe(context, run, sequence)[0]
+
+
+def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurement, LoadResult]:
+    """:func:`measure`, with the samples behind it."""
+    monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
     before: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     result = _load(context, run, lambda: before.append(monitor.snapshot()))
@@ -127,7 +180,7 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
     deployment, grant = context.deployment, context.endpoint.replicas[0].grant
     faults = faults_of(run, deployment, grant, result, window)
     denied = not_enforced(deployment, grant)
-    return Measurement.model_validate(
+    measurement = Measurement.model_validate(
         {
             "id": secrets.token_hex(6),
             "role": context.role,
@@ -135,7 +188,7 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             "started_at": started_at,
             "deployment": deployment,
             "grant": grant,
-            "inference": result.inference,
+            "inference": ROUND_TRIP if context.call else result.inference,
             "run": run,
             "elapsed_s": result.elapsed_s,
             "offered": result.offered,
@@ -144,16 +197,24 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             "unsent": result.unsent,
             "checked": result.checked,
             "wrong": result.wrong,
+            "lost": result.lost,
+            "steady": result.steady,
             "due_to_done": result.due_to_done,
             "sent_to_done": result.sent_to_done,
             "dispatch_lag": result.dispatch_lag,
             "queue": result.queue,
-            "service": result.service,
+            # A server that is not ours does not say its service time; paced round trips,
+            # which meet no queue, stand in for it.
+            "service": result.sent_to_done if context.call else result.service,
             "cpu": CpuUse(
                 replica_s=window.replica_s,
                 ingress_s=window.ingress_s,
                 generator_s=result.generator_cpu_s,
                 others_on_replica_cores=window.others_on_replica_cores,
+                platform_busy=window.platform_busy,
+                others_on_platform_cores=window.others_on_platform_cores,
+                steal=window.steal,
+                load_average=window.load_average,
             ),
             "throttling": Throttling(
                 periods=window.periods,
@@ -162,13 +223,34 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
             ),
             "peak_memory_bytes": window.peak_memory_bytes,
             "startup_s": context.endpoint.startup_s,
+            "worker_start_s": context.endpoint.worker_start_s,
+            "model_load_s": context.endpoint.model_load_s,
             "environment": context.environment,
+            "verdicts": tuple(
+                verdict_of(result, run, slo, replicas=deployment.replicas)
+                for slo in (context.slos if run.mode == "open" else ())
+            ),
             "faults": (denied, *faults) if denied else faults,
         }
     )
+    return measurement, result
+
+
+def _counts(result: LoadResult, duration_s: float) -> tuple[int, ...]:
+    """Answers in equal slices of the run."""
+    done = result.samples.done_s[result.samples.ok]
+    counts, _ = np.histogram(done, bins=_SLICES, range=(0.0, duration_s))
+    return tuple(counts.tolist())
 
 
 def _load(
     context: CellContext, run: LoadRun, on_start: Callable[[], None] = lambda: None
 ) -> LoadResult:
-    return context.fleet.run(run, context.endpoint, context.payloads, on_start)
+    return context.fleet.run(
+        run,
+        context.endpoint,
+        context.payloads,
+        on_start,
+        call=context.call,
+        trace=context.trace,
+    )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-import psutil
+from typing import Self
 
 from loadtests import locust_launcher
-from loadtests.histogram import Histogram
+from loadtests.arrivals import Trace
+from loadtests.http_call import HttpCall, v2_call
 from loadtests.payloads import Payloads
 from loadtests.records import LoadRun
+from loadtests.samples import Samples
+from loadtests.schedule import make_schedule
+from loadtests.summary import LoadResult, Workers, summarise
 from serving import host_facts
 from serving.errors import Infrastructure
 from serving.private_folder import new_name, private_base
@@ -27,28 +28,6 @@ from serving.supervised import Supervised
 OPEN_LOOP_USERS = 128
 
 
-@dataclass(frozen=True)
-class LoadResult:
-    """What the generator saw, merged over its workers."""
-
-    offered: int
-    ok: int
-    unsent: int
-    errors: dict[str, int]
-    other_cell: int
-    checked: int
-    wrong: int
-    inference: str
-    elapsed_s: float
-    backlog_growth: float
-    generator_cpu_s: float
-    due_to_done: Histogram
-    sent_to_done: Histogram
-    dispatch_lag: Histogram
-    queue: Histogram
-    service: Histogram
-
-
 class Fleet:
     """Locust in its own processes. A context manager; leaving it ends them all."""
 
@@ -58,10 +37,18 @@ class Fleet:
         self._cpus = cpus
         self._process: Supervised | None = None
         self._folder = private_base() / new_name()
+        self._stored: dict[Path, Payloads] = {}
+        self._incomplete = False
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(mode=0o700)
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        self._folder.mkdir(mode=0o700)
+        for path, payloads in self._stored.items():
+            payloads.save(path)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -87,7 +74,6 @@ class Fleet:
         except BaseException:
             self.close()
             raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -109,18 +95,8 @@ class Fleet:
         """Put payloads where the workers can read them."""
         path = self._folder / f"{name}.npz"
         payloads.save(path)
+        self._stored[path] = payloads
         return path
-
-    def cpu_s(self) -> float:
-        """CPU-seconds that master and workers have used so far."""
-        total = 0.0
-        for pid in self.process.pids():
-            try:
-                times = psutil.Process(pid).cpu_times()
-            except psutil.Error:
-                continue
-            total += times.user + times.system
-        return total
 
     def run(
         self,
@@ -129,61 +105,55 @@ class Fleet:
         payloads: Path,
         on_start: Callable[[], None] = lambda: None,
         *,
-        headers: Mapping[str, str] | None = None,
+        trace: Trace | None = None,
+        call: HttpCall | None = None,
         insecure: bool = False,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
 
-        Raises Infrastructure when a worker is lost or Locust does not answer.
+        ``call`` is how a request is put, V2 inference when it is None.
+        A ``trace`` gives the due times of a run whose arrivals are recorded ones. A worker
+        that is lost takes its samples with it, and the result says so; the next run has
+        new workers. Raises Infrastructure when Locust cannot begin or does not answer, and
+        BadInput for a schedule that cannot be made.
         """
+        if self._incomplete:
+            self.close()
+            self._start()
+            self._incomplete = False
         # One user cannot be split; a rung of a ladder is split evenly.
         users = {"closed": run.users, "paced": 1}.get(run.mode) or OPEN_LOOP_USERS
         workers = self._workers if users % self._workers == 0 else 1
-        expected = (run.rate_rps or 500.0) * run.duration_s
+        schedule = make_schedule(run, self._stored[payloads].classes, trace)
+        schedule.save(self._folder / "schedule.npz")
+        expected = len(schedule.due_s) or 500.0 * run.duration_s
         spec = {
-            **run.model_dump(),
+            **run.model_dump(include={"mode", "duration_s", "timeout_s", "seed"}),
             "users": users * workers if run.mode == "open" else users,
             "workers": workers,
             "url": endpoint.url,
-            "model": endpoint.model_name,
+            "call": (call or v2_call(endpoint)).model_dump(),
             "cell_id": endpoint.cell_id,
-            "headers": dict(headers or {}),
             "insecure": insecure,
             "payloads": str(payloads),
+            "schedule": str(self._folder / "schedule.npz"),
+            "folder": str(self._folder),
             "check_every": max(1, int(expected / 50)),
         }
         self.process.call({"op": "prepare", "spec": spec})
         on_start()
-        return _merge(self.process.call({"op": "go"})["results"])
-
-
-def _merge(parts: list[dict[str, Any]]) -> LoadResult:
-    errors: dict[str, int] = {}
-    for part in parts:
-        for name, count in part["errors"].items():
-            errors[name] = errors.get(name, 0) + count
-
-    def total(key: str) -> int:
-        return sum(int(part[key]) for part in parts)
-
-    def merged(key: str) -> Histogram:
-        return Histogram.merge(Histogram(**part[key]) for part in parts)
-
-    return LoadResult(
-        offered=total("offered"),
-        ok=total("ok"),
-        unsent=total("unsent"),
-        errors=errors,
-        other_cell=total("other_cell"),
-        checked=total("checked"),
-        wrong=total("wrong"),
-        inference=max(parts, key=lambda part: part["ok"])["inference"],
-        elapsed_s=max(part["elapsed_s"] for part in parts),
-        backlog_growth=sum(part["backlog_growth"] for part in parts),
-        generator_cpu_s=sum(part["cpu_s"] for part in parts),
-        due_to_done=merged("due_to_done"),
-        sent_to_done=merged("sent_to_done"),
-        dispatch_lag=merged("dispatch_lag"),
-        queue=merged("queue"),
-        service=merged("service"),
-    )
+        reply = self.process.call({"op": "go"})
+        self._incomplete = bool(reply["lost"])
+        results = reply["results"]
+        paths = [self._folder / f"samples-{result['index']}.npz" for result in results]
+        samples = Samples.merge([Samples.load(path) for path in paths] or [Samples.empty()])
+        known = Workers(
+            checked=sum(result["checked"] for result in results),
+            wrong=sum(result["wrong"] for result in results),
+            unfinished=sum(result["unfinished"] for result in results),
+            cpu_s=tuple(result["cpu_s"] for result in results),
+            lost=tuple(reply["lost"]),
+            stopped=tuple(reply["stopped"]),
+        )
+        lost = sum(len(schedule.shard(index, workers).due_s) for index in known.lost)
+        return summarise(samples, run.duration_s, known, lost)

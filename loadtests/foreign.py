@@ -12,17 +12,13 @@ import ssl
 import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from loadtests.payloads import Payloads, count_of_bodies
-from loadtests.records import LoadRun
+from loadtests.payloads import Payloads
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
-from serving.v2 import V2Error, dtype_of, encode_request
+from serving.v2 import V2Error, dtype_of
 
 _PROBES = 5
 
@@ -123,83 +119,6 @@ class ForeignServer:
             raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
         finally:
             connection.close()
-
-
-def generated_rows(specs: tuple[TensorSpec, ...], rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Random rows that fit ``specs``: normal floats, small integers, short strings.
-
-    BadInput for an input with a free dimension beyond the first, whose length is not ours
-    to guess.
-    """
-    draw = np.random.default_rng(seed)
-    made = {}
-    for spec in specs:
-        inner = spec.shape[1:]
-        if not spec.batched or any(d < 0 for d in inner):
-            raise BadInput(
-                f"input {spec.name!r} has shape {list(spec.shape)}, which cannot be generated "
-                "row by row; give rows with --payload FILE.npz"
-            )
-        shape = (rows, *inner)
-        dtype = dtype_of(spec.datatype)
-        if dtype.kind == "f":
-            made[spec.name] = draw.normal(size=shape).astype(dtype)
-        elif dtype.kind == "O":
-            words = draw.integers(0, 1000, shape)
-            made[spec.name] = np.array([f"text {w}".encode() for w in words.flat], object).reshape(
-                shape
-            )
-        else:
-            made[spec.name] = draw.integers(0, 2, shape).astype(dtype)
-    return made
-
-
-def read_rows(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, np.ndarray]:
-    """Rows from an ``.npz`` with one array per input, same first axis. No pickle."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            rows = {name: stored[name] for name in stored}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read as .npz ({error})") from None
-    for spec in specs:
-        if spec.name not in rows:
-            raise BadInput(f"{path}: has no array {spec.name!r}; it holds {', '.join(rows)}")
-        values = rows[spec.name].astype(dtype_of(spec.datatype))
-        wrong = values.ndim != len(spec.shape) or any(
-            want not in (-1, got)
-            for got, want in zip(values.shape[1:], spec.shape[1:], strict=False)
-        )
-        if wrong or not len(values):
-            raise BadInput(
-                f"{path}: {spec.name!r} has shape {list(values.shape)}, "
-                f"the model takes {list(spec.shape)}"
-            )
-        rows[spec.name] = values
-    if len({len(rows[spec.name]) for spec in specs}) != 1:
-        raise BadInput(f"{path}: its arrays differ in their number of rows")
-    return {spec.name: rows[spec.name] for spec in specs}
-
-
-def foreign_payloads(rows: Mapping[str, np.ndarray], batch: int, seed: int) -> Payloads:
-    """Bodies drawn from ``rows``; nothing is known of the right answers."""
-    draw = np.random.default_rng(seed)
-    total = len(next(iter(rows.values())))
-    bodies, heads = [], []
-    for _ in range(count_of_bodies(rows, batch)):
-        chosen = draw.integers(0, total, batch)
-        body, head = encode_request({name: values[chosen] for name, values in rows.items()})
-        bodies.append(body)
-        heads.append(head or len(body))
-    return Payloads(bodies, heads, {})
-
-
-def check_rate(run: LoadRun, ceiling_rps: float) -> None:
-    """BadInput for a rate that the generator cannot dispatch on time, before any is sent."""
-    if run.rate_rps is not None and run.rate_rps > ceiling_rps:
-        raise BadInput(
-            f"--rate {run.rate_rps:g}: beyond what {run.workers} worker(s) dispatch on time "
-            f"(about {ceiling_rps:g} req/s); lower it or raise --workers"
-        )
 
 
 def _short(body: bytes) -> str:

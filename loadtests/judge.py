@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loadtests.fleet import LoadResult
 from loadtests.monitor import Window
 from loadtests.records import Fault, FaultCode, LoadRun, Measurement
+from loadtests.summary import LoadResult
 from serving.records import Deployment, Grant
 
 MIN_SAMPLES = 20
@@ -19,15 +19,32 @@ GENERATOR_FULL = 0.90
 # Dispatch may lag by this much, or by this share of the latency that is reported.
 LAG_LIMIT_S = 0.002
 LAG_SHARE = 0.2
+# Silence for this long, and this many times what one request takes, is no queue.
+STALL_S = 0.5
+STALL_TIMES = 10
 RATE_SHORTFALL = 0.02
 GRANT_EXCESS = 0.05
 OTHERS_LIMIT = 0.02
 STEAL_LIMIT = 0.01
+# In a container that the replica shares with us: what generator and ingress may take of it, and
+# what they may take together with Ray's own processes (about a tenth of a CPU), which a
+# deployment in a container would hold as well.
+CONTAINER_LIMIT = 0.05
+CONTAINER_ALL_LIMIT = 0.15
+# Its neighbours are out of sight. They show when the model wants a CPU that it may use, and waits.
+WAITED_LIMIT = 0.10
+# Of the cores of generator and ingress: what nobody of ours used. Counted in ticks per process.
+STRANGERS_LIMIT = 0.10
+# The most that NTP slews a clock by in ordinary operation (500 ppm, adjtimex(2)).
+SLEW_LIMIT_PPM = 500.0
+SUSPENDED_LIMIT_S = 0.001
 DRIFT_LIMIT = 0.15
 # The kernel accounts a quota per period and CPUs in ticks of 10 ms; a window cut
 # anywhere may hold one period and a few ticks more than its share.
 _SLACK_S = 0.03
 _TICKS_S = 0.02
+# Our own CPU time is summed up over some twenty processes, each counted in ticks.
+_COUNTED_TICKS = 5
 
 
 def faults_of(
@@ -38,10 +55,15 @@ def faults_of(
         Fault(code=code, detail=detail)
         for code, detail in (
             *_wrong_answers(result),
+            *_generator(result),
             *_platform(grant, deployment, result, window),
             *_dispatch(run, result),
+            *_stall(result),
             *_replica(deployment, grant, result, window),
-            *_host(window),
+            *_audit(deployment, window),
+            *(_container(grant, result, window) if grant.method == "container" else _host(window)),
+            *_steal(window),
+            *_clock(window),
         )
     )
 
@@ -63,17 +85,44 @@ def _wrong_answers(result: LoadResult) -> Found:
 
 def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
     """Faults of a run against a server that is not ours: those the generator can see."""
-    cores = result.generator_cpu_s / result.elapsed_s / run.workers
-    busy = [(FaultCode.GENERATOR_AT_LIMIT, f"a generator worker used {cores:.0%} of a core")]
     found = (
         *_wrong_answers(result),
+        *_generator(result),
         *_dispatch(run, result),
-        *(busy if cores > GENERATOR_FULL else ()),
+        *_stall(result),
     )
     return tuple(Fault(code=code, detail=detail) for code, detail in found)
 
 
+def _generator(result: LoadResult) -> Found:
+    if result.lost_workers:
+        yield (
+            FaultCode.WORKER_LOST,
+            f"{len(result.lost_workers)} load workers were lost, with {result.lost} requests",
+        )
+    elif result.stopped_workers:
+        yield FaultCode.WORKER_LOST, "a load worker was stopped for a while"
+    if result.busiest_worker > GENERATOR_FULL:
+        yield (
+            FaultCode.GENERATOR_AT_LIMIT,
+            f"a generator worker used {result.busiest_worker:.0%} of a core",
+        )
+    if result.backwards:
+        yield FaultCode.CLOCK, f"{result.backwards} requests ended before they began"
+
+
+def _stall(result: LoadResult) -> Found:
+    if result.silence_s > max(STALL_S, STALL_TIMES * result.usual_s):
+        yield (
+            FaultCode.STALLED,
+            f"no answer for {result.silence_s:.2f} s while requests were under way; "
+            f"one usually takes {result.usual_s * 1e3:.3g} ms",
+        )
+
+
 def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: Window) -> Found:
+    if grant.method == "container":
+        return  # the replica may fill those cores itself; what others took is judged below
     used = window.replica_s / (result.elapsed_s * grant.vcpus * deployment.replicas)
     if window.platform_busy > PLATFORM_FULL and used < REPLICA_FULL:
         yield (
@@ -120,15 +169,77 @@ def _replica(deployment: Deployment, grant: Grant, result: LoadResult, window: W
         )
 
 
+def _audit(deployment: Deployment, window: Window) -> Found:
+    for line in window.violations:
+        yield FaultCode.NOT_ENFORCED, line
+    # Threads that share the work evenly use one part in as many as there are.
+    least = 0.5 / (deployment.threads + 1)
+    for shares in window.thread_shares:
+        busy = sum(share > least for share in shares)
+        if busy > deployment.threads:
+            yield (
+                FaultCode.NOT_ENFORCED,
+                f"the replica computed with {busy} threads, its deployment declares "
+                f"{deployment.threads}",
+            )
+
+
 def _host(window: Window) -> Found:
     ticks = _TICKS_S / window.wall_s
-    if window.others_on_replica_cores > OTHERS_LIMIT + ticks:
+    taken = window.others_on_replica_cores
+    if taken > OTHERS_LIMIT + ticks:
+        yield FaultCode.CORES_SHARED, f"others used {taken:.1%} of the replica's cores"
+    if window.container_throttled_periods:
+        yield (
+            FaultCode.THROTTLED,
+            f"the container around everything ran out of its quota in "
+            f"{window.container_throttled_periods} periods",
+        )
+    if window.others_on_platform_cores > STRANGERS_LIMIT + _COUNTED_TICKS * ticks:
+        yield (
+            FaultCode.NOISY_HOST,
+            f"other programs used {window.others_on_platform_cores:.0%} of the cores of generator "
+            "and ingress",
+        )
+
+
+def _container(grant: Grant, result: LoadResult, window: Window) -> Found:
+    """Where the replica shares its instance with us: who took how much of it."""
+    ticks = _TICKS_S / window.wall_s
+    whole = f"of the container's {grant.vcpus:g} CPUs, which the replica shares with them"
+    load = (result.generator_cpu_s + window.ingress_s) / (grant.vcpus * window.wall_s)
+    strangers, everyone = window.others_on_platform_cores, window.others_on_replica_cores
+    if load > CONTAINER_LIMIT + ticks:
         yield (
             FaultCode.CORES_SHARED,
-            f"others used {window.others_on_replica_cores:.1%} of the replica's cores",
+            f"generator and ingress used {load:.1%} {whole}; only a slower model or a larger "
+            "container can be measured like this",
         )
+    elif strangers > OTHERS_LIMIT + _COUNTED_TICKS * ticks:
+        yield FaultCode.CORES_SHARED, f"other programs used {strangers:.1%} {whole}"
+    elif everyone > CONTAINER_ALL_LIMIT + ticks:
+        yield (
+            FaultCode.CORES_SHARED,
+            f"Ray, ingress and generator used {everyone:.1%} {whole}; use a larger container",
+        )
+    if window.waited > WAITED_LIMIT and not window.container_throttled_periods:
+        yield (
+            FaultCode.NOISY_HOST,
+            f"the model waited for a CPU in {window.waited:.0%} of the time in which it wanted "
+            "one, within its quota: others use the CPUs that this container may use",
+        )
+
+
+def _steal(window: Window) -> Found:
     if window.steal > STEAL_LIMIT:
         yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
+
+
+def _clock(window: Window) -> Found:
+    if abs(window.clock_slew_ppm) > SLEW_LIMIT_PPM:
+        yield FaultCode.CLOCK, f"the clock was slewed by {window.clock_slew_ppm:+.0f} ppm"
+    if window.suspended_s > SUSPENDED_LIMIT_S:
+        yield FaultCode.CLOCK, f"the machine was suspended for {window.suspended_s:.3f} s"
 
 
 def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:

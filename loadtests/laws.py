@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log, sqrt
+from statistics import NormalDist
 from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.stats import norm
 
 from loadtests.records import Measurement
 
@@ -49,6 +49,14 @@ class Violation(NamedTuple):
     got: float
     tolerance: float
 
+    def __str__(self) -> str:
+        meaning = {
+            Law.LITTLE: "X R says {got:.3g} users, there were {expected:.3g}",
+            Law.UTILISATION: "X D says {expected:.3g} CPUs busy, used were {got:.3g}",
+            Law.CAPACITY: "{expected:.3g} CPUs were granted, {got:.3g} used",
+        }[self.law]
+        return f"{self.law}: {meaning.format(expected=self.expected, got=self.got)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
@@ -70,13 +78,13 @@ class Rung:
     counts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, measurement: Measurement) -> Self:
+    def of(cls, measurement: Measurement, counts: tuple[int, ...] = ()) -> Self:
         """The rung that a closed-loop measurement is; ValueError for any other."""
         if measurement.run.users is None:
             raise ValueError(f"a rung is a closed-loop run, not a {measurement.run.mode} one")
-        values, counts = measurement.sent_to_done.values()
+        values, weights = measurement.sent_to_done.values()
         mean = measurement.sent_to_done.mean_s()
-        square = float(np.average((values - mean) ** 2, weights=counts)) if len(values) else 0.0
+        square = float(np.average((values - mean) ** 2, weights=weights)) if len(values) else 0.0
         return cls(
             users=measurement.run.users,
             completed=measurement.ok,
@@ -85,6 +93,7 @@ class Rung:
             response_cv=sqrt(square) / mean if len(values) else 0.0,
             cpu_s=measurement.cpu.replica_s,
             vcpus=measurement.grant.vcpus * measurement.deployment.replicas,
+            counts=counts,
         )
 
     @property
@@ -133,7 +142,8 @@ def gain(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> tuple[fl
 
     Normal on the logarithm of the ratio (delta method). A count of completions varies by
     its index of dispersion: measured from slices where there are any, else that of a
-    Poisson count, 1, which is more than a saturated server shows.
+    Poisson count, 1, which is more than a saturated server shows whose service times vary
+    less than exponential ones.
     """
     if not previous.completed:
         return (0.0, float("inf"))
@@ -142,7 +152,7 @@ def gain(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -> tuple[fl
     spread = _dispersion(previous.counts) / previous.completed
     spread += _dispersion(this.counts) / this.completed
     middle = log(this.throughput_rps / previous.throughput_rps)
-    half = float(norm.ppf(0.5 + confidence / 2)) * sqrt(spread)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(spread)
     return exp(middle - half), exp(middle + half)
 
 

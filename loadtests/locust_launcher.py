@@ -16,9 +16,17 @@ def main() -> None:
     """Spawn the workers, then exec the master in this process."""
     port, workers = sys.argv[1], int(sys.argv[2])
     python = [sys.executable, "-P", str(PROCESS)]
-    for _ in range(workers):
-        subprocess.Popen([*python, "worker", port], stdin=subprocess.DEVNULL, stdout=sys.stderr)
-    os.execv(sys.executable, [*python, "master", port])
+    started = [
+        subprocess.Popen(
+            [*python, "worker", port, str(index)], stdin=subprocess.DEVNULL, stdout=sys.stderr
+        )
+        for index in range(workers)
+    ]
+    # As their parent, the master sees at once what becomes of them.
+    pids = ",".join(str(process.pid) for process in started)
+    os.execve(
+        sys.executable, [*python, "master", port], {**os.environ, "TONNAGE_WORKER_PIDS": pids}
+    )
 
 
 if __name__ == "__main__":

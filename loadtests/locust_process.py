@@ -5,11 +5,11 @@ imported. One master and N workers; the master speaks JSON lines with
 :class:`loadtests.fleet.Fleet` on stdin and stdout.
 
     locust_process.py master PORT
-    locust_process.py worker PORT
+    locust_process.py worker PORT INDEX
 
-Each worker computes the whole schedule, takes its shard, and dispatches it from a
-timerfd that gevent waits for as an I/O event: libev's own timers are only as fine as
-epoll's millisecond, and spinning would starve the receiving side.
+Each worker takes its shard of the schedule and dispatches it from a timerfd that gevent
+waits for as an I/O event: libev's own timers are only as fine as epoll's millisecond, and
+spinning would starve the receiving side. What it saw it leaves in a file, and says so.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import contextlib  # noqa: E402 - nothing may be imported before the patch
-import ctypes  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import random  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections import deque  # noqa: E402
@@ -31,49 +30,25 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
-import numpy as np  # noqa: E402
+from gevent.event import Event  # noqa: E402
 from gevent.fileobject import FileObjectThread  # noqa: E402
 from gevent.hub import Waiter, get_hub  # noqa: E402
 from locust import FastHttpUser, events, task  # noqa: E402
 from locust.contrib.fasthttp import FastHttpSession  # noqa: E402
 from locust.env import Environment  # noqa: E402
 
-from loadtests.arrivals import schedule, shard  # noqa: E402
+from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
+from loadtests.schedule import Schedule  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
+from loadtests.timerfd import Timer  # noqa: E402
+from loadtests.user_tasks import Player, load_tasks  # noqa: E402
+from serving.app import CELL_HEADER  # noqa: E402
+from serving.errors import BadInput  # noqa: E402
+from serving.v2 import HEADER_LENGTH  # noqa: E402
 
-_CLOCK_MONOTONIC = 1  # time.perf_counter() reads it too, on Linux
-_TFD_ABSTIME = 1
 _LEAD_S = 0.05  # from the word go to the first due request
-
-
-class _TimerSpec(ctypes.Structure):
-    _fields_ = (("interval", ctypes.c_long * 2), ("value", ctypes.c_long * 2))
-
-
-class Timer:
-    """An absolute monotonic timer as a file descriptor (Python has one from 3.13 on)."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._ready = get_hub().loop.io(self.fd, 1)
-
-    def wait_until(self, when: float) -> None:
-        """Sleep until ``perf_counter() == when`` without blocking other greenlets."""
-        value = (ctypes.c_long * 2)(int(when), max(1, int(when % 1 * 1e9)))
-        spec = _TimerSpec((ctypes.c_long * 2)(0, 0), value)
-        self._libc.timerfd_settime(self.fd, _TFD_ABSTIME, ctypes.byref(spec), None)
-        get_hub().wait(self._ready)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 8)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        self._ready.close()
-        os.close(self.fd)
+_WARM_TOGETHER = 4  # a small server's queue of connections is hardly longer
 
 
 class Crew:
@@ -106,42 +81,55 @@ class Drive:
     def __init__(self, spec: dict[str, Any], index: int, crew: Crew) -> None:
         self.spec = spec
         self.payloads = Payloads.load(Path(spec["payloads"]))
-        self.path = f"/v2/models/{spec['model']}/infer"
-        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"])
+        self.call = HttpCall.model_validate(spec["call"])
+        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
+        self.tasks = load_tasks(self.call.locustfile, spec["url"]) if self.call.locustfile else None
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
         self._crew = crew
         self._index = index
         self._backlog: deque[tuple[float, int]] = deque()
-        draw = np.random.default_rng([spec["seed"], index])
-        self._order = draw.integers(0, len(self.payloads.bodies), 65536).tolist()
-        self._sent = 0
-
-    def next_payload(self) -> int:
-        """Index of the body to send next; a seeded sequence."""
-        self._sent += 1
-        return int(self._order[self._sent % 65536])
+        random.seed(f"{spec['seed']}/{index}")  # Locust draws a user's tasks from it
+        shard = Schedule.load(Path(spec["schedule"])).shard(index, spec["workers"])
+        self._due = shard.due_s.tolist()
+        self._bodies = shard.body.tolist()
+        self._next = 0
+        self._offered = 0
 
     def warm(self) -> None:
         """Open the connections of all users that this run needs."""
-        warmed: list[int] = []
+        warmed: list[Exception | None] = []
+        everybody = Event()
 
         def connect(user: CellUser) -> None:
             user.reconnect(self.spec)
-            ready = self.path.replace("/infer", "/ready")
-            user.client.get(ready, headers=self.spec["headers"], name="warm")
-            warmed.append(1)
+            try:
+                if self.tasks is None:
+                    user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
+                else:
+                    user.player = Player(self.tasks, user.environment)
+                warmed.append(None)
+            except Exception as error:  # in on_start of the user's file
+                warmed.append(error)
+            everybody.wait()  # who parked again would be given the next one's turn
 
         while len(self._crew) < self.users:
             gevent.sleep(0.002)
-        for _ in range(self.users):
-            self._crew.give(connect)
+        # Our own ingress takes them all at once.
+        together = self.users if self.spec["cell_id"] else _WARM_TOGETHER
         while len(warmed) < self.users:
-            gevent.sleep(0.002)
+            begun = len(warmed)
+            for _ in range(min(together, self.users - begun)):
+                self._crew.give(connect)
+            while len(warmed) < min(begun + together, self.users):
+                gevent.sleep(0.002)
+        everybody.set()
+        for error in filter(None, warmed):
+            raise BadInput(f"--locustfile: on_start failed: {error!r}")
 
     def run(self) -> dict[str, Any]:
-        """Dispatch the whole shard, wait for what is in flight, and sum up."""
+        """Send the whole shard, wait for what is in flight, and leave the samples in a file."""
         cpu = time.process_time()
         started = time.perf_counter() + _LEAD_S
         self.ends = started + self.spec["duration_s"]
@@ -157,21 +145,30 @@ class Drive:
         finally:
             timer.close()
         deadline = time.perf_counter() + self.spec["timeout_s"] + 1.0
-        while not self.tally.complete and time.perf_counter() < deadline:
+        while len(self.tally) + len(self._backlog) < self._offered:
+            if time.perf_counter() > deadline:
+                break
             gevent.sleep(0.002)
-        self.tally.unsent += len(self._backlog)  # due, never sent: counted, not dropped
         cpu_s = time.process_time() - cpu
-        return {**self.tally.summarise(started, self.ends), "cpu_s": cpu_s}
+        for due, body in self._backlog:
+            self.tally.add_unsent(due, body)
+        unfinished = self._offered - len(self.tally)
+        self.tally.finish(started).save(Path(self.spec["folder"]) / f"samples-{self._index}.npz")
+        return {
+            "index": self._index,
+            "unfinished": unfinished,
+            "checked": self.tally.checked,
+            "wrong": self.tally.wrong,
+            "cpu_s": cpu_s,
+        }
 
     def _dispatch(self, timer: Timer, started: float) -> None:
-        spec = self.spec
-        due = schedule(spec["mode"], spec["rate_rps"], spec["duration_s"], spec["seed"])
-        for offset in due[shard(due, self._index, spec["workers"])].tolist():
+        for offset, body in zip(self._due, self._bodies, strict=True):
             at = started + offset
             if at > time.perf_counter():
                 timer.wait_until(at)
-            self.tally.offered += 1
-            item = (at, self.next_payload())
+            self._offered += 1
+            item = (at, body)
             if self._backlog or not self._crew.give(partial(self._follow, item)):
                 self._backlog.append(item)
 
@@ -179,16 +176,18 @@ class Drive:
         """Send one due request, then whatever fell due while every user was busy."""
         user.send(self, *item)
         while self._backlog:
-            due, payload = self._backlog.popleft()
+            due, body = self._backlog.popleft()
             if time.perf_counter() - due > self.spec["timeout_s"]:
-                self.tally.unsent += 1
+                self.tally.add_unsent(due, body)
             else:
-                user.send(self, due, payload, waited=True)
+                user.send(self, due, body, waited=True)
 
     def _loop(self, user: CellUser) -> None:
         while (now := time.perf_counter()) < self.ends:
-            self.tally.offered += 1
-            user.send(self, now, self.next_payload())
+            self._offered += 1
+            body = self._bodies[self._next % len(self._bodies)]
+            self._next += 1
+            user.send(self, now, body)
 
 
 Job = Callable[["CellUser"], None]
@@ -199,6 +198,7 @@ class CellUser(FastHttpUser):
     """One connection. Does the jobs that a run hands it, and parks in between."""
 
     host = "http://127.0.0.1"
+    player: Player | None = None
 
     def reconnect(self, spec: dict[str, Any]) -> None:
         """Drop the old connection: one kept from another cell might reach its replica."""
@@ -219,24 +219,48 @@ class CellUser(FastHttpUser):
         """Wait for a job and do it."""
         crew.park()(self)
 
-    def send(self, run: Drive, due: float, payload: int, *, waited: bool = False) -> None:
-        """Send one request of ``run`` and keep its sample."""
-        headers = {
-            **run.spec["headers"],
-            "Inference-Header-Content-Length": str(run.payloads.header_lengths[payload]),
-            "Content-Type": "application/octet-stream",
-            "Accept-Encoding": "identity",
-        }
-        body = run.payloads.bodies[payload]
+    def send(self, run: Drive, due: float, body: int, *, waited: bool = False) -> None:
+        """Send one request of ``run``, or do a task of the user's own, and keep its sample."""
+        if run.tasks is not None and self.player is not None:
+            sent = time.perf_counter()
+            failure = self.player.perform()
+            done = time.perf_counter()
+            good = run.call.check.statuses[0]
+            run.tally.add(Sample(due, sent, done, body, good, "", "", "", None, waited, failure))
+            return
+        headers = {"Accept-Encoding": "identity", **run.call.headers}
+        if run.payloads.header_lengths[body]:
+            headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
+        data = run.payloads.bodies[body]
         sent = time.perf_counter()
-        response = self.client.post(run.path, data=body, headers=headers, name="infer")  # type: ignore[arg-type] # bytes are what it sends
-        content = response.content
+        response = self.client.request(
+            run.call.method,
+            run.call.path,
+            data=data or None,  # type: ignore[arg-type] # bytes are what it sends
+            headers=headers,
+            name="infer",
+            allow_redirects=False,
+        )
+        answer = response.content
         done = time.perf_counter()
-        status = response.status_code
-        run.tally.add(Sample(due, sent, done, payload, status, response.headers, content, waited))  # type: ignore[arg-type] # a mapping in all but its declared bases
+        got: Any = response.headers or {}
+        run.tally.add(
+            Sample(
+                due,
+                sent,
+                done,
+                body,
+                response.status_code,
+                got.get(CELL_HEADER, ""),
+                got.get("server-timing", ""),
+                got.get(HEADER_LENGTH, ""),
+                answer,
+                waited,
+            )
+        )
 
 
-def worker(port: int) -> None:
+def worker(port: int, index: int) -> None:
     """Join the master, then do runs until the connection ends."""
     if os.environ.get("TONNAGE_GENERATOR_PRIORITY") == "fifo":
         # Above the ingress, with which it may share a core: a late dispatch would be
@@ -248,11 +272,15 @@ def worker(port: int) -> None:
 
     def on_spec(environment: Environment, msg: Any, **_: Any) -> None:
         runs.clear()
-        if runner.worker_index < msg.data["workers"]:
-            run = Drive(msg.data, runner.worker_index, crew)
-            run.warm()
+        if index < msg.data["workers"]:
+            try:
+                run = Drive(msg.data, index, crew)
+                run.warm()
+            except BadInput as error:
+                runner.send_message("tonnage_refused", {"error": str(error)})
+                return
             runs.append(run)
-            runner.send_message("tonnage_warm", {})
+            runner.send_message("tonnage_warm", {"index": index})
 
     def on_go(environment: Environment, msg: Any, **_: Any) -> None:
         for run in runs:
@@ -264,50 +292,96 @@ def worker(port: int) -> None:
 
 
 class Master:
-    """Takes specs from stdin, runs them on all workers, and gives back their results."""
+    """Takes specs from stdin, runs them on all workers, and gives back their results.
+
+    The workers are children of this process, so that what becomes of one is seen at once:
+    Locust itself misses a dead worker only after three seconds of silence.
+    """
 
     def __init__(self, port: int) -> None:
         self._environment = Environment(user_classes=[CellUser], events=events)
         self._runner = self._environment.create_master_runner("127.0.0.1", port)
-        self._warm = 0
-        self._results: list[dict[str, Any]] = []
+        self._pids = [int(pid) for pid in os.environ["TONNAGE_WORKER_PIDS"].split(",")]
+        self._warm: set[int] = set()
+        self._results: dict[int, dict[str, Any]] = {}
         self._runner.register_message("tonnage_warm", self._count)
         self._runner.register_message("tonnage_result", self._collect)
+        self._refused: list[str] = []
+        self._runner.register_message("tonnage_refused", self._refuse)
 
     def _count(self, environment: Environment, msg: Any, **_: Any) -> None:
-        self._warm += 1
+        self._warm.add(msg.data["index"])
 
     def _collect(self, environment: Environment, msg: Any, **_: Any) -> None:
-        self._results.append(msg.data)
+        self._results[msg.data["index"]] = msg.data
 
-    def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float, workers: int) -> None:
+    def _refuse(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._refused.append(msg.data["error"])
+
+    def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not reached():
-            if self._runner.worker_count < workers:
-                raise RuntimeError(f"worker lost while waiting for {what}")
+            if self._refused:
+                raise BadInput(self._refused[0])
+            dead = [index for index, pid in enumerate(self._pids) if _state(pid) == _DEAD]
+            if dead:
+                raise RuntimeError(f"worker {dead[0]} is gone while waiting for {what}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{what}: nothing after {timeout_s:.0f} s")
             gevent.sleep(0.002)
 
     def connect(self, workers: int, users: int) -> None:
         """Wait until all workers have joined, and start their users, who park."""
-        self._wait("workers", lambda: self._runner.worker_count >= workers, 30, 0)
+        self._wait("workers", lambda: self._runner.worker_count >= workers, 30)
         self._runner.start(users * workers, spawn_rate=users * workers)
 
     def prepare(self, spec: dict[str, Any]) -> None:
         """Give out a spec; returns when every connection it needs is warm."""
-        self._warm = 0
+        self._warm.clear()
+        self._refused.clear()
         self._results.clear()
         self._runner.send_message("tonnage_spec", spec)
-        self._wait("warm users", lambda: self._warm >= spec["workers"], 60, spec["workers"])
+        self._wait("warm users", lambda: len(self._warm) >= spec["workers"], 60)
 
-    def go(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
-        """Run the prepared spec; one result per worker."""
+    def go(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Run the prepared spec; the results of the workers that lived to give one.
+
+        A worker that died, or that is still stopped when the run is long over, is lost; one
+        that was stopped for a while is named too.
+        """
         self._runner.send_message("tonnage_go", {})
-        limit = spec["duration_s"] + 2 * spec["timeout_s"] + 30
-        done = lambda: len(self._results) >= spec["workers"]  # noqa: E731 - read once, right here
-        self._wait("results", done, limit, spec["workers"])
-        return list(self._results)
+        ends = time.monotonic() + spec["duration_s"]
+        lost: set[int] = set()
+        stopped: set[int] = set()
+        while len(self._results.keys() | lost) < spec["workers"]:
+            for index in range(spec["workers"]):
+                state = _state(self._pids[index])
+                late = time.monotonic() > ends + _PATIENCE_S
+                if state == _STOPPED:
+                    stopped.add(index)
+                if index not in self._results and (state == _DEAD or (state == _STOPPED and late)):
+                    lost.add(index)
+            if time.monotonic() > ends + 2 * spec["timeout_s"] + 30:
+                raise RuntimeError("results: a worker does not answer")
+            gevent.sleep(0.005)
+        return {
+            "results": list(self._results.values()),
+            "lost": sorted(lost - self._results.keys()),
+            "stopped": sorted(stopped),
+        }
+
+
+_DEAD, _STOPPED = "dead", "stopped"
+_PATIENCE_S = 2.0
+
+
+def _state(pid: int) -> str:
+    """``dead``, ``stopped``, or the letter that the kernel gives a living process."""
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return _DEAD
+    return {"Z": _DEAD, "X": _DEAD, "T": _STOPPED, "t": _STOPPED}.get(letter, letter)
 
 
 def master(port: int) -> None:
@@ -327,11 +401,16 @@ def master(port: int) -> None:
                 spec = message["spec"]
                 head.prepare(spec)
             else:
-                reply = {"results": head.go(spec)}
+                reply = head.go(spec)
+        except BadInput as error:
+            reply = {"error": str(error), "kind": BadInput.__name__}
         except RuntimeError as error:
             reply = {"error": str(error)}
         print(json.dumps(reply), file=replies)
 
 
 if __name__ == "__main__":
-    {"master": master, "worker": worker}[sys.argv[1]](int(sys.argv[2]))
+    if sys.argv[1] == "master":
+        master(int(sys.argv[2]))
+    else:
+        worker(int(sys.argv[2]), int(sys.argv[3]))

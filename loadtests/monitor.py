@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
+from loadtests.clocks import Clocks, read_clocks, slew_ppm, suspended_s
+from serving import audit
 from serving.cgroups import Group
-from serving.ray_host.client import RayHost
-from serving.records import Endpoint
+from serving.cpu_time import (
+    ThreadTime,
+    find_per_cpu,
+    load_average,
+    processes_s,
+    read_cpus,
+    thread_times,
+)
+from serving.errors import Infrastructure
+from serving.host_facts import siblings
+from serving.own_limits import OwnUsage, read_own_usage
+from serving.placement import Placement
+from serving.records import Deployment, Endpoint, Environment
 
-_PER_CPU = Path("/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu")
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+# A replica that hardly ran says nothing about how many of its threads compute.
+_LEAST_THREADS_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +38,10 @@ class Snapshot:
     """Counters at one moment. CPU-seconds throughout; subtract two for a window."""
 
     at: float
+    clocks: Clocks
     replica_s: float
     ingress_s: float
+    ours_s: float
     replica_cores_s: float
     platform_cores_s: float
     steal_s: float
@@ -33,11 +51,21 @@ class Snapshot:
     peak_memory_bytes: int
     fallback_sessions: int
     pids: tuple[int, ...]
+    own: OwnUsage
+    threads: tuple[dict[int, ThreadTime], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What happened between two snapshots."""
+    """What happened between two snapshots.
+
+    ``others_on_replica_cores`` is what others used of the replica's cores, hyper-threads
+    included, or of the container that the replica shares with us (then we are others, too).
+    ``others_on_platform_cores`` is what nobody of ours used of the platform's cores, or of the
+    container. ``waited`` is the part of the time in which the busiest thread of a replica
+    wanted a CPU, and got none. ``thread_shares`` has for each replica the shares of its CPU
+    time that the threads of its model used, largest first; empty where it hardly ran.
+    """
 
     wall_s: float
     replica_s: float
@@ -51,53 +79,119 @@ class Window:
     peak_memory_bytes: int
     fallback_sessions: int
     replica_changed: bool
+    others_on_platform_cores: float = 0.0
+    container_throttled_periods: int = 0
+    load_average: float | None = None
+    clock_slew_ppm: float = 0.0
+    suspended_s: float = 0.0
+    waited: float = 0.0
+    thread_shares: tuple[tuple[float, ...], ...] = ()
+    violations: tuple[str, ...] = ()
+
+
+class Host(Protocol):
+    """What runs deployments: Ray Serve, or the command of a user."""
+
+    placement: Placement
+
+    def groups(self, name: str) -> Sequence[Group]:
+        """Control groups of a deployment's replicas; empty where there are none.
+
+        Unusable, with the reason, when the deployment has ended by itself.
+        """
+        ...
+
+    def ingress_pids(self) -> Sequence[int]:
+        """Processes between generator and replicas."""
+        ...
+
+    def background_pids(self) -> Sequence[int]:
+        """Everything that runs beside the replicas and is not one of them."""
+        ...
+
+    def fallback_sessions(self) -> int:
+        """Requests so far that went round the ingress."""
+        ...
+
+    def deploy(self, deployment: Deployment) -> Endpoint:
+        """Deploy, and wait until it answers. BadInput when it does not fit its instance."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Take a deployment down."""
+        ...
+
+    def environment(self) -> Environment:
+        """The environment of what is measured here."""
+        ...
 
 
 class Monitor:
-    """Watches one deployment on a :class:`RayHost`."""
+    """Watches one deployment on a host; ``generator`` are the load's processes."""
 
-    def __init__(self, host: RayHost, endpoint: Endpoint) -> None:
+    def __init__(self, host: Host, endpoint: Endpoint, generator: Sequence[int] = ()) -> None:
         self._host = host
         self._endpoint = endpoint
-        self._groups: list[Group] = host.groups(endpoint.model_name)
-        self._replica_cpus = sorted({c for r in endpoint.replicas for c in r.grant.cpus})
+        self._groups = host.groups(endpoint.model_name)
+        grants = [replica.grant for replica in endpoint.replicas]
+        granted = {cpu for grant in grants for cpu in grant.cpus}
+        self._replica_cpus = sorted(granted | siblings(granted))
+        self._in_container = any(grant.method == "container" for grant in grants)
+        self._replica_cores = grants[0].vcpus if self._in_container else len(granted)
         self._ingress = host.ingress_pids()
+        self._ours = [*host.background_pids(), *generator]
+        self._per_cpu = find_per_cpu()
 
     def snapshot(self) -> Snapshot:
         """Read all counters now."""
-        usages = [group.usage() for group in self._groups]
+        try:
+            usages = [group.usage() for group in self._groups]
+        except OSError:
+            self._host.groups(self._endpoint.model_name)  # says why, where it knows
+            raise Infrastructure("a replica ended during a run") from None
         pids = tuple(r.pid for r in self._endpoint.replicas if _alive(r.pid))
-        busy, steal = _cpu_seconds()
+        tree = [] if usages else _with_children(pids)
+        cpus = read_cpus(per_cpu=self._per_cpu)
         return Snapshot(
             at=time.perf_counter(),
-            replica_s=sum(u.cpu_s for u in usages) if usages else sum(map(_process_s, pids)),
-            ingress_s=sum(map(_process_s, self._ingress)),
-            replica_cores_s=sum(busy.get(cpu, 0.0) for cpu in self._replica_cpus),
-            platform_cores_s=sum(busy.get(c, 0.0) for c in self._host.placement.platform_cpus),
-            steal_s=steal,
+            clocks=read_clocks(),
+            replica_s=sum(u.cpu_s for u in usages) + processes_s(tree),
+            ingress_s=processes_s(self._ingress),
+            ours_s=processes_s(self._ours),
+            replica_cores_s=sum(cpus.busy.get(cpu, 0.0) for cpu in self._replica_cpus),
+            platform_cores_s=sum(
+                cpus.busy.get(cpu, 0.0) for cpu in self._host.placement.platform_cpus
+            ),
+            steal_s=cpus.stolen_s,
             periods=sum(u.periods for u in usages),
             throttled_periods=sum(u.throttled_periods for u in usages),
             throttled_s=sum(u.throttled_s for u in usages),
             peak_memory_bytes=max(
-                (u.peak_memory_bytes for u in usages), default=max(map(_rss, pids), default=0)
+                (u.peak_memory_bytes for u in usages), default=sum(map(_peak_rss, tree))
             ),
             fallback_sessions=self._host.fallback_sessions(),
             pids=pids,
+            own=read_own_usage(),
+            threads=tuple(thread_times(r.pid) for r in self._endpoint.replicas),
         )
 
     def between(self, before: Snapshot, after: Snapshot) -> Window:
         """The window from ``before`` to ``after``."""
         wall = after.at - before.at
         replica = after.replica_s - before.replica_s
-        cores = len(self._replica_cpus) * wall
+        ours = after.ours_s - before.ours_s
         platform = len(self._host.placement.platform_cpus) * wall
-        others = (after.replica_cores_s - before.replica_cores_s - replica) / cores
+        platform_used = after.platform_cores_s - before.platform_cores_s
+        others = max(0.0, self._used_around(before, after) - replica) / (self._replica_cores * wall)
+        strangers = max(0.0, platform_used - ours) / platform
+        if self._in_container:  # the platform's cores carry the replica, too
+            strangers = max(0.0, others - ours / (self._replica_cores * wall))
         return Window(
             wall_s=wall,
             replica_s=replica,
             ingress_s=max(0.0, after.ingress_s - before.ingress_s),
-            others_on_replica_cores=max(0.0, others),
-            platform_busy=(after.platform_cores_s - before.platform_cores_s) / platform,
+            others_on_replica_cores=others,
+            platform_busy=platform_used / platform,
             steal=(after.steal_s - before.steal_s) / (wall * (os.cpu_count() or 1)),
             periods=after.periods - before.periods,
             throttled_periods=after.throttled_periods - before.throttled_periods,
@@ -106,42 +200,78 @@ class Monitor:
             fallback_sessions=after.fallback_sessions - before.fallback_sessions,
             replica_changed=after.pids != before.pids
             or len(after.pids) != len(self._endpoint.replicas),
+            others_on_platform_cores=strangers,
+            container_throttled_periods=after.own.throttled_periods - before.own.throttled_periods,
+            load_average=load_average(),
+            clock_slew_ppm=slew_ppm(before.clocks, after.clocks),
+            suspended_s=suspended_s(before.clocks, after.clocks),
+            waited=max(map(_waited, before.threads, after.threads), default=0.0),
+            thread_shares=self._thread_shares(before, after),
+            violations=tuple(self._violations()),
         )
 
+    def _used_around(self, before: Snapshot, after: Snapshot) -> float:
+        """CPU-seconds used in the container, or on the replica's cores, by whomever."""
+        if self._in_container and None not in (before.own.cpu_s, after.own.cpu_s):
+            return (after.own.cpu_s or 0.0) - (before.own.cpu_s or 0.0)
+        return after.replica_cores_s - before.replica_cores_s
 
-def _cpu_seconds() -> tuple[dict[int, float], float]:
-    """Busy CPU-seconds since boot per logical CPU, and stolen ones over all CPUs.
+    def _thread_shares(self, before: Snapshot, after: Snapshot) -> tuple[tuple[float, ...], ...]:
+        shares = []
+        for replica, then, now in zip(
+            self._endpoint.replicas, before.threads, after.threads, strict=True
+        ):
+            used = {thread: time.ran_s for thread, time in _spent(then, now).items()}
+            total = sum(used.values())
+            own = [s for thread, s in used.items() if thread not in replica.earlier_threads]
+            enough = total >= _LEAST_THREADS_S and bool(replica.earlier_threads)
+            shares.append(tuple(sorted((s / total for s in own), reverse=True)) if enough else ())
+        return tuple(shares)
 
-    Busy time comes in nanoseconds from the root of the cpuacct hierarchy where there is
-    one. /proc/stat samples at clock ticks, and traffic that is paced in step with them
-    looks busier than it is.
-    """
-    busy: dict[int, float] = {}
-    steal = 0.0
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("cpu") and line[3].isdigit():
-            name, *ticks = line.split()
-            user, nice, system, _idle, _iowait, irq, softirq, stolen = map(int, ticks[:8])
-            busy[int(name[3:])] = (user + nice + system + irq + softirq) * _TICK_S
-            steal += stolen * _TICK_S
-    if _PER_CPU.is_file():
-        busy = {cpu: int(ns) / 1e9 for cpu, ns in enumerate(_PER_CPU.read_text().split())}
-    return busy, steal
+    def _violations(self) -> list[str]:
+        groups: Sequence[Group | None] = self._groups or [None] * len(self._endpoint.replicas)
+        found: list[str] = []
+        for replica, group in zip(self._endpoint.replicas, groups, strict=True):
+            if _alive(replica.pid):  # one that died is another fault
+                found += audit.violations(replica, group)
+        return found
 
 
-def _process_s(pid: int) -> float:
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
+def _with_children(pids: Sequence[int]) -> list[int]:
+    """The processes and all below them: without a group they are all there is to count."""
+    found = list(pids)
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            found += [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return found
+
+
+def _spent(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> dict[int, ThreadTime]:
+    """What each thread that still lives ran and waited in between."""
+    spent = {}
+    for thread, now in after.items():
+        then = before.get(thread, ThreadTime(0.0, 0.0))
+        spent[thread] = ThreadTime(now.ran_s - then.ran_s, now.waited_s - then.waited_s)
+    return spent
+
+
+def _waited(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> float:
+    """Waiting as a part of running and waiting, of the thread that ran most; 0 if hardly any."""
+    spent = _spent(before, after).values()
+    busiest = max(spent, default=ThreadTime(0.0, 0.0))
+    if busiest.ran_s < _LEAST_THREADS_S:
         return 0.0
-    return float(times.user + times.system)
+    return busiest.waited_s / (busiest.ran_s + busiest.waited_s)
 
 
-def _rss(pid: int) -> int:
+def _peak_rss(pid: int) -> int:
+    """Largest memory in RAM that a process ever had."""
     try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
         return 0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(sizes[0]) << 10 if sizes else 0
 
 
 def _alive(pid: int) -> bool:

@@ -11,10 +11,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loadtests.arrivals import Arrivals, Mix, Poisson, Recorded
 from loadtests.histogram import Histogram
+from loadtests.objective import SloVerdict
+from loadtests.steady import Steady
 from serving.records import SCHEMA_VERSION, Deployment, Grant, Record
 
 Mode = Literal["paced", "closed", "open"]
+
+ROUND_TRIP = "round trip"
+"""How a server that is not ours infers: nobody knows, and round trips stand in."""
 
 
 class LoadRun(Record):
@@ -31,7 +37,11 @@ class LoadRun(Record):
     seed: int = 0
     workers: int = Field(ge=1, default=1)
     users: int | None = Field(default=None, ge=1)
-    rate_rps: float | None = Field(default=None, gt=0)
+    rate_rps: float | None = Field(
+        default=None, gt=0, description="of other arrivals than Poisson's: their mean"
+    )
+    arrivals: Arrivals | None = Field(default=None, description="open; null: Poisson at rate_rps")
+    mix: Mix | None = Field(default=None, description="null: every request has 'batch' rows")
     timeout_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
@@ -40,14 +50,21 @@ class LoadRun(Record):
             raise ValueError("'users' belongs to closed-loop runs, and only to them")
         if (self.mode == "closed") == (self.rate_rps is not None):
             raise ValueError("'rate_rps' belongs to paced and open runs, and only to them")
+        if self.arrivals is not None and self.mode != "open":
+            raise ValueError("'arrivals' belong to open runs, and only to them")
         return self
 
+    @property
+    def mean_batch(self) -> float:
+        """Rows of a request on average."""
+        if isinstance(self.arrivals, Recorded) and self.arrivals.mean_batch is not None:
+            return self.arrivals.mean_batch
+        return self.mix.mean_batch if self.mix else float(self.batch)
 
-class Slo(Record):
-    """A latency objective: the ``quantile`` of due-to-done is at most ``limit_ms``."""
-
-    quantile: float = Field(gt=0, lt=1, default=0.99)
-    limit_ms: float = Field(gt=0)
+    @property
+    def poisson(self) -> bool:
+        """Whether requests fall due as a Poisson process of constant rate."""
+        return self.mode == "open" and (self.arrivals is None or isinstance(self.arrivals, Poisson))
 
 
 class FaultCode(StrEnum):
@@ -58,11 +75,13 @@ class FaultCode(StrEnum):
     WORKER_LOST = "worker_lost"
     RATE_NOT_MET = "rate_not_met"
     BACKLOG_GROWING = "backlog_growing"
+    STALLED = "stalled"
     OVER_GRANT = "over_grant"
     THROTTLED = "throttled"
     CORES_SHARED = "cores_shared"
     NOISY_HOST = "noisy_host"
     DRIFT = "drift"
+    CLOCK = "clock"
     TOO_FEW_SAMPLES = "too_few_samples"
     REPLICA_CHANGED = "replica_changed"
     WRONG_CELL = "wrong_cell"
@@ -86,8 +105,16 @@ class CpuUse(Record):
     ingress_s: float = Field(ge=0)
     generator_s: float = Field(ge=0)
     others_on_replica_cores: float | None = Field(
-        default=None, description="fraction of the replica's cores that others used"
+        default=None, description="fraction of the replica's cores (its container) others used"
     )
+    platform_busy: float | None = Field(
+        default=None, description="fraction of generator's and ingress' cores that was used"
+    )
+    others_on_platform_cores: float | None = Field(
+        default=None, description="fraction of generator's and ingress' cores that strangers used"
+    )
+    steal: float | None = Field(default=None, description="fraction the hypervisor took")
+    load_average: float | None = Field(default=None, description="of the host, over one minute")
 
 
 class Throttling(Record):
@@ -107,12 +134,15 @@ class Measurement(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     id: str
-    role: Literal["cell", "reference", "floor"] = "cell"
+    role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
     sequence: int = Field(ge=0, description="place in the study's order; drift shows along it")
     started_at: str
     deployment: Deployment
     grant: Grant
-    inference: str = Field(description="inline or thread, as the replica reported")
+    inference: str = Field(
+        description="inline or thread, as the replica reported; 'round trip' where 'service' is "
+        "the whole round trip of a server that does not report"
+    )
     run: LoadRun
     elapsed_s: float = Field(gt=0)
     offered: int = Field(ge=0)
@@ -121,6 +151,10 @@ class Measurement(Record):
     unsent: int = Field(ge=0, default=0, description="due, but not sent within their timeout")
     checked: int = Field(ge=0, default=0, description="answers compared with the expected one")
     wrong: int = Field(ge=0, default=0)
+    lost: int = Field(ge=0, default=0, description="due, and their load worker was lost")
+    steady: Steady | None = Field(
+        default=None, description="the histograms begin where this says; counts do not"
+    )
     due_to_done: Histogram
     sent_to_done: Histogram
     dispatch_lag: Histogram
@@ -130,7 +164,17 @@ class Measurement(Record):
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
     startup_s: float | None = None
+    worker_start_s: float | None = Field(
+        default=None, description="of it, process start to the model's turn: Ray, imports"
+    )
+    model_load_s: float | None = Field(default=None, description="of it, loading and warm-up")
     environment: str = Field(description="hash of the Environment it was made in")
+    broken_laws: tuple[str, ...] = Field(
+        default=(), description="closed loop: operational laws that the figures break"
+    )
+    verdicts: tuple[SloVerdict, ...] = Field(
+        default=(), description="open loop: what this run says of the objectives asked for"
+    )
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -139,14 +183,19 @@ class Measurement(Record):
         return not self.faults
 
     @property
+    def tells_service(self) -> bool:
+        """Whether ``service`` is the replica's own report, not the round trip in its place."""
+        return self.inference != ROUND_TRIP
+
+    @property
     def completed_rps(self) -> float:
         """Correctly answered requests per second."""
         return self.ok / self.elapsed_s
 
     @property
     def rows_per_s(self) -> float:
-        """Rows answered per second: completed requests times batch."""
-        return self.completed_rps * self.run.batch
+        """Rows answered per second: completed requests times their mean batch."""
+        return self.completed_rps * self.run.mean_batch
 
     @property
     def offered_rps(self) -> float:
@@ -187,10 +236,13 @@ class EndpointMeasurement(Record):
     ok: int = Field(ge=0)
     errors: dict[str, int] = Field(default_factory=dict)
     unsent: int = Field(ge=0, default=0)
+    lost: int = Field(ge=0, default=0, description="due, and their load worker was lost")
+    steady: Steady
     due_to_done: Histogram
     sent_to_done: Histogram
     dispatch_lag: Histogram
     generator_cpu_s: float = Field(ge=0)
+    verdicts: tuple[SloVerdict, ...] = ()
     faults: tuple[Fault, ...] = ()
 
     @property

@@ -1,4 +1,4 @@
-"""A measured run replayed on fresh arrivals: luck with the schedule is taken out.
+"""A measured run, judged over all schedules that might have been drawn instead of its own.
 
 At utilisation .8 the p99 of 20,000 requests often misses its long-run value by a tenth,
 mostly because the schedule happened to hold more or fewer bunches than usual. But the
@@ -8,34 +8,43 @@ Simulation Modeling and Analysis, 11.4 and 11.5):
 
     share = measured - replayed on the schedule that was used + expected over all schedules
 
-The replay is Lindley's recursion W' = max(0, W + S - A) over the measured service times.
-It need not be a true model of the server: whatever it gets wrong stays in the first
-difference, with its variance. Assumed is that service times neither follow from the
-arrivals nor remember for long; both are tested, and where they fail no replay is used.
+Replayed is Lindley's recursion; expected is exact, see :mod:`loadtests.stationary`. The
+replay need not be a true model of the server: what it gets wrong stays in the first
+difference, with its variance. Assumed is one server whose service times follow neither
+from the queue nor from one another. Both are tested: a small fault costs a margin, a large
+one the replay.
+
+What a run does not show is not known: service that wanders more slowly than over an eighth
+of the run, stalls so rare that none occurred, a dependence on the load that is within
+chance. Simulated faults of that size (services 1 % slower in the queue, or wandering by
+1 %) left verdicts 10 % off the limit right, but on the limit a fifth to half of them claimed
+to know. Several replicas have no such exact law and are not replayed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import f
 
-from loadtests.batch_means import BATCHES, inflation, variance_of_mean
-
-MOST_UTILISATION = 0.9
-"""Nearer to the knee a queue forgets its start too slowly for a replay of this length."""
+from loadtests.batch_means import inflation, variance_of_mean
+from loadtests.stationary import headroom, influence, quantile, share_late
 
 FEWEST = 2000
 """Below this many requests the law of the service times is itself too uncertain."""
 
-# Requests resampled together, so that their correlation survives. Longer blocks would also
-# keep chance bunches of slow requests, which then look like the server's nature.
-_BLOCK = 20
-_STEPS = 2_400_000  # of all fresh lanes together: about 0.1 s
-_DEPENDENT = 3.5  # standard errors
-_MEMORY = 0.9995  # confidence that stretches vary by more than their blocks would make them
+MOST_UTILISATION = 0.95
+"""Nearer to saturation hardly a run is long enough to be called stationary."""
+
+_BELIEVED = 3.0  # standard errors
+_QUEUE = 32  # requests; queues at usual utilisations forget within these
+_LONGEST = 8  # sums of an eighth of the run: slower changes cannot be told from chance
+_WORSE = 1.5  # of what the longest quarter of the waits shows
+_MOST_MARGIN = 0.05  # of the service times
+_MOST_SKEW = 0.25  # of an estimate's error; beyond, a handful of service times decides
 _EXPLAINED = 0.5  # of the variance; a replay that explains less is of another queue
+_FLAT = 1e-6  # of a share: nothing to divide by
+_RESOLUTION = 5e-4  # of the service times: what lattice and clocks can tell apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,157 +58,196 @@ class Replay:
     due_s: np.ndarray
     service_s: np.ndarray
     rate_rps: float
+    replicas: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the latencies against an objective.
+
+    ``share`` over the limit, and the quantile (inf: of a failed request) with its relative
+    standard error. ``effective_n`` independent requests would say as much; after a replay
+    these may be more than were sent. ``score``, after a replay: the distance to the
+    objective in standard errors, normal where it is just met, positive where it holds.
+    """
+
+    share: float
+    quantile_s: float
+    quantile_error: float
+    effective_n: float
+    score: float | None = None
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of requests over the limit, and what correlation cost (1: nothing)."""
+class _Doubt:
+    """What faults of the assumptions cost: more variance, slower services, and a margin.
 
-    value: float
-    inflation: float
-
-
-def conditioned(
-    latencies_s: np.ndarray, limit_s: float, quantile: float, replay: Replay, seed: int
-) -> Share | str:
-    """The share over ``limit_s`` expected over all schedules, or why it cannot be had.
-
-    ``latencies_s`` has shape [n], in order of due time; a failed request is inf. The
-    inflation relates the variance of the share to that of n independent trials.
+    ``stretch`` and ``margin`` are relative to the service times.
     """
-    service = np.nan_to_num(replay.service_s)
-    n, busy = len(service), replay.rate_rps * float(service.mean())
-    if not len(latencies_s) == len(replay.due_s) == n:
-        raise ValueError(f"{len(latencies_s)} latencies, {len(replay.due_s)} due times, {n} served")
-    if n < FEWEST:
-        return f"{n} requests are too few for a replay, {FEWEST} are needed"
+
+    memory: float
+    stretch: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """The share of requests late only in measurement, less that late only in the replay.
+
+    ``own_s`` is the replay's quantile.
+    """
+
+    share: float
+    variance: float
+    own_s: float
+
+
+def long_run(
+    latencies_s: np.ndarray, limit_s: float, quantile: float, replay: Replay
+) -> Evidence | str:
+    """Judge latencies of shape [n], in order of due time (inf: failed), or say why not."""
+    if not len(latencies_s) == len(replay.due_s) == len(replay.service_s):
+        sizes = f"{len(replay.due_s)} due times, {len(replay.service_s)} service times"
+        raise ValueError(f"{len(latencies_s)} latencies, {sizes}: give one of each a request")
+    answered = np.isfinite(latencies_s) & np.isfinite(replay.service_s)
+    served, service = replay.service_s[answered], np.nan_to_num(replay.service_s)
+    if replay.replicas != 1:
+        return f"a replay needs one replica, not {replay.replicas}"
+    if len(served) < FEWEST:
+        return f"{len(served)} answers are too few for a replay, {FEWEST} are needed"
+    busy = replay.rate_rps * float(served.mean())
     if not 0 < busy <= MOST_UTILISATION:
-        return f"a replay needs one server at most {MOST_UTILISATION:.0%} busy, not {busy:.0%}"
-    replayed = lindley(replay.due_s, service)
-    doubt = _dependence(service, replayed - service)
-    if doubt:
-        return doubt
-    answered = np.isfinite(latencies_s)
-    overhead = float(np.median((latencies_s - replayed)[answered])) if answered.any() else 0.0
-    draw = np.random.default_rng(seed)
-    lanes = _fresh_lanes(service, replay.rate_rps, draw)
-    value, variance = lanes.expected(limit_s - overhead)
-    own_s = float(np.quantile(lanes.sojourn_s, quantile))
-    late, again = latencies_s > own_s + overhead, replayed > own_s
-    off = variance_of_mean(late.astype(float) - again)
-    if off > _EXPLAINED * inflation(late) * late.mean() * (1 - late.mean()) / n:
+        return f"a replay needs a server at most {MOST_UTILISATION:.0%} busy, not {busy:.0%}"
+    again = replayed(latencies_s, replay.due_s, service)
+    doubt = _doubt(served, (again - service)[answered], busy)
+    if max(doubt.stretch, doubt.margin) > _MOST_MARGIN:
+        return "service times depend on the load or on one another, so they cannot be redrawn"
+    overhead = float(np.median((latencies_s - again)[answered]))
+    if overhead >= limit_s:
+        return "what is neither queue nor service takes longer than the limit"
+    rest = _rest(latencies_s - overhead, again, limit_s - overhead, quantile)
+    if rest is None:
         return "the replay does not explain which requests were late"
-    missed = (latencies_s > limit_s).astype(float) - (replayed > limit_s - overhead)
-    value = max(value + float(missed.mean()), 0.0)
-    variance += variance_of_mean(missed)
-    # What must be told apart from the measured server is one that just meets the limit,
-    # so its variance counts, too: services faster by luck also look more certain.
-    factor = _to_just_meet(busy, (limit_s - overhead) / own_s)
-    null = _fresh_lanes(factor * service, replay.rate_rps, draw)
-    _, null_variance = null.expected(float(np.quantile(null.sojourn_s, quantile)))
-    spread = (null_variance + off) * n / (quantile * (1 - quantile))
-    if 0 < value < 1:
-        spread = max(spread, variance * n / (value * (1 - value)))
-    return Share(value, max(1.0, spread))
+    found = _judged(served, replay.rate_rps, limit_s - overhead, 1 - quantile, rest, doubt)
+    if found is None:
+        return "a handful of slow requests decides, and too few of them were seen"
+    return replace(found, quantile_s=found.quantile_s + overhead)
 
 
-def _to_just_meet(busy: float, ratio: float) -> float:
-    """Factor on the service times that moves the quantile by ``ratio``, about.
+def replayed(latencies_s: np.ndarray, due_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
+    """Time in system behind one server, first come first served; all of shape [n].
 
-    Under load the quantile goes with S / (1 - utilisation), as the mean wait does. Bounded:
-    beyond, the verdict is clear, and near saturation lanes would have to be longer.
+    With U the partial sums of S - A, the wait is U minus its running minimum, which is at
+    most 0 (Lindley, The theory of queues with a single server, 1952). U begins with the
+    work that was there before, the most of it that no later latency contradicts.
     """
-    factor = ratio / max(1 - busy + ratio * busy, 0.01)
-    return float(np.clip(factor, 0.8, min(1.15, 0.95 / busy)))
+    walk = np.append(0.0, np.cumsum(service_s[:-1] - np.diff(due_s)))
+    walk += max(0.0, float(np.min(latencies_s - service_s - walk)))
+    return np.asarray(walk - np.minimum(np.minimum.accumulate(walk), 0.0) + service_s)
 
 
-def lindley(due_s: np.ndarray, service_s: np.ndarray) -> np.ndarray:
-    """Time in system behind one server, first come first served; shapes [..., n].
+def _doubt(service: np.ndarray, wait: np.ndarray, busy: float) -> _Doubt:
+    """How far the service times are from being independent, where that is beyond chance.
 
-    With U the partial sums of S - A, the wait is U minus its running minimum (Lindley,
-    The theory of queues with a single server, 1952).
+    Memory makes a queue longer as more variable services would: in heavy traffic it goes
+    with (1 + c^2 memory) / (1 - rho), so it is about that of services slower by
+    ``stretch``. Memory longer than queues last does less; how much is not known. Neither
+    is it of a dependence on the load, of which the size is: how much slower or faster
+    those were served who had waited longest, for reasons that earlier requests made.
     """
-    steps = np.zeros_like(service_s)
-    steps[..., 1:] = service_s[..., :-1] - np.diff(due_s, axis=-1)
-    walk = np.cumsum(steps, axis=-1)
-    return np.asarray(walk - np.minimum.accumulate(walk, axis=-1) + service_s)
+    n, mean = len(service), float(service.mean())
+    spread = float(service.var()) / mean**2
+    if spread < _RESOLUTION**2:
+        return _Doubt(1.0, 0.0, 0.0)
+    short, memory = _memory(service, _QUEUE), _memory(service, n // _LONGEST)
+    each = (1 - busy) * spread / (1 + spread)
+    longest = wait >= np.quantile(wait, 0.75)
+    slower = abs(float(service[longest].mean()) / mean - 1)
+    chance = np.sqrt(spread * memory * (1 / np.count_nonzero(longest) - 1 / n))
+    load = _WORSE * slower if slower > max(_BELIEVED * chance, _RESOLUTION) else 0.0
+    return _Doubt(memory, each * (short - 1), each * (memory - 1) / 2 + load)
 
 
-@dataclass(frozen=True)
-class _Lanes:
-    """Independent replays on fresh schedules.
+def _memory(service: np.ndarray, longest: int) -> float:
+    """Variance of sums of neighbours over that of independent ones, where beyond chance.
 
-    ``sojourn_s`` has shape [lanes, requests]. ``moments`` [blocks, 3] are, of each block of
-    measured service times, their mean, their mean square, and the square of their mean.
-    ``features`` [lanes, 5] are a constant, the lane's excess over the measured moments,
-    and that of its mean gap over the expected one.
+    That is 1 + 2 sum (1 - k/m) r_k for sums of m, with autocorrelations r_k of variance
+    1/n by chance. The greatest is taken, of m up to ``longest``.
     """
-
-    sojourn_s: np.ndarray
-    features: np.ndarray
-    moments: np.ndarray
-
-    def expected(self, threshold_s: float) -> tuple[float, float]:
-        """Expected share over the threshold, and its variance from all sources.
-
-        A regression over the lanes takes out what their own draws did (the constant is
-        the share at the measured moments) and gives the slope by which the uncertainty
-        of those moments reaches the share: the infinitesimal jackknife, of three features
-        (Efron, Estimation and accuracy after model selection, 2014).
-        """
-        shares = (self.sojourn_s > threshold_s).mean(axis=1)
-        slopes, *_ = np.linalg.lstsq(self.features, shares, rcond=None)
-        residual = shares - self.features @ slopes
-        lanes, known = self.features.shape
-        noise = float(residual @ residual) / (lanes - known) / lanes
-        return float(slopes[0]), noise + variance_of_mean(self.moments @ slopes[1:4])
+    n = len(service)
+    sums = np.append(0.0, np.cumsum(service - service.mean()))
+    lengths = 2 ** np.arange(1, int(np.log2(longest)) + 1)
+    ratios = [float(np.var(sums[m:] - sums[:-m])) / (m * float(service.var())) for m in lengths]
+    chance = np.sqrt(4 / n * (lengths / 3 - 1 / 2 + 1 / (6 * lengths)))
+    believed = np.array(ratios) > 1 + _BELIEVED * chance
+    return max(np.array(ratios)[believed], default=1.0)
 
 
-def _fresh_lanes(service: np.ndarray, rate_rps: float, draw: np.random.Generator) -> _Lanes:
-    """Many replays: service times in resampled blocks, gaps anew, the start left out."""
-    busy = rate_rps * float(service.mean())
-    spread = float(service.var() / service.mean() ** 2)
-    # Ten times the relaxation time of the queue, in requests.
-    warm = int(np.clip(10 * (1 + spread) / (1 - busy) ** 2, 500, 4000))
-    length = 6 * warm // _BLOCK
-    lanes = max(100, _STEPS // (length * _BLOCK))
-    blocks = _blocks(service)
-    means = blocks.mean(axis=1)
-    moments = np.stack([means, (blocks**2).mean(axis=1), means**2], axis=1)
-    places = draw.integers(0, len(blocks), (lanes, length))
-    gaps = draw.exponential(1 / rate_rps, (lanes, length * _BLOCK))
-    features = np.column_stack(
-        [
-            np.ones(lanes),
-            moments[places].mean(axis=1) - moments.mean(axis=0),
-            gaps.mean(axis=1) - 1 / rate_rps,
-        ]
+def _rest(
+    latencies: np.ndarray, again: np.ndarray, limit_s: float, quantile: float
+) -> _Rest | None:
+    """What the replay gets wrong at the limit; None when it is about another queue.
+
+    Few requests reach the limit while the objective holds, so its variance is also looked
+    for at the replay's own quantile.
+    """
+    own = float(np.quantile(again, quantile))
+    late = again > own
+    off = _variance((latencies > own).astype(float) - late)
+    if off > _EXPLAINED * inflation(late) * quantile * (1 - quantile) / len(late):
+        return None
+    missed = (latencies > limit_s).astype(float) - (again > limit_s)
+    return _Rest(float(missed.mean()), max(off, _variance(missed)), own)
+
+
+def _judged(
+    service: np.ndarray,
+    rate_rps: float,
+    limit_s: float,
+    allowed: float,
+    rest: _Rest,
+    doubt: _Doubt,
+) -> Evidence | None:
+    """The score of the queue and of the ``rest``; None when the law's tail is unknown.
+
+    Judged is the headroom: the factor by which all service times could grow until the
+    objective is just met. Its error is that at the null hypothesis, since services that
+    were faster by luck also look more certain, and skewness is corrected for (Hall, On
+    the removal of skewness by transformation, 1992).
+    """
+    service = np.exp(doubt.stretch) * service
+    n, now = len(service), share_late(service, rate_rps, limit_s)
+    share, binomial = min(max(now + rest.share, 0.0), 1.0), allowed * (1 - allowed)
+    if rest.share >= allowed:  # even without a queue
+        return Evidence(
+            share=share,
+            quantile_s=np.inf,
+            quantile_error=1.0,
+            effective_n=binomial / rest.variance,
+            score=(allowed - rest.share) / float(np.sqrt(rest.variance)),
+        )
+    factor, steep = headroom(service, rate_rps, limit_s, allowed - rest.share)
+    pull = influence(np.exp(factor) * service, rate_rps, limit_s)
+    deviation = float(pull.std())
+    skew = float(np.mean(pull**3)) / (deviation**3 or 1.0) / np.sqrt(n)
+    if abs(skew) > _MOST_SKEW:
+        return None
+    error = deviation * np.sqrt(doubt.memory / n) / max(steep, _FLAT)
+    error = np.hypot(error, _RESOLUTION)
+    late_by = -np.sign(factor) * max(abs(factor) - doubt.margin, 0.0) / error
+    late_by += skew / 3 * late_by**2 + skew**2 / 27 * late_by**3 + skew / 6
+    gap = max(abs(now + rest.share - allowed), _FLAT)
+    at, steep_here = quantile(service, rate_rps, allowed - rest.share, rest.own_s)
+    here = influence(service, rate_rps, np.exp(at)).std() * np.sqrt(doubt.memory / n)
+    return Evidence(
+        share=share,
+        quantile_s=float(np.exp(at)),
+        quantile_error=np.hypot(here, np.sqrt(rest.variance)) / max(-steep_here, _FLAT),
+        effective_n=binomial / ((steep * error) ** 2 + rest.variance + _FLAT**2),
+        score=-late_by / float(np.hypot(1.0, late_by * np.sqrt(rest.variance) / gap)),
     )
-    drawn = blocks[places].reshape(lanes, -1)
-    sojourn = lindley(np.cumsum(gaps, axis=1), drawn)[:, warm:]
-    return _Lanes(sojourn, features, moments)
 
 
-def _blocks(service: np.ndarray) -> np.ndarray:
-    """Consecutive service times, shape [blocks, requests of a block]."""
-    return service[: len(service) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-
-
-def _dependence(service: np.ndarray, wait: np.ndarray) -> str:
-    """Why service times are not what a replay may redraw; empty when they are.
-
-    They are when resampling blocks keeps the variance of their mean, and when a request's
-    service time has nothing to do with its wait, which was made by earlier requests.
-    """
-    means = _blocks(service).mean(axis=1)
-    short = means.var(ddof=1) / len(means)
-    for length in (10, len(means) // BATCHES):
-        stretches = means[: len(means) // length * length].reshape(-1, length).mean(axis=1)
-        most = float(f.ppf(_MEMORY, len(stretches) - 1, len(means) - 1))
-        if stretches.var(ddof=1) / len(stretches) > most * short > 0:
-            return f"service times remember more than {_BLOCK} requests and cannot be redrawn"
-    product = (service - service.mean()) * (wait - wait.mean())
-    error = np.sqrt(variance_of_mean(product))
-    if abs(product.mean()) > _DEPENDENT * error:
-        return "service times depend on the load, so they cannot be replayed under another"
-    return ""
+def _variance(values: np.ndarray) -> float:
+    """Of the mean; never below that of independent values, which periodic ones could seem."""
+    return max(variance_of_mean(values), float(values.var()) / len(values))

@@ -5,59 +5,31 @@ the LoadGen's early_stopping): with ``over`` of n requests beyond the limit, "th
 is at most the limit" holds at confidence c when P(Binomial(n, 1 - quantile) <= over) is
 at most 1 - c. Its mirror image proves the contrary. Both are for independent requests.
 Ours queue, so n and ``over`` are first divided by what correlation costs, see
-:mod:`loadtests.batch_means`; and where the service times are known, luck with the
-schedule is taken out, see :mod:`loadtests.replay`.
+:mod:`loadtests.batch_means`. That is right but expensive: near the limit it takes
+hundreds of thousands of requests to decide. Where the service times are known, luck with
+the schedule is taken out instead, see :mod:`loadtests.replay`, and what remains is
+compared with the limit by its standard error. How often the rules are right is measured
+by ``benchmarks/slo_calibration.py``.
 """
 
 from __future__ import annotations
 
 import math
-from enum import StrEnum
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from pydantic import Field
 from scipy.special import betainc
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from loadtests import batch_means
-from loadtests.records import Slo
-from loadtests.replay import Replay, Share, conditioned
-from serving.records import Record
+from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.replay import Evidence, Replay, long_run
 
+_WIDER = 5.0  # times the tail beyond the quantile
 _FOREVER = 1e8  # requests; an objective that needs more is at its limit
 _GROWTH_SAMPLES = 600
-
-
-class Verdict(StrEnum):
-    """What is known of an objective."""
-
-    HOLDS = "holds"
-    FAILS = "fails"
-    UNDECIDED = "undecided"
-
-
-class SloVerdict(Record):
-    """A verdict with the figures behind it.
-
-    ``share_over`` is the long-run share of late requests that was judged: ``over / n``,
-    or, replayed, what is expected over all schedules.
-    """
-
-    verdict: Verdict
-    reason: str
-    n: int = Field(ge=0)
-    over: int = Field(ge=0, description="requests beyond the limit, failed ones included")
-    share_over: float = Field(ge=0, le=1)
-    effective_n: float = Field(ge=0, description="independent requests that would say as much")
-    replayed: bool
-    backlog_growing: bool
-    confidence: float = Field(gt=0.5, lt=1)
-    samples_missing: int | None = Field(
-        default=None,
-        ge=1,
-        description="undecided: more requests to expect; null: too near the limit for any",
-    )
 
 
 def judge_slo(
@@ -66,14 +38,13 @@ def judge_slo(
     confidence: float = 0.99,
     *,
     replay: Replay | None = None,
-    seed: int = 0,
 ) -> SloVerdict:
     """Judge ``slo`` by due-to-done latencies, shape [n], in order of due time.
 
     Failed and unsent requests are inf, which is over any limit. The confidence is that of
     one look: a verdict that is asked for again and again until it comes out deserves a
-    higher one. Give a ``replay`` where requests were served one at a time and their
-    service times are known; it is used where it is found to apply.
+    higher one. Give a ``replay`` where arrivals were Poisson and service times are known;
+    it is used where it is found to apply, else the reason says why not.
 
     Raises ValueError for latencies that are negative or not a number.
     """
@@ -82,29 +53,29 @@ def judge_slo(
         raise ValueError("latencies must be numbers from 0; a failed request is inf")
     n, over = len(latencies), int(np.count_nonzero(latencies > slo.limit_ms / 1e3))
     growing = backlog_grows(latencies)
-    share, replayed, why = Share(over / n if n else 0.0, 1.0), False, ""
-    if n >= batch_means.FEWEST:
-        found = None if growing or replay is None else _replayed(latencies, slo, replay, seed)
-        replayed, why = isinstance(found, Share), found if isinstance(found, str) else ""
-        share = found if isinstance(found, Share) else _plain(latencies, slo)
-    # The variance is itself estimated, which is what Student's t is for.
-    doubt = student.ppf(confidence, batch_means.BATCHES - 1) / norm.ppf(confidence)
-    effective = n / (share.inflation * doubt**2)
-    enough = n >= batch_means.FEWEST
-    verdict = decide(effective, share.value, slo.quantile, confidence) if enough else None
-    if growing:
-        verdict = Verdict.FAILS
-    verdict = verdict or Verdict.UNDECIDED
-    missing = None
+    found: Evidence | str | None = None
+    if replay is not None and not growing:
+        found = long_run(latencies, slo.limit_ms / 1e3, slo.quantile, replay)
+    seen = found if isinstance(found, Evidence) else _of_this_run(latencies, slo, confidence)
+    rule = partial(_verdict, seen, slo.quantile, confidence)
+    verdict, missing = Verdict.FAILS, None
+    if not growing:
+        verdict = rule(1.0) if n >= batch_means.FEWEST else Verdict.UNDECIDED
     if verdict == Verdict.UNDECIDED:
-        missing = _missing(n, effective, share.value, slo.quantile, confidence)
+        missing = _missing(n, rule) if n else required_n(0, slo.quantile, confidence)
+    replayed = seen is found
+    reason = _reason(verdict, missing, growing=growing, replayed=replayed)
+    known = math.isfinite(seen.quantile_s)
     return SloVerdict(
+        slo=slo,
         verdict=verdict,
-        reason=_reason(verdict, missing, growing=growing) + (f" ({why})" if why else ""),
+        reason=f"{reason} ({found})" if isinstance(found, str) else reason,
         n=n,
         over=over,
-        share_over=min(share.value, 1.0),
-        effective_n=effective,
+        share_over=seen.share,
+        quantile_ms=1e3 * seen.quantile_s if known else None,
+        quantile_error=seen.quantile_error if known else None,
+        effective_n=seen.effective_n,
         replayed=replayed,
         backlog_growing=growing,
         confidence=confidence,
@@ -169,48 +140,63 @@ def _proves(n: int, over: int, quantile: float, confidence: float) -> bool:
     return bool(betainc(n - over, over + 1, quantile) <= 1 - confidence)
 
 
-def _plain(latencies: np.ndarray, slo: Slo) -> Share:
-    """The measured share, and the largest inflation seen at the limit and below it.
+def _verdict(seen: Evidence, quantile: float, confidence: float, times: float) -> Verdict:
+    """What the evidence says, or would say of so many ``times`` the requests."""
+    if seen.score is None:
+        return decide(seen.effective_n * times, seen.share, quantile, confidence)
+    certain = seen.score * math.sqrt(times) / float(norm.ppf(confidence))
+    return Verdict.HOLDS if certain >= 1 else Verdict.FAILS if certain <= -1 else Verdict.UNDECIDED
 
-    Few clusters reach the limit itself, fewest when the objective holds, so the
-    inflation at the run's own quantile and at five times its tail are looked at, too.
+
+def _of_this_run(latencies: np.ndarray, slo: Slo, confidence: float) -> Evidence:
+    """The run as it was, with n deflated by correlation.
+
+    Few clusters of late requests reach the limit itself, fewest when the objective holds,
+    so the inflation at the run's own quantile and further down is looked at, too. The
+    variance is itself estimated, which is what Student's t is for. The error of the
+    quantile is that of its share, over the slope of the tail in between.
     """
+    n, tail = len(latencies), 1 - slo.quantile
+    if n < batch_means.FEWEST:
+        share = float(np.mean(latencies > slo.limit_ms / 1e3)) if n else 0.0
+        return Evidence(share=share, quantile_s=math.inf, quantile_error=1.0, effective_n=n)
+    wider = min(_WIDER * tail, (1 + tail) / 2)
+    own, lower = np.quantile(latencies, [1 - tail, 1 - wider], method="inverted_cdf")
     late = latencies > slo.limit_ms / 1e3
-    levels = [q for q in (slo.quantile, 1 - 5 * (1 - slo.quantile)) if q > 0]
-    own = np.quantile(latencies, levels, method="inverted_cdf")
-    seen = [batch_means.inflation(latencies > level) for level in own]
-    return Share(float(late.mean()), max(batch_means.inflation(late), *seen))
+    cost = max(batch_means.inflation(x) for x in (late, latencies > own, latencies > lower))
+    doubt = student.ppf(confidence, batch_means.BATCHES - 1) / norm.ppf(confidence)
+    effective = float(n / (cost * doubt**2))
+    flat = math.log(own / lower) / math.log(wider / tail) if 0 < lower < own < math.inf else 0.0
+    return Evidence(
+        share=float(late.mean()),
+        quantile_s=float(own),
+        quantile_error=flat * math.sqrt((1 - tail) / (tail * effective)),
+        effective_n=effective,
+    )
 
 
-def _replayed(latencies: np.ndarray, slo: Slo, replay: Replay, seed: int) -> Share | str:
-    return conditioned(latencies, slo.limit_ms / 1e3, slo.quantile, replay, seed)
-
-
-def _missing(
-    n: int, effective: float, share: float, quantile: float, confidence: float
-) -> int | None:
+def _missing(n: int, rule: Callable[[float], Verdict]) -> int | None:
     """More requests until a verdict, if late ones and correlation stay what they are."""
-    if not n:
-        return max(required_n(0, quantile, confidence), batch_means.FEWEST)
-    low = high = max(effective, 1.0)
-    while decide(high, share, quantile, confidence) == Verdict.UNDECIDED:
+    low = high = 1.0
+    while rule(high) == Verdict.UNDECIDED:
         low, high = high, 2 * high
-        if high > _FOREVER:
+        if high * n > _FOREVER:
             return None
     for _ in range(40):
         middle = (low + high) / 2
-        if decide(middle, share, quantile, confidence) == Verdict.UNDECIDED:
+        if rule(middle) == Verdict.UNDECIDED:
             low = middle
         else:
             high = middle
-    return max(math.ceil(high * n / effective) - n, batch_means.FEWEST - n, 1)
+    return max(math.ceil(high * n) - n, batch_means.FEWEST - n, 1)
 
 
-def _reason(verdict: Verdict, missing: int | None, *, growing: bool) -> str:
+def _reason(verdict: Verdict, missing: int | None, *, growing: bool, replayed: bool) -> str:
     if growing:
         return "the backlog grew from beginning to end"
     if verdict != Verdict.UNDECIDED:
-        return "binomial rule on the effective number of requests"
+        how = "share expected over all schedules" if replayed else "binomial rule"
+        return f"{how}, correlation counted"
     if missing is None:
         return "too near the limit to be decided by any number of requests"
     return f"about {missing} more requests are needed"

@@ -1,43 +1,47 @@
-"""What a worker keeps of its requests, and how it sums them up at the end.
+"""What a worker keeps of its requests while the clock runs, and makes of them afterwards.
 
-While the clock runs only raw values are appended; histograms, header parsing and answer
-checks happen afterwards, so that they cannot delay a dispatch.
+While it runs only raw values are appended; headers are parsed and answers checked at the
+end, so that they cannot delay a dispatch.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from loadtests.histogram import Histogram
+from loadtests.http_call import Check
 from loadtests.payloads import Payloads
-from serving.app import CELL_HEADER
-from serving.v2 import HEADER_LENGTH, decode_response
+from loadtests.samples import UNSENT, Samples
+from serving.v2 import decode_response
 
 # Answers of one file on one machine agree to the last bit or two of FP32; int8 kernels
 # choose scales per call from the same rows, so they agree as well.
 _TOLERANCE = 1e-4
 _MOST_KEPT_BODIES = 64
+_LONGEST_ERROR = 40
 
 
 class Sample(NamedTuple):
     """One finished request. Times are ``perf_counter`` seconds; status 0 is no answer.
 
-    ``waited`` is true when every connection was busy as it fell due: the server was full,
-    and the wait until it was sent is latency, but no fault of the generator.
+    ``cell``, ``timing`` and ``head_length`` are the headers that name who answered, how long
+    it took inside, and where the binary part of ``answer`` begins; empty where absent.
+    ``failure`` names what went wrong in a task of the user's own, whatever its last status.
     """
 
     due: float
     sent: float
     done: float
-    payload: int
+    body: int
     status: int
-    headers: Mapping[str, str] | None
-    body: bytes | None
+    cell: str
+    timing: str
+    head_length: str
+    answer: bytes | None
     waited: bool = False
+    failure: str | None = None
 
 
 class Tally:
@@ -46,89 +50,82 @@ class Tally:
     ``cell_id`` None is a server that is not ours: its answers carry no cell.
     """
 
-    def __init__(self, payloads: Payloads, cell_id: str | None, check_every: int) -> None:
+    def __init__(
+        self,
+        payloads: Payloads,
+        cell_id: str | None,
+        check_every: int,
+        check: Check | None = None,
+    ) -> None:
+        self._check = check or Check()
+        self._statuses = frozenset(self._check.statuses)
         self._payloads = payloads
         self._cell_id = cell_id
         self._check_every = check_every
         self._samples: list[Sample] = []
         self._kept = 0
-        self.offered = 0
-        self.unsent = 0
+        self.checked = 0
+        self.wrong = 0
 
-    @property
-    def complete(self) -> bool:
-        """Whether every request that fell due has been answered, failed, or been given up."""
-        return len(self._samples) + self.unsent >= self.offered
+    def __len__(self) -> int:
+        return len(self._samples)
 
     def add(self, sample: Sample) -> None:
         """Keep a sample; the body only of every n-th, for checking."""
         keep = len(self._samples) % self._check_every == 0 and self._kept < _MOST_KEPT_BODIES
         self._kept += keep
-        self._samples.append(sample if keep or sample.status != 200 else sample._replace(body=None))
+        self._samples.append(sample if keep else sample._replace(answer=None))
 
-    def summarise(self, started: float, ends: float) -> dict[str, Any]:
-        """JSON-ready result: counts, encoded histograms, backlog growth, answer checks."""
-        good: list[Sample] = []
-        errors: Counter[str] = Counter()
-        checked = wrong = other_cell = 0
-        queue: list[float] = []
-        service: list[float] = []
-        how: Counter[str] = Counter()
-        for sample in self._samples:
-            headers = sample.headers or {}
-            if sample.status != 200:
-                errors[_error_name(sample)] += 1
-                continue
-            if self._cell_id is not None and headers.get(CELL_HEADER) != self._cell_id:
-                other_cell += 1
-                continue
-            if sample.body is not None and self._payloads.expected:
-                checked += 1
-                wrong += not self._matches(sample)
-            timing = parse_server_timing(headers.get("server-timing", ""))
-            queue += [timing["queue"]] if "queue" in timing else []
-            service += [timing["service"]] if "service" in timing else []
-            how["inline" if "desc=inline" in headers.get("server-timing", "") else "thread"] += 1
-            good.append(sample)
-        return {
-            "offered": self.offered,
-            "ok": len(good),
-            "unsent": self.unsent,
-            "errors": dict(errors),
-            "other_cell": other_cell,
-            "checked": checked,
-            "wrong": wrong,
-            "inference": how.most_common(1)[0][0] if how else "none",
-            "elapsed_s": max((s.done for s in self._samples), default=ends) - started,
-            "backlog_growth": backlog_growth(self._samples, started, ends),
-            "due_to_done": _encode(s.done - s.due for s in good),
-            "sent_to_done": _encode(s.done - s.sent for s in good),
-            "dispatch_lag": _encode(s.sent - s.due for s in self._samples if not s.waited),
-            "queue": _encode(queue),
-            "service": _encode(service),
-        }
+    def add_unsent(self, due: float, body: int) -> None:
+        """Keep a request that fell due and was never sent: counted, not dropped in silence."""
+        nan = float("nan")
+        self._samples.append(Sample(due, nan, nan, body, UNSENT, "", "", "", None, waited=True))
 
-    def _matches(self, sample: Sample) -> bool:
-        headers = sample.headers or {}
-        length = headers.get(HEADER_LENGTH.lower())
-        try:
-            answer = decode_response(sample.body or b"", int(length) if length else None)
-        except (ValueError, KeyError, TypeError):
-            return False
-        return all(
-            name in answer
-            and answer[name].shape == values[sample.payload].shape
-            and (
-                np.allclose(answer[name], values[sample.payload], atol=_TOLERANCE, rtol=_TOLERANCE)
-                if values.dtype.kind in "fc"
-                else np.array_equal(answer[name], values[sample.payload])
-            )
-            for name, values in self._payloads.expected.items()
+    def finish(self, started: float) -> Samples:
+        """All samples, counted from ``started``; checks the answers that were kept."""
+        rows = sorted(self._samples, key=lambda sample: sample.due)
+        for sample in rows:
+            if sample.answer is not None and not self._error(sample) and self._ours(sample):
+                self._look_at(sample)
+        timings = [parse_server_timing(sample.timing) for sample in rows]
+        return Samples(
+            due_s=_floats(sample.due - started for sample in rows),
+            sent_s=_floats(sample.sent - started for sample in rows),
+            done_s=_floats(sample.done - started for sample in rows),
+            body=np.array([sample.body for sample in rows], dtype=np.int64),
+            status=np.array([sample.status for sample in rows], dtype=np.int64),
+            error=np.array([self._error(sample) for sample in rows], dtype=np.str_),
+            waited=_flags(sample.waited for sample in rows),
+            own_cell=_flags(self._ours(sample) for sample in rows),
+            inline=_flags("desc=inline" in sample.timing for sample in rows),
+            queue_s=_floats(timing.get("queue", np.nan) for timing in timings),
+            service_s=_floats(timing.get("service", np.nan) for timing in timings),
         )
+
+    def _look_at(self, sample: Sample) -> None:
+        expected = self._payloads.expected[sample.body]
+        if expected:
+            self.checked += 1
+            self.wrong += not _matches(sample, expected)
+        elif self._check.reads_bodies:
+            self.checked += 1
+            self.wrong += self._check.failure(sample.answer or b"") is not None
+
+    def _error(self, sample: Sample) -> str:
+        if sample.failure:
+            return sample.failure[:_LONGEST_ERROR]
+        if sample.status in self._statuses or sample.status == UNSENT:
+            return ""
+        return f"http_{sample.status}" if sample.status else "no_answer"
+
+    def _ours(self, sample: Sample) -> bool:
+        return self._cell_id is None or sample.cell == self._cell_id
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
     """Durations in seconds by metric name, from a ``Server-Timing`` header.
+
+    A foreign server may write what it likes there; what is no duration is left out.
 
     >>> parse_server_timing("queue;dur=0.5, service;dur=2, infer;desc=inline")
     {'queue': 0.0005, 'service': 0.002}
@@ -137,27 +134,34 @@ def parse_server_timing(header: str) -> dict[str, float]:
     for part in header.split(","):
         name, _, rest = part.strip().partition(";")
         if rest.startswith("dur="):
-            found[name] = float(rest[4:]) / 1e3
+            try:
+                found[name] = float(rest[4:]) / 1e3
+            except ValueError:
+                continue
     return found
 
 
-def backlog_growth(samples: list[Sample], started: float, ends: float) -> float:
-    """Growth of the number of due but unfinished requests, per second, least squares.
+def _matches(sample: Sample, expected: Mapping[str, np.ndarray]) -> bool:
+    try:
+        length = int(sample.head_length) if sample.head_length else None
+        answer = decode_response(sample.answer or b"", length)
+    except (ValueError, KeyError, TypeError):
+        return False
+    return all(
+        name in answer
+        and answer[name].shape == values.shape
+        and (
+            np.allclose(answer[name], values, atol=_TOLERANCE, rtol=_TOLERANCE)
+            if values.dtype.kind in "fc"
+            else np.array_equal(answer[name], values)
+        )
+        for name, values in expected.items()
+    )
 
-    Sampled at 50 moments after the first fifth of the run, where it is still filling.
-    """
-    if len(samples) < 20:
-        return 0.0
-    due = np.sort([s.due for s in samples])
-    done = np.sort([s.done for s in samples])
-    at = np.linspace(started + (ends - started) / 5, ends, 50)
-    backlog = np.searchsorted(due, at) - np.searchsorted(done, at)
-    return float(np.polyfit(at - started, backlog, 1)[0])
+
+def _floats(values: Iterable[float]) -> np.ndarray:
+    return np.fromiter(values, dtype=np.float64)
 
 
-def _error_name(sample: Sample) -> str:
-    return f"http_{sample.status}" if sample.status else "no_answer"
-
-
-def _encode(values: Any) -> dict[str, Any]:
-    return Histogram.of(values).model_dump()
+def _flags(values: Iterable[bool]) -> np.ndarray:
+    return np.fromiter(values, dtype=bool)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loadtests.arrivals import Trace
+from loadtests.arrivals import Recorded, Trace
 from serving.errors import BadInput
+from serving.records import sha256_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,14 @@ def read_trace(
     batches = None
     if batch_column in table.columns:
         batches = _batches(table[batch_column], f"{path}: column '{batch_column}'")
-    return Trace(due_s=tuple(due.tolist()), batches=batches)
+    source = Recorded(
+        file=path.name,
+        sha256=sha256_of(path),
+        time_scale=time_scale,
+        requests=len(due),
+        mean_batch=None if batches is None else float(batches.mean()),
+    )
+    return Trace(due, batches, source)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -93,7 +101,7 @@ def _seconds(column: pd.Series, where: str) -> np.ndarray:
     return np.asarray(times)
 
 
-def _batches(column: pd.Series, where: str) -> tuple[int, ...]:
+def _batches(column: pd.Series, where: str) -> np.ndarray:
     """Batch sizes, checked: whole numbers from 1."""
     import pandas as pd
 
@@ -103,4 +111,4 @@ def _batches(column: pd.Series, where: str) -> tuple[int, ...]:
         raise BadInput(
             f"{where}: row {wrong[0] + 1} is no whole number from 1; correct it, or drop the column"
         )
-    return tuple(values.astype(int).tolist())
+    return np.asarray(values.astype(int))

@@ -19,7 +19,7 @@ from planner.records import (
     ServiceProfile,
 )
 from serving.errors import BadInput
-from serving.records import InstanceType, Variant
+from serving.records import COMMAND, InstanceType, Variant
 
 MEMORY_HEADROOM = 0.25
 """On top of a replica's measured peak: a longer life meets larger peaks than a short run."""
@@ -68,6 +68,8 @@ def place(
     stands on its own size only, since no shape could change why it is rejected.
     """
     by_cell = _cells(profiles, refused, instances)
+    price_of = {price.instance: price for price in prices.prices}
+    shapes = _shapes(instances, price_of, prices.factors)
     placements: list[Placement] = []
     rejections: list[Rejection] = []
     for variant in variants:
@@ -75,7 +77,7 @@ def place(
         known = {size.partition(":")[0] for _, size, _ in cells}
         for name, instance in instances.items():
             if instance.is_host_size and name not in known:
-                cells[variant.name, name, 1] = _Cell()
+                cells[variant.name, name, 0 if variant.runtime == COMMAND else 1] = _Cell()
         for (_, size, threads), cell in sorted(cells.items()):
             own = Candidate(
                 variant=variant.name,
@@ -90,11 +92,12 @@ def place(
             elif profile is None:
                 rejections.append(_without_profile(own, cell, demand.batch))
             else:
-                for found in _on_everything(own, profile, demand, instances, prices):
-                    if isinstance(found, Placement):
-                        placements.append(found)
-                    else:
-                        rejections.append(found)
+                found = _on_own_size(own, profile, price_of.get(profile.instance.name))
+                if isinstance(found, Placement):
+                    placements.append(found)
+                else:
+                    rejections.append(found)
+                _on_shapes(own, profile, demand, shapes, placements, rejections)
     return placements, rejections
 
 
@@ -145,29 +148,44 @@ def _without_profile(own: Candidate, cell: _Cell, batch: int) -> Rejection:
     return _rejected(own, Bottleneck.INVALID if invalid else Bottleneck.UNMEASURED, reason)
 
 
-def _on_everything(
-    own: Candidate,
-    profile: ServiceProfile,
-    demand: Demand,
+class _Shape(NamedTuple):
+    """What could be bought, and what is the same about it for every profile."""
+
+    instance: InstanceType
+    price: Price | None
+    factor: CpuFactor | None
+    usable_gib: float
+    refusal: str | None
+
+
+def _shapes(
     instances: Mapping[str, InstanceType],
-    prices: PriceList,
-) -> Iterable[Placement | Rejection]:
-    price_of = {price.instance: price for price in prices.prices}
-    factor_of = {factor.target_family: factor for factor in prices.factors}
-    yield _on_own_size(own, profile, price_of.get(profile.instance.name))
+    price_of: Mapping[str, Price],
+    factors: Iterable[CpuFactor],
+) -> list[_Shape]:
+    """Everything in the catalogue that is not cut out of this host."""
+    factor_of = {factor.target_family: factor for factor in factors}
+    shapes = []
     for instance in instances.values():
-        share = math.floor(instance.vcpus / profile.instance.vcpus + 1e-9)
-        if instance.is_host_size or instance.name == profile.instance.name or share < 1:
+        if instance.is_host_size:
             continue
-        candidate = own.model_copy(
-            update={
-                "instance": instance.name,
-                "replicas_per_instance": min(share, demand.max_replicas),
-            }
-        )
-        price = price_of.get(instance.name)
-        factor = factor_of.get(instance.cpu_family)
-        yield _on_shape(candidate, profile, instance, price, factor)
+        price, factor = price_of.get(instance.name), factor_of.get(instance.cpu_family)
+        refusal = None
+        if price is None:
+            refusal = f"no price for {instance.name} in prices.toml"
+        elif price.cpu_family != instance.cpu_family:
+            raise BadInput(
+                f"prices.toml says cpu_family = '{price.cpu_family}' for {instance.name}, "
+                f"instances.toml says '{instance.cpu_family}'; change one of them"
+            )
+        elif factor is None:
+            refusal = (
+                f"no CPU factor for {instance.cpu_family} in prices.toml, so no price can be "
+                "attached to what was measured here"
+            )
+        usable = instance.memory_gib * (1 - SYSTEM_MEMORY_SHARE)
+        shapes.append(_Shape(instance, price, factor, usable, refusal))
+    return shapes
 
 
 def _on_own_size(
@@ -184,47 +202,50 @@ def _on_own_size(
     return Placement(own, profile, profile.instance, HERE, price)
 
 
-def _on_shape(
-    candidate: Candidate,
+def _on_shapes(
+    own: Candidate,
     profile: ServiceProfile,
-    instance: InstanceType,
-    price: Price | None,
-    factor: CpuFactor | None,
-) -> Placement | Rejection:
-    if price is None:
-        return _rejected(candidate, Bottleneck.COST, f"no price for {instance.name} in prices.toml")
-    if price.cpu_family != instance.cpu_family:
-        raise BadInput(
-            f"prices.toml says cpu_family = '{price.cpu_family}' for {instance.name}, "
-            f"instances.toml says '{instance.cpu_family}'; change one of them"
+    demand: Demand,
+    shapes: Iterable[_Shape],
+    placements: list[Placement],
+    rejections: list[Rejection],
+) -> None:
+    """Put the replicas of one profile on every shape that has the vCPUs for one.
+
+    Runs for every pair of a profile and a shape, so what a pair does not change is outside.
+    """
+    size, needed = profile.instance, replica_memory_gib(profile)
+    variant, name, threads = own.variant, own.size, own.threads
+    for shape in shapes:
+        instance = shape.instance
+        share = math.floor(instance.vcpus / size.vcpus + 1e-9)
+        if share < 1 or instance.name == size.name:
+            continue
+        fitting = math.floor(shape.usable_gib / needed) if needed > 0 else share
+        candidate = Candidate(
+            variant=variant,
+            size=name,
+            threads=threads,
+            instance=instance.name,
+            replicas_per_instance=max(1, min(share, fitting, demand.max_replicas)),
         )
-    if factor is None:
-        return _rejected(
-            candidate,
-            Bottleneck.COST,
-            f"no CPU factor for {instance.cpu_family} in prices.toml, so no price can be "
-            "attached to what was measured here",
-        )
-    if instance.enforcement == "quota" and profile.instance.enforcement == "cpuset":
-        # The same vCPU enforced by a quota has about twice the tail.
-        return _rejected(
-            candidate,
-            Bottleneck.UNMEASURED,
-            f"{instance.name} enforces a quota and {profile.instance.name} was measured with "
-            f"whole CPUs; measure {profile.instance.name}:quota",
-        )
-    needed, usable = replica_memory_gib(profile), instance.memory_gib * (1 - SYSTEM_MEMORY_SHARE)
-    fitting = math.floor(usable / needed) if needed > 0 else candidate.replicas_per_instance
-    if fitting < 1:
-        return _rejected(
-            candidate,
-            Bottleneck.MEMORY,
-            f"a replica needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
-            f"{instance.name} has {usable:.2f} of {instance.memory_gib:g} GiB to give",
-        )
-    held = min(candidate.replicas_per_instance, fitting)
-    placed = candidate.model_copy(update={"replicas_per_instance": held})
-    return Placement(placed, profile, instance, factor, price)
+        if shape.factor is None or shape.refusal is not None:
+            rejections.append(_rejected(candidate, Bottleneck.COST, shape.refusal or ""))
+        elif instance.enforcement == "quota" and size.enforcement == "cpuset":
+            # The same vCPU enforced by a quota has about twice the tail.
+            reason = (
+                f"{instance.name} enforces a quota and {size.name} was measured with "
+                f"whole CPUs; measure {size.name}:quota"
+            )
+            rejections.append(_rejected(candidate, Bottleneck.UNMEASURED, reason))
+        elif fitting < 1:
+            reason = (
+                f"a replica needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+                f"{instance.name} has {shape.usable_gib:.2f} of {instance.memory_gib:g} GiB to give"
+            )
+            rejections.append(_rejected(candidate, Bottleneck.MEMORY, reason))
+        else:
+            placements.append(Placement(candidate, profile, instance, shape.factor, shape.price))
 
 
 def _rejected(candidate: Candidate, bottleneck: Bottleneck, reason: str) -> Rejection:

@@ -1,45 +1,168 @@
 """Predicted latency against rate, with an interval, from a service profile.
 
-A prediction is a simulation of the measured service times through the real topology. Its
-interval spans bootstrap replicates (B. Efron, 1979): each resamples the service histogram,
-takes another capacity from the measured interval, and has arrivals of its own. Latencies are
-computed on a grid of utilisations, made monotone along it, and interpolated in 1 / (1 - u),
-in which the waiting time of a queue is close to a straight line (Pollaczek-Khinchine).
+A prediction is a simulation of the measured service times through the real topology, see
+:mod:`planner.surface`, interpolated over the utilisation. Of very many replicas it is a
+staffing law, see :mod:`planner.staffing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from planner.occupancy import Occupancy, occupancy
+from planner.occupancy import Occupancy, occupancy, quota_of
 from planner.records import Curve, CurvePoint, Interval, MeasuredPoint, ServiceProfile
-from planner.simulate import draw, sojourns
+from planner.staffing import MANY, erlang_c, may_wait
+from planner.surface import (
+    HIGHEST_UTILISATION,
+    Range,
+    Surface,
+    code_hash,
+    replicates,
+    simulate_surface,
+    simulated_as,
+)
 from serving.errors import BadInput
 
 UTILISATIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85)
-HIGHEST_UTILISATION = 0.85
-"""Beyond it a latency is mostly luck: no run is long enough to be stationary."""
-
 QUANTILES = (0.5, 0.95, 0.99)
 
-_GRID = np.array([0.1, 0.3, 0.5, 0.65, 0.75, 0.85])
-_REPLICATES = 8
-_LANES = 8
-_WARM_UP = 300
-_REQUESTS = 700
-_SIMULATED_REPLICAS = (1, 2, 3, 4, 8)
+
+class Predictor:
+    """Latencies of one profile in ms. What does not depend on a demand is computed once."""
+
+    def __init__(self, profile: ServiceProfile, seed: int) -> None:
+        self.profile = profile
+        self._seed = seed
+        self._surfaces: dict[tuple[int, tuple[float, ...]], Surface] = {}
+        self._shortfalls: dict[float, tuple[list[float], list[float]]] = {}
+        self._alone: dict[float, float] = {}
+        self._unqueued: dict[float, Range] = {}
+
+    def latency(self, replicas: int, rate_rps: float, quantile: float) -> Range:
+        """One quantile with ``replicas`` replicas at ``rate_rps`` in all.
+
+        The middle and the upper end follow what was measured: by how much open-loop runs of
+        the profile were slower than predicted, interpolated over the utilisation, is added.
+        It is added in ms, also for several replicas, because what a queue cannot explain is
+        mostly stalls of the platform that come whatever the load.
+
+        Never falls as the rate rises. BadInput beyond 0.85 of the capacity.
+        """
+        profile = self.profile
+        utilisation = rate_rps / (replicas * profile.capacity_rps)
+        if utilisation > HIGHEST_UTILISATION * (1 + 1e-9):
+            raise BadInput(
+                f"{profile.variant.name} on {profile.instance.label}: {rate_rps:g} req/s is "
+                f"{utilisation:.0%} of the capacity of {replicas} replicas, and nothing is "
+                f"predicted beyond {HIGHEST_UTILISATION:.0%}; ask for more replicas or a lower rate"
+            )
+        lower = [q for q in QUANTILES if q < quantile]
+        share = self.share_waiting(replicas, rate_rps)
+        found = [self._one(replicas, utilisation, q, share) for q in (*lower, quantile)]
+        # Measured medians may exceed their prediction by more than measured tails do theirs.
+        return Range(*(max(parts) for parts in zip(*found, strict=True)))
+
+    def unloaded(self, quantile: float) -> float:
+        """A request that meets no other one: overhead and occupancy alone."""
+        if quantile not in self._alone:
+            alone = self._measured_occupancy
+            # The bucket that holds the quantile; a quota's stalls come on top.
+            place = _quantile(alone.first_s, alone.counts, quantile)
+            self._alone[quantile] = 1e3 * (place + alone.beyond_s)
+        return self._alone[quantile]
+
+    @property
+    def staffable(self) -> bool:
+        """Whether the staffing law holds for many replicas.
+
+        A quota stalls a replica whether or not requests meet, and the law knows no stalls.
+        """
+        return quota_of(self.profile) is None
+
+    def share_waiting(self, replicas: int, rate_rps: float) -> float:
+        """Share of requests that wait at all by Erlang's C, capacity at its lower bound.
+
+        1 where the staffing law does not hold.
+        """
+        if replicas < MANY or not self.staffable:
+            return 1.0
+        return erlang_c(replicas, rate_rps / self.profile.capacity_interval.low)
+
+    @cached_property
+    def _profile_hash(self) -> str:
+        return self.profile.content_hash()
+
+    @cached_property
+    def _measured_occupancy(self) -> Occupancy:
+        values, counts = self.profile.service.values()
+        return occupancy(self.profile, values, counts, self.profile.capacity_rps)
+
+    def _one(self, replicas: int, utilisation: float, quantile: float, share: float) -> Range:
+        low, mid, high = self._simulated(simulated_as(replicas), utilisation, quantile)
+        if share <= may_wait(quantile):
+            quick = self._without_queue(quantile)
+            low, mid, high = min(low, quick.low), min(mid, quick.mid), min(high, quick.high)
+        shortfall = self._shortfall(utilisation, quantile)
+        return Range(low, mid + shortfall, high + shortfall)
+
+    def know(self, surface: Surface) -> None:
+        """Use a surface that was simulated earlier, if it is one of this profile by this code."""
+        made_from = (surface.profile, surface.code, surface.seed)
+        if made_from == (self._profile_hash, code_hash(), self._seed):
+            self._surfaces.setdefault((surface.replicas, surface.quantiles), surface)
+
+    def surface(self, replicas: int, quantiles: tuple[float, ...] = QUANTILES) -> Surface:
+        """Latencies of one of ``SIMULATED_REPLICAS``, simulated when it is not known."""
+        key = (replicas, quantiles)
+        if key not in self._surfaces:
+            self._surfaces[key] = simulate_surface(self.profile, replicas, self._seed, quantiles)
+        return self._surfaces[key]
+
+    def _simulated(self, replicas: int, utilisation: float, quantile: float) -> Range:
+        quantiles = QUANTILES if quantile in QUANTILES else tuple(sorted({*QUANTILES, quantile}))
+        return self.surface(replicas, quantiles).at(utilisation, quantile)
+
+    def _without_queue(self, quantile: float) -> Range:
+        """The quantile when no more than ``may_wait`` of all requests wait.
+
+        P(latency > t) is at most P(service > t) + P(waits), so the upper end is the service
+        time at a quantile that much higher.
+        """
+        if quantile not in self._unqueued:
+            found = replicates(self.profile, np.random.default_rng(self._seed))
+            at = [1e3 * (_quantile(o.first_s, o.counts, quantile) + o.beyond_s) for o in found]
+            higher = quantile + may_wait(quantile)
+            over = [1e3 * (_quantile(o.first_s, o.counts, higher) + o.beyond_s) for o in found]
+            self._unqueued[quantile] = Range(min(at), float(np.median(at)), max(over))
+        return self._unqueued[quantile]
+
+    def _shortfall(self, utilisation: float, quantile: float) -> float:
+        """By how much measured runs exceeded the prediction: interpolated, rising with the load.
+
+        Between two runs the rise is taken as linear. A quota's throttling sets in somewhere
+        between a run that met none and one that did, and a plan must not bet on where.
+        """
+        if not self.profile.measured_points:
+            return 0.0
+        if quantile not in self._shortfalls:
+            recorded = max((q for q in QUANTILES if q <= quantile), default=QUANTILES[0])
+            places, shortfalls = [0.0], [0.0]
+            for point in sorted(self.profile.measured_points, key=lambda p: p.utilisation):
+                place = min(point.utilisation, HIGHEST_UTILISATION)
+                expected = self._simulated(1, place, recorded)
+                places.append(place)
+                shortfalls.append(max(shortfalls[-1], _measured_ms(point, recorded) - expected[2]))
+            self._shortfalls[quantile] = (places, shortfalls)
+        return float(np.interp(utilisation, *self._shortfalls[quantile]))
 
 
-class _Surface(NamedTuple):
-    """Latencies in ms over the grid, each of shape [utilisations, quantiles]."""
-
-    low: np.ndarray
-    mid: np.ndarray
-    high: np.ndarray
+@lru_cache(maxsize=1024)
+def predictor(profile: ServiceProfile, seed: int) -> Predictor:
+    """The predictor of a profile; equal arguments share one, and all that it has simulated."""
+    return Predictor(profile, seed)
 
 
 def predict(profile: ServiceProfile, replicas: int, rate_rps: float, seed: int) -> CurvePoint:
@@ -57,27 +180,9 @@ def predict(profile: ServiceProfile, replicas: int, rate_rps: float, seed: int) 
 def predict_quantile(
     profile: ServiceProfile, replicas: int, rate_rps: float, quantile: float, seed: int
 ) -> Interval:
-    """One latency quantile in ms.
-
-    The middle and the upper end follow what was measured: by how much open-loop runs of the
-    profile were slower than predicted, interpolated over the utilisation, is added. It is
-    added in ms, also for several replicas, because what a queue cannot explain is mostly
-    stalls of the platform that come whatever the load.
-
-    Never falls as the rate rises. BadInput beyond 0.85 of the capacity.
-    """
-    utilisation = rate_rps / (replicas * profile.capacity_rps)
-    if utilisation > HIGHEST_UTILISATION * (1 + 1e-9):
-        raise BadInput(
-            f"{profile.variant.name} on {profile.instance.label}: {rate_rps:g} req/s is "
-            f"{utilisation:.0%} of the capacity of {replicas} replicas, and nothing is "
-            f"predicted beyond {HIGHEST_UTILISATION:.0%}; ask for more replicas or a lower rate"
-        )
-    simulated = _simulated_interval(profile, replicas, utilisation, quantile, seed)
-    shortfall = _shortfall_ms(profile, utilisation, quantile, seed)
-    return Interval(
-        low=simulated.low, mid=simulated.mid + shortfall, high=simulated.high + shortfall
-    )
+    """One latency quantile in ms, see :meth:`Predictor.latency`."""
+    low, mid, high = predictor(profile, seed).latency(replicas, rate_rps, quantile)
+    return Interval(low=low, mid=mid, high=high)
 
 
 def curve(
@@ -105,107 +210,11 @@ def curve(
     )
 
 
-def unloaded_ms(profile: ServiceProfile, quantile: float) -> float:
-    """Latency in ms of a request that meets no other one: overhead and occupancy alone."""
-    values, counts = profile.service.values()
-    alone = occupancy(profile, values, counts, profile.capacity_rps)
-    # The bucket that holds the quantile; a quota's stalls come on top.
-    index = int(np.searchsorted(np.cumsum(counts), quantile * counts.sum()))
-    return 1e3 * (float(alone.first_s[min(index, len(values) - 1)]) + alone.beyond_s)
-
-
-def _simulated_interval(
-    profile: ServiceProfile, replicas: int, utilisation: float, quantile: float, seed: int
-) -> Interval:
-    # At one utilisation more replicas only queue less, so rounding down is on the safe side.
-    simulated = max(k for k in _SIMULATED_REPLICAS if k <= replicas)
-    quantiles = tuple(sorted({*QUANTILES, quantile}))
-    surface = _surface(profile, simulated, seed, quantiles)
-    column = quantiles.index(quantile)
-    x = 1 / (1 - min(utilisation, HIGHEST_UTILISATION))
-    low, mid, high = (float(np.interp(x, 1 / (1 - _GRID), part[:, column])) for part in surface)
-    return Interval(low=low, mid=max(low, mid), high=max(low, mid, high))
-
-
-def _shortfall_ms(profile: ServiceProfile, utilisation: float, quantile: float, seed: int) -> float:
-    """By how much measured runs exceeded the prediction: interpolated, rising with the load.
-
-    Between two runs the rise is taken as linear. A quota's throttling sets in somewhere
-    between a run that met none and one that did, and a plan must not bet on where.
-    """
-    recorded = max((q for q in QUANTILES if q <= quantile), default=QUANTILES[0])
-    places, shortfalls = [0.0], [0.0]
-    for point in sorted(profile.measured_points, key=lambda p: p.utilisation):
-        place = min(point.utilisation, HIGHEST_UTILISATION)
-        expected = _simulated_interval(profile, 1, place, recorded, seed)
-        places.append(place)
-        shortfalls.append(max(shortfalls[-1], _measured_ms(point, recorded) - expected.high))
-    return float(np.interp(utilisation, places, shortfalls))
-
-
 def _measured_ms(point: MeasuredPoint, quantile: float) -> float:
     return dict(zip(QUANTILES, (point.p50_ms, point.p95_ms, point.p99_ms), strict=True))[quantile]
 
 
-@lru_cache(maxsize=1024)
-def _surface(
-    profile: ServiceProfile, replicas: int, seed: int, quantiles: tuple[float, ...]
-) -> _Surface:
-    """Simulate every replicate at every utilisation of the grid, all in one pass.
-
-    The same random numbers serve all utilisations, so that curves are smooth, and all
-    profiles, so that two of them differ by their service times and not by luck.
-    """
-    rng = np.random.default_rng(seed)
-    length = _WARM_UP + _REQUESTS
-    values, counts = profile.service.values()
-    gaps = rng.exponential(size=(length, 1, _REPLICATES, _LANES))
-    places = rng.random((length, _REPLICATES, _LANES))
-    occupancies = _replicates(profile, values, counts, rng)
-    busy = _drawn(occupancies, places, first=False)
-    cold = any(o.first_s is not o.busy_s for o in occupancies)
-    first = _drawn(occupancies, places, first=True) if cold else busy
-    rates = _GRID * profile.capacity_rps * replicas
-    arrivals = np.cumsum(gaps, axis=0) / rates[:, None, None]
-    times = sojourns(
-        arrivals.reshape(length, -1),
-        busy,
-        first=first,
-        replicas=replicas,
-        quota=occupancies[0].quota,
-    )
-    kept = times[_WARM_UP:].reshape(_REQUESTS, len(_GRID), _REPLICATES, _LANES)
-    pooled = kept.transpose(1, 2, 0, 3).reshape(len(_GRID), _REPLICATES, -1)
-    beyond = np.array([o.beyond_s for o in occupancies])
-    latency = 1e3 * (np.moveaxis(np.quantile(pooled, quantiles, axis=2), 0, -1) + beyond[:, None])
-    # More load is never faster; where it seems so, it is noise or a warm cache.
-    rising = np.maximum.accumulate(latency, axis=0)
-    return _Surface(rising.min(axis=1), np.median(rising, axis=1), rising.max(axis=1))
-
-
-def _replicates(
-    profile: ServiceProfile, values: np.ndarray, counts: np.ndarray, rng: np.random.Generator
-) -> list[Occupancy]:
-    """One occupancy per replicate: resampled counts, a capacity from its interval."""
-    interval = profile.capacity_interval
-    capacities = np.interp(
-        np.linspace(0, 1, _REPLICATES), (0, 0.5, 1), (interval.low, interval.mid, interval.high)
-    )
-    resampled = rng.multinomial(int(counts.sum()), counts / counts.sum(), size=_REPLICATES)
-    return [
-        occupancy(profile, values, chosen, float(capacity))
-        for chosen, capacity in zip(resampled, capacities, strict=True)
-    ]
-
-
-def _drawn(occupancies: Sequence[Occupancy], places: np.ndarray, *, first: bool) -> np.ndarray:
-    """Occupancies at the quantiles ``places`` [n, replicates, lanes], repeated over the grid."""
-    one_rate = np.stack(
-        [
-            draw(o.first_s if first else o.busy_s, o.counts, places[:, r])
-            for r, o in enumerate(occupancies)
-        ],
-        axis=1,
-    )
-    tiled = np.broadcast_to(one_rate[:, None], (len(places), len(_GRID), *one_rate.shape[1:]))
-    return np.ascontiguousarray(tiled).reshape(len(places), -1)
+def _quantile(values: np.ndarray, counts: np.ndarray, quantile: float) -> float:
+    """The value of the bucket that holds a quantile."""
+    index = int(np.searchsorted(np.cumsum(counts), quantile * counts.sum()))
+    return float(values[min(index, len(values) - 1)])

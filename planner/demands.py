@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from loadtests.records import Slo
+from loadtests.objective import Slo
 from planner.records import Demand
 from serving.errors import BadInput
 from serving.records import Record

@@ -47,7 +47,7 @@ def build_profiles(
     for key, group in sorted(groups.items()):
         reason = _refusal(group)
         if reason is None:
-            overloaded = [m for m in group if _overloaded(m)]
+            overloaded = [m for m in group if fell_behind(m)]
             profiles.append(_profile([m for m in group if m.valid], overloaded))
         else:
             refusals.append((key, reason))
@@ -87,7 +87,7 @@ def _usable(measurement: Measurement) -> bool:
     return measurement.valid and measurement.ok > 0 and measurement.service.count > 0
 
 
-def _overloaded(measurement: Measurement) -> bool:
+def fell_behind(measurement: Measurement) -> bool:
     """An open-loop run with nothing against it but that the server fell behind.
 
     Falling behind is an answer, not a bad measurement: its latencies are lower bounds.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from planner.candidates import Placement, place
-from planner.curve import predict_quantile, unloaded_ms
+from planner.curve import Predictor, predictor
 from planner.prices import PriceList
 from planner.profile import Refusal
 from planner.records import (
@@ -23,15 +24,22 @@ from planner.records import (
     Rejection,
     ServiceProfile,
 )
+from planner.sizing import Shortage, Sizing, quantile_name
 from serving.records import InstanceType, Variant
 
-UTILISATION_CAP = 0.7
-"""Share of the measured capacity that a plan may use: beyond it latency grows faster than
-any prediction is certain, and nothing is left for a burst."""
+PLANS = 10
+"""So many of the cheapest plans are worked out, with a price and without; what cannot be
+cheaper than they are is rejected for its cost, without simulating it."""
 
 _SAME_RATE = 0.05
 
-Shortage = tuple[Bottleneck, str]
+
+class _Option(NamedTuple):
+    """A placement that may hold, and a bound that its rank cannot fall below."""
+
+    placement: Placement
+    sizing: Sizing
+    bound: tuple[float, float, float]
 
 
 def recommend(
@@ -44,7 +52,7 @@ def recommend(
     factors: Sequence[CpuFactor],
     seed: int,
 ) -> Recommendation:
-    """Size every candidate for ``demand``, and rank the plans.
+    """Size every candidate that may be among the cheapest for ``demand``, and rank the plans.
 
     Priced plans come first, by their monthly cost; plans on the host's own sizes, which
     have no price, follow by vCPUs and memory. Plans and rejections together are exactly the
@@ -52,15 +60,21 @@ def recommend(
     """
     price_list = PriceList(tuple(prices), tuple(factors))
     placements, rejections = place(demand, profiles, refused, variants, instances, price_list)
-    plans: list[tuple[Plan, Placement]] = []
+    priced: list[_Option] = []
+    unpriced: list[_Option] = []
+    sizings = _Sizings(demand, seed)
     for placement in placements:
-        answer = _sized(placement, demand, seed)
-        if isinstance(answer, Plan):
-            plans.append((answer, placement))
-        else:
-            rejections.append(answer)
-    plans.sort(key=lambda pair: _rank(pair[0]))
-    note = _binding(*plans[0], demand, seed) if plans else _why_none(rejections)
+        sizing = sizings.of(placement)
+        if sizing.hopeless is not None:
+            rejections.append(_rejected(placement, sizing.hopeless))
+            continue
+        option = _Option(placement, sizing, _size(placement, sizing.fewest))
+        (unpriced if placement.price is None else priced).append(option)
+    plans = [
+        *_cheapest(priced, demand, rejections),
+        *_cheapest(unpriced, demand, rejections),
+    ]
+    note = _binding(*plans[0]) if plans else _why_none(rejections)
     return Recommendation(
         demand=demand,
         best=plans[0][0] if plans else None,
@@ -77,27 +91,67 @@ def best_on_host(recommendation: Recommendation) -> Plan | None:
     return next((p for p in plans if p.candidate.instance == p.candidate.size), None)
 
 
-def _rank(plan: Plan) -> tuple[object, ...]:
-    c = plan.candidate
-    tie = (plan.p99_ms.high, c.variant, c.size, c.threads, c.instance)
-    if plan.usd_per_month is None:
-        return (1, plan.vcpus, plan.memory_gib, *tie)
-    return (0, plan.usd_per_month, plan.vcpus, plan.memory_gib, *tie)
+class _Sizings:
+    """Sizings by what they depend on; many shapes share one."""
+
+    def __init__(self, demand: Demand, seed: int) -> None:
+        self._demand, self._seed = demand, seed
+        self._predictors: dict[int, Predictor] = {}
+        self._sizings: dict[tuple[int, float, float, float, int], Sizing] = {}
+
+    def of(self, placement: Placement) -> Sizing:
+        profile, factor = placement.profile, placement.factor
+        held = placement.candidate.replicas_per_instance
+        # By identity: hashing a profile takes longer than all else here.
+        key = (id(profile), factor.low, factor.mid, factor.high, held)
+        if key not in self._sizings:
+            found = self._predictors.get(key[0]) or predictor(profile, self._seed)
+            self._predictors[key[0]] = found
+            self._sizings[key] = Sizing(found, factor, held, self._demand)
+        return self._sizings[key]
 
 
-def _sized(placement: Placement, demand: Demand, seed: int) -> Plan | Rejection:
-    """Find the smallest number of whole instances that holds, or why none up to the limit does."""
-    held = placement.candidate.replicas_per_instance
-    most = demand.max_replicas // held
-    hopeless = _hopeless(placement, demand, most)
-    if hopeless is not None:
-        return _rejected(placement, hopeless)
-    number = math.ceil((_needed(placement, demand) + demand.spare_replicas) / held)
-    while (shortage := _shortage(placement, demand, number, seed)) is not None:
-        if number >= most:
-            return _rejected(placement, shortage)
-        number += 1
-    return _plan(placement, demand, number, seed)
+def _cheapest(
+    options: list[_Option], demand: Demand, rejections: list[Rejection]
+) -> list[tuple[Plan, _Option]]:
+    """Rank the plans that hold, at least the ``PLANS`` cheapest; the others become rejections.
+
+    Branch and bound: by the number of instances that the rate alone asks for, until no
+    option that is left can come before the plans that there are.
+    """
+    options.sort(key=lambda option: (option.bound, _names(option.placement)))
+    plans: list[tuple[Plan, _Option]] = []
+    sizes: list[tuple[float, float, float]] = []
+    tried = 0
+    for option in options:
+        if len(sizes) >= PLANS and option.bound > sizes[PLANS - 1]:
+            break
+        tried += 1
+        number = option.sizing.smallest
+        if isinstance(number, Shortage):
+            rejections.append(_rejected(option.placement, number))
+        else:
+            plans.append((_plan(option, demand, number), option))
+            insort(sizes, _size(option.placement, number))
+    rejections += [_too_dear(option) for option in options[tried:]]
+    plans.sort(key=lambda pair: _rank(pair[0], pair[1].placement))
+    return plans
+
+
+def _size(placement: Placement, number: int) -> tuple[float, float, float]:
+    """Rank ``number`` instances: monthly cost (0 without a price), vCPUs, memory."""
+    instance, price = placement.instance, placement.price
+    usd = 0.0 if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
+    return usd, number * instance.vcpus, number * instance.memory_gib
+
+
+def _rank(plan: Plan, placement: Placement) -> tuple[object, ...]:
+    return (*_size(placement, plan.instances), plan.p99_ms.high, *_names(placement))
+
+
+def _names(placement: Placement) -> tuple[str, str, int, str]:
+    c = placement.candidate
+    return c.variant, c.size, c.threads, c.instance
 
 
 def _rejected(placement: Placement, shortage: Shortage) -> Rejection:
@@ -105,91 +159,29 @@ def _rejected(placement: Placement, shortage: Shortage) -> Rejection:
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 
 
-def _capacity_at_cap(placement: Placement) -> float:
-    """Cap what one replica may be given, in requests per second, at the lower bound."""
-    return UTILISATION_CAP * placement.profile.capacity_interval.low * placement.factor.low
-
-
-def _needed(placement: Placement, demand: Demand) -> int:
-    """Replicas that the utilisation cap asks for, spares not counted."""
-    return max(1, math.ceil(demand.rate_rps / _capacity_at_cap(placement) - 1e-9))
-
-
-def _hopeless(placement: Placement, demand: Demand, most: int) -> Shortage | None:
-    """Name what no number of instances cures."""
-    floor = unloaded_ms(placement.profile, demand.slo.quantile) / placement.factor.low
-    if floor > demand.slo.limit_ms:
-        return Bottleneck.LATENCY, (
-            f"{_quantile(demand)} is {floor:.3g} ms without any load, "
-            f"over the limit of {demand.slo.limit_ms:g} ms"
-        )
-    working = most * placement.candidate.replicas_per_instance - demand.spare_replicas
-    if working < _needed(placement, demand):
-        return Bottleneck.CAPACITY, (
-            f"{demand.rate_rps:g} req/s need {_working(_needed(placement, demand))} of "
-            f"{_capacity_at_cap(placement):.3g} req/s (at {UTILISATION_CAP:.0%} of capacity, "
-            f"lower bound), {max(working, 0)} fit into max_replicas = {demand.max_replicas}"
-        )
-    return None
-
-
-def _shortage(placement: Placement, demand: Demand, number: int, seed: int) -> Shortage | None:
-    """Name what ``number`` instances fail on, without their spares or with them."""
-    replicas = number * placement.candidate.replicas_per_instance
-    working = replicas - demand.spare_replicas
-    can = max(working, 0) * _capacity_at_cap(placement)
-    if working < _needed(placement, demand):
-        return Bottleneck.CAPACITY, (
-            f"{_working(max(working, 0))} carr{'ies' if working == 1 else 'y'} "
-            f"{can:.3g} req/s at {UTILISATION_CAP:.0%} "
-            f"of capacity, {demand.rate_rps:g} are demanded"
-        )
-    upper = _upper_ms(placement, demand, replicas, seed)
-    if upper > demand.slo.limit_ms:
-        return Bottleneck.LATENCY, (
-            f"{_quantile(demand)} may be {upper:.3g} ms with {_working(working)} "
-            f"(upper bound), over the limit of {demand.slo.limit_ms:g} ms"
-        )
-    return None
-
-
-def _upper_ms(placement: Placement, demand: Demand, replicas: int, seed: int) -> float:
-    """Upper bound of the demanded quantile, with and without the spare replicas."""
-    return max(
-        _latency(placement, k, demand.rate_rps, demand.slo.quantile, seed).high
-        for k in {replicas, replicas - demand.spare_replicas}
+def _too_dear(option: _Option) -> Rejection:
+    usd, vcpus, _ = option.bound
+    least = f"{vcpus:g} vCPU" if option.placement.price is None else f"USD {usd:,.2f} per month"
+    return Rejection(
+        candidate=option.placement.candidate,
+        bottleneck=Bottleneck.COST,
+        reason=f"at least {least} for the rate alone ({option.sizing.fewest} x "
+        f"{option.placement.candidate.instance}); {PLANS} plans that hold come before it",
     )
 
 
-def _latency(
-    placement: Placement, replicas: int, rate_rps: float, quantile: float, seed: int
-) -> Interval:
-    """Latency in ms where a vCPU is ``factor`` times as fast as the measured one.
-
-    A queue on a faster CPU is the same queue in faster time: latency(rate) there is
-    latency(rate / factor) / factor here.
-    """
-    factor, profile = placement.factor, placement.profile
-
-    def at(speed: float) -> Interval:
-        here = predict_quantile(profile, replicas, rate_rps / speed, quantile, seed)
-        return Interval(low=here.low / speed, mid=here.mid / speed, high=here.high / speed)
-
-    return Interval(low=at(factor.high).low, mid=at(factor.mid).mid, high=at(factor.low).high)
-
-
-def _plan(placement: Placement, demand: Demand, number: int, seed: int) -> Plan:
+def _plan(option: _Option, demand: Demand, number: int) -> Plan:
+    placement, sizing = option.placement, option.sizing
     candidate, profile, instance, factor, price = placement
     replicas = number * candidate.replicas_per_instance
-    p50 = _latency(placement, replicas, demand.rate_rps, 0.5, seed)
-    p99 = _latency(placement, replicas, demand.rate_rps, 0.99, seed)
+    p50, p99 = sizing.latency(replicas, 0.5), sizing.latency(replicas, 0.99)
     measured = _measured_there(placement, demand, replicas)
     if measured is not None:
         p50, p99 = _around(p50, measured.p50_ms), _around(p99, measured.p99_ms)
     per_month = None if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
     rows_per_s = demand.rate_rps * demand.batch
     rows_per_month = rows_per_s * HOURS_PER_MONTH * 3600
-    upper = _upper_ms(placement, demand, replicas, seed)
+    upper = sizing.upper_ms(number)
     return Plan(
         candidate=candidate,
         replicas=replicas,
@@ -200,7 +192,7 @@ def _plan(placement: Placement, demand: Demand, number: int, seed: int) -> Plan:
         model_file=profile.variant.file,
         p50_ms=p50,
         p99_ms=p99,
-        capacity_rps=replicas * _capacity_at_cap(placement),
+        capacity_rps=sizing.carried_rps(replicas),
         rows_per_s=rows_per_s,
         utilisation=demand.rate_rps / (replicas * profile.capacity_rps * factor.mid),
         latency_basis="predicted" if measured is None else "measured",
@@ -208,9 +200,10 @@ def _plan(placement: Placement, demand: Demand, number: int, seed: int) -> Plan:
         usd_per_million=None if per_month is None else per_month / rows_per_month * 1e6,
         price_basis=_price_basis(price, factor),
         margin=(
-            f"{_quantile(demand)} upper bound {upper:.3g} ms, "
+            f"{quantile_name(demand)} upper bound {upper:.3g} ms, "
             f"{1 - upper / demand.slo.limit_ms:.0%} below the limit of {demand.slo.limit_ms:g} ms"
         ),
+        staffing=sizing.staffing(number),
     )
 
 
@@ -240,21 +233,17 @@ def _price_basis(price: Price | None, factor: CpuFactor) -> str:
     )
 
 
-def _quantile(demand: Demand) -> str:
-    return f"p{100 * demand.slo.quantile:g}"
-
-
-def _binding(plan: Plan, placement: Placement, demand: Demand, seed: int) -> str:
+def _binding(plan: Plan, option: _Option) -> str:
     """One sentence: what keeps the best plan from being smaller."""
     fewer = plan.instances - 1
-    shortage = _shortage(placement, demand, fewer, seed) if fewer else None
+    instance = plan.candidate.instance
+    shortage = option.sizing.shortage(fewer) if fewer else None
     if shortage is None:
         return (
-            f"One {placement.candidate.instance} is enough, so only a smaller instance could "
-            f"be cheaper; {plan.margin}."
+            f"One {instance} is enough, so only a smaller instance could be cheaper; {plan.margin}."
         )
     bottleneck, reason = shortage
-    return f"Bound by {bottleneck}: on {fewer} x {placement.candidate.instance}, {reason}."
+    return f"Bound by {bottleneck}: on {fewer} x {instance}, {reason}."
 
 
 def _why_none(rejections: Sequence[Rejection]) -> str:
@@ -266,8 +255,3 @@ def _why_none(rejections: Sequence[Rejection]) -> str:
     return (
         f"No candidate holds: {listed} of {len(rejections)} in all." if listed else "No candidate."
     )
-
-
-def _working(replicas: int) -> str:
-    """Replicas that answer, spares not counted."""
-    return f"{replicas} working replica" + ("" if replicas == 1 else "s")

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from loadtests.histogram import Histogram
-from loadtests.records import Slo
+from loadtests.objective import Slo
 from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
 
 HOURS_PER_MONTH = 730.0
@@ -172,6 +172,9 @@ class Plan(Record):
     usd_per_million: float | None = Field(description="per million rows predicted, at the rate")
     price_basis: str
     margin: str = Field(description="how far the SLO is from the interval's upper bound")
+    staffing: str = Field(
+        default="", description="of very many replicas: the law that stands in for a simulation"
+    )
 
 
 class Rejection(Record):

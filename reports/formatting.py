@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from loadtests.objective import Slo
 from planner.records import Interval
 
 NOTHING = "-"
@@ -50,6 +51,11 @@ def count(value: int | None) -> str:
 def count_of(value: int, noun: str) -> str:
     """Count in words: 1 thread, 2 threads."""
     return f"{value:,d} {noun}" + ("" if value == 1 else "s")
+
+
+def with_threads(text: str, threads: int) -> str:
+    """Name of what runs with its threads: "onnx_fp32, 1 thread"; 0 are not ours to know."""
+    return f"{text}, {count_of(threads, 'thread')}" if threads else text
 
 
 def _with_unit(text: str, unit: str) -> str:
@@ -103,7 +109,9 @@ def memory(value: float | None) -> str:
 
 def gib(value: float | None) -> str:
     """Memory that is given in GiB, without trailing zeros: 0.5 GiB, 2 GiB."""
-    return NOTHING if value is None or _is_nothing(value) else f"{value:.3g} GiB"
+    if value is None or _is_nothing(value):
+        return NOTHING
+    return f"{value:,.0f} GiB" if value >= 1000 else f"{value:.3g} GiB"
 
 
 def vcpus(value: float | None) -> str:
@@ -164,6 +172,11 @@ def tiny(value: float | None) -> str:
 def quantile(value: float) -> str:
     """Quantile by its usual name: p50, p99, p99.9."""
     return f"p{100 * value:g}"
+
+
+def objective(slo: Slo) -> str:
+    """``p99 <= 20 ms``."""
+    return f"p{100 * slo.quantile:g} <= {given(slo.limit_ms)} ms"
 
 
 def interval(value: Interval | None, unit: Callable[[float], str] | None = None) -> str:

@@ -105,7 +105,7 @@ def _card(bundle: Bundle, answer: Recommendation) -> Card:
 
 def _runs(plan: Plan) -> str:
     c = plan.candidate
-    return f"{c.variant}, {f.count_of(c.threads, 'thread')} ({plan.model_file})"
+    return f"{f.with_threads(c.variant, c.threads)} ({plan.model_file})"
 
 
 def _gauge(answer: Recommendation, plan: Plan) -> Gauge | None:

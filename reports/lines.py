@@ -70,8 +70,7 @@ def _shows(curve: Curve, plan: Plan) -> bool:
 
 
 def _name(curve: Curve) -> str:
-    threads = f.count_of(curve.threads, "thread")
-    return f"{curve.replicas} x {curve.instance}, {curve.variant}, {threads}"
+    return f.with_threads(f"{curve.replicas} x {curve.instance}, {curve.variant}", curve.threads)
 
 
 def _points(bundle: Bundle, curve: Curve) -> tuple[MeasuredPoint, ...]:

@@ -6,7 +6,7 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
 from serving.quality import METRIC_NAMES
-from serving.records import BenchRow, Variant
+from serving.records import COMMAND, BenchRow, Variant
 
 
 def sizes(bundle: Bundle) -> Table:
@@ -23,7 +23,7 @@ def sizes(bundle: Bundle) -> Table:
             _smaller(v, fp32),
             v.sha256[:12],
         )
-        for v in bundle.variants
+        for v in _files(bundle)
     ]
     against = fp32.name if fp32 else "fp32"
     return Table(
@@ -93,7 +93,7 @@ def quality(bundle: Bundle) -> Table:
     metric = bundle.info.metric
     shown = _metrics_shown(bundle)
     rows = []
-    for v in bundle.variants:
+    for v in _files(bundle):
         q, p = v.quality, v.parity
         lost = None if v == baseline or baseline is None else difference(v, baseline, metric)
         rows.append(
@@ -109,14 +109,16 @@ def quality(bundle: Bundle) -> Table:
     tested = max((v.quality.n_rows for v in bundle.variants if v.quality), default=0)
     return Table(
         name="quality",
-        title=f"Quality on {f.count(tested)} test rows",
+        title=f"Fidelity on {f.count(tested)} generated rows"
+        if is_fidelity(bundle)
+        else f"Quality on {f.count(tested)} test rows",
         header=(
             "Variant",
             *(METRIC_HEADS[name] for name in shown),
             f"Delta {METRIC_NAMES[metric]}",
             "Parity max",
             "Parity mean",
-            "Quality gate",
+            "Gate" if is_fidelity(bundle) else "Quality gate",
         ),
         rows=tuple(rows),
         mark=Mark.MEASURED,
@@ -195,7 +197,13 @@ METRIC_HEADS = {
     "recall": "Recall",
     "f1": "F1",
     "fidelity": "Fidelity",
+    "reproduced": "Fidelity",
 }
+
+
+def is_fidelity(bundle: Bundle) -> bool:
+    """Whether variants are held against the original's answers, for want of labels."""
+    return bundle.info.metric == "reproduced"
 
 
 def _metrics_shown(bundle: Bundle) -> list[str]:
@@ -205,15 +213,25 @@ def _metrics_shown(bundle: Bundle) -> list[str]:
 
 
 def _fidelity_note(shown: list[str]) -> tuple[str, ...]:
-    if "fidelity" not in shown:
-        return ()
-    return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
+    if "reproduced" in shown:
+        return (
+            "Fidelity is the share of the variation of the original's answers to generated rows "
+            "that a variant reproduces (R squared, worst output). It is no measure of quality.",
+        )
+    if "fidelity" in shown:
+        return ("Fidelity is the share of rows that are decided as the baseline decides them.",)
+    return ()
 
 
 def difference(variant: Variant, baseline: Variant, metric: str) -> float | None:
     """What a variant gains over the baseline in a measure of quality; None if unknown."""
     now, before = (getattr(v.quality, metric, None) for v in (variant, baseline))
     return None if now is None or before is None else now - before
+
+
+def _files(bundle: Bundle) -> list[Variant]:
+    """The variants that are model files; the server of a user is none."""
+    return [v for v in bundle.variants if v.runtime != COMMAND]
 
 
 def _variant(bundle: Bundle, name: str) -> Variant | None:

@@ -45,13 +45,13 @@ def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
 
 
 def alternatives(answer: Recommendation) -> Table:
-    """Every plan that holds, in the planner's order: cheapest first."""
+    """Every plan that was worked out, in the planner's order: cheapest first."""
     plans = [answer.best, *answer.alternatives] if answer.best else list(answer.alternatives)
     rows = [
         (
             words.machines(p),
             p.candidate.variant,
-            f.count(p.candidate.threads),
+            f.count(p.candidate.threads or None),
             marked("", Mark(p.latency_basis)),
             f.interval(p.p50_ms),
             f.interval(p.p99_ms),
@@ -64,7 +64,7 @@ def alternatives(answer: Recommendation) -> Table:
     ]
     return Table(
         name=f"plans_{answer.demand.name}",
-        title=f"{answer.demand.title}: all plans that hold",
+        title=f"{answer.demand.title}: the cheapest plans that hold",
         header=(
             "Machines",
             "Variant",
@@ -92,7 +92,7 @@ def rejection_summary(answer: Recommendation) -> Table:
     for bottleneck, n in counts.most_common():
         example = next(r for r in answer.rejections if r.bottleneck == bottleneck)
         c = example.candidate
-        where = f"{c.variant} on {c.instance}, {f.count_of(c.threads, 'thread')}"
+        where = f.with_threads(f"{c.variant} on {c.instance}", c.threads)
         rows.append(
             (bottleneck.value, words.rejected_for(bottleneck), f.count(n), where, example.reason)
         )
@@ -113,7 +113,7 @@ def rejections(answer: Recommendation) -> Table:
             r.candidate.variant,
             r.candidate.instance,
             r.candidate.size,
-            f.count(r.candidate.threads),
+            f.count(r.candidate.threads or None),
             r.bottleneck.value,
             r.reason,
         )
@@ -141,7 +141,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "Resources": f"{f.vcpus(plan.vcpus)}, {f.gib(plan.memory_gib)} RAM in all",
         "Replicas": f"{f.count(plan.replicas)}" + _spare(wanted.spare_replicas),
         "Memory per replica": marked(f.gib(plan.replica_memory_gib), Mark.PREDICTED),
-        "Model file": plan.model_file,
+        words.kind_of_file(bundle, plan).capitalize(): plan.model_file,
         "Expected p50": marked(f.interval(plan.p50_ms, f.ms), basis),
         "Expected p99": marked(f.interval(plan.p99_ms, f.ms), basis),
         "Margin": plan.margin,
@@ -151,6 +151,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
             f"{f.rate(plan.capacity_rps)}, {f.rows(plan.capacity_rps * wanted.batch)}",
             Mark.PREDICTED,
         ),
+        "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
+from serving.records import OwnLimits
 
 FILES = (
     ("study.json", "what was studied, the seed, what was left out"),
@@ -38,13 +39,13 @@ def environment(bundle: Bundle) -> Table:
             ("Kernel", env.kernel),
             ("Frequency governor", env.governor or "not visible"),
             ("Virtualised", "yes" if env.virtualised else "no"),
+            ("Limits on Tonnage itself", limits(env.own_limits)),
             ("Instance sizes enforced by", env.enforcement),
             ("CPUs of replicas", _cpus(env.replica_cpus)),
             ("CPUs of ingress, generator, Ray", _cpus(env.platform_cpus)),
             ("Priority of the generator", PRIORITIES[env.generator_priority]),
             ("Python", env.python),
             *sorted(env.packages.items()),
-            *sorted(env.settings.items()),
             ("Environment hash", env.content_hash()),
         ]
     info = bundle.info
@@ -62,6 +63,16 @@ def environment(bundle: Bundle) -> Table:
         mark=Mark.MEASURED,
         text_columns=(0, 1),
     )
+
+
+def limits(own: OwnLimits | None) -> str:
+    """What the container, slice or service around Tonnage may use."""
+    if own is None:
+        return "not read"
+    quota = "no quota" if own.quota_cpus is None else f"a quota of {own.quota_cpus:g} CPUs"
+    most = own.memory_bytes
+    memory = "no memory limit" if most is None else f"at most {f.memory(most)} of memory"
+    return f"CPU{'s' * (len(own.cpus) > 1)} {_cpus(own.cpus)}, {quota}, {memory}"
 
 
 def skipped(bundle: Bundle) -> Table:

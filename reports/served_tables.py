@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from statistics import median
 
+from loadtests.floor import at_floor
 from loadtests.histogram import Histogram
 from loadtests.records import Measurement
 from reports import formatting as f
@@ -56,7 +58,7 @@ def capacities(bundle: Bundle) -> Table:
 def open_runs(bundle: Bundle) -> Table:
     """One row an open-loop run: latency from when requests were due, at its rate."""
     rows = [
-        _open_row(cell, m)
+        _open_row(cell, m, bundle.measurements)
         for cell, runs in _cells(bundle).items()
         for m in sorted(runs, key=lambda m: m.offered_rps)
         if m.run.mode == "open"
@@ -83,8 +85,58 @@ def open_runs(bundle: Bundle) -> Table:
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Utilisation is used CPU over granted CPU of the replica.",
+            "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
         ),
     )
+
+
+def start_ups(bundle: Bundle) -> Table:
+    """One row a deployment: how long it takes from the order to the first answer."""
+    found: dict[tuple[str, str, int, int], dict[float, Measurement]] = {}
+    for m in bundle.measurements:
+        if m.startup_s is not None and m.role != "floor":
+            variant, instance, threads, _ = m.key
+            started = found.setdefault((variant, instance, threads, m.deployment.replicas), {})
+            started[m.startup_s] = m  # all runs of one deployment carry its one start
+    rows = []
+    for (variant, instance, threads, replicas), starts in found.items():
+        runs = list(starts.values())
+        rows.append(
+            (
+                *_names((variant, instance, threads, 1, replicas))[:3],
+                f.number(_median(m.startup_s for m in runs)),
+                f.number(_median(m.worker_start_s for m in runs)),
+                f.number(_median(m.model_load_s for m in runs)),
+                f.count(len(runs)),
+            )
+        )
+    return Table(
+        name="startup",
+        title="Served: start-up time",
+        header=(
+            "Variant",
+            "Instance",
+            "Threads",
+            "Start-up (s)",
+            "Ray and imports (s)",
+            "Model (s)",
+            "Starts",
+        ),
+        rows=tuple(rows),
+        mark=Mark.MEASURED,
+        text_columns=(0, 1),
+        notes=(
+            "Start-up is from the order to deploy until the ingress passes on a first answer; "
+            "medians over the starts.",
+            "Of it, Ray and imports is from the start of the replica's process until the model's "
+            "turn; Model is loading and warming it up. The rest is Ray's scheduling.",
+        ),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def load_in_words(m: Measurement) -> str:
@@ -124,7 +176,7 @@ def _cells(bundle: Bundle) -> dict[Cell, list[Measurement]]:
 def _names(cell: Cell) -> tuple[str, str, str, str]:
     variant, instance, threads, batch, replicas = cell
     size = instance if replicas == 1 else f"{replicas} x {instance}"
-    return variant, size, f.count(threads), f.count(batch)
+    return variant, size, f.count(threads or None), f.count(batch)
 
 
 def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
@@ -148,7 +200,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
         marked("", Mark.MEASURED if best else Mark.REFUSED),
         *shown,
         f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
-        f.number(quantiles_ms(paced.service)[0] if paced else None),
+        f.number(quantiles_ms(paced.service)[0] if paced and paced.tells_service else None),
         *costs,
         _samples_and_faults(ladder),
     )
@@ -160,7 +212,8 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
         return "no closed-loop run"
     samples = sum(m.ok for m in runs if m.valid)
     faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
-    return "; ".join((f"n = {f.count(samples)}", *faulty))
+    broken = (f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws)
+    return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
 
 
 def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
@@ -171,7 +224,7 @@ def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
     )
 
 
-def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
+def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
@@ -188,8 +241,19 @@ def _open_row(cell: Cell, m: Measurement) -> tuple[str, ...]:
         *shown,
         _throttled(m),
         f.count(failed),
-        f"n = {f.count(m.due_to_done.count)}" if m.valid else reasons(m),
+        _remarks(m, every) if m.valid else reasons(m),
     )
+
+
+def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
+    parts = [f"n = {f.count(m.due_to_done.count)}"]
+    floor = at_floor(m, every)
+    if floor is not None:
+        parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
+    parts += [f"{f.objective(v.slo)} {v.verdict}" for v in m.verdicts]
+    if m.steady is not None and m.steady.index:
+        parts.append(m.steady.reason)
+    return "; ".join(parts)
 
 
 def basis(m: Measurement) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadtests.ceiling import HIGHEST_SHARE, ceilings
 from loadtests.records import FaultCode, Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
@@ -84,6 +85,11 @@ def floors(bundle: Bundle) -> Table:
         rows=tuple(rows),
         mark=None,
         text_columns=(0, 2, 7),
+        notes=tuple(
+            f"Batch {f.count(batch)}: generator and ingress carry {ceiling}; above "
+            f"{f.percent(HIGHEST_SHARE)} of that nothing is believed."
+            for batch, ceiling in sorted(ceilings(bundle.measurements).items())
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from reports import (
     words,
 )
 from reports.bundle import Bundle
+from reports.carried_table import carried
 from reports.table import Section, Table
 
 
@@ -36,7 +37,11 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
         Section(
             key="inference", title="Inference in process", tables=(model_tables.inference(bundle),)
         ),
-        Section(key="quality", title="Quality", tables=(model_tables.quality(bundle),)),
+        Section(
+            key="quality",
+            title="Fidelity" if model_tables.is_fidelity(bundle) else "Quality",
+            tables=(model_tables.quality(bundle),),
+        ),
         Section(
             key="load",
             title="Load tests",
@@ -44,6 +49,7 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
                 model_tables.configurations(bundle),
                 served_tables.capacities(bundle),
                 served_tables.open_runs(bundle),
+                served_tables.start_ups(bundle),
                 steadiness_tables.floors(bundle),
                 steadiness_tables.drift(bundle),
             ),
@@ -65,7 +71,7 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
             key="conditions",
             title="Conditions and limits",
             items=info.assumptions,
-            tables=(run_tables.skipped(bundle), run_tables.environment(bundle)),
+            tables=(run_tables.skipped(bundle), carried(bundle), run_tables.environment(bundle)),
         ),
     )
     return tuple(filter(_says_something, map(_without_empty, found)))

@@ -59,12 +59,14 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         size = f"{f.vcpus(best.vcpus)}, {f.gib(best.memory_gib)} RAM in all"
         lines += [
             _item("run", words.configuration(best)),
-            _item("", f"{size}; model file {best.model_file}"),
+            _item("", f"{size}; {words.kind_of_file(bundle, best)} {best.model_file}"),
             _item("cost", words.cost(best)),
             _item("latency", words.latency(best)),
         ]
         if best.margin not in answer.note:  # the planner's note often says it already
             lines.append(_item("margin", best.margin))
+        if best.staffing:
+            lines.append(_item("staffing", best.staffing))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))

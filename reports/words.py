@@ -10,7 +10,7 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.served_tables import best_rung
 from reports.table import Mark, marked
-from serving.records import BenchRow
+from serving.records import COMMAND, BenchRow
 
 
 def demand(wanted: Demand) -> str:
@@ -33,7 +33,13 @@ def machines(plan: Plan) -> str:
 def configuration(plan: Plan) -> str:
     """Say what is bought and what runs on it."""
     c = plan.candidate
-    return f"{machines(plan)}, {c.variant}, {f.count_of(c.threads, 'thread')}"
+    return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads)
+
+
+def kind_of_file(bundle: Bundle, plan: Plan) -> str:
+    """Say what the replicas hold: the file of a model, or the command of a server."""
+    variant = next((v for v in bundle.variants if v.name == plan.candidate.variant), None)
+    return "command" if variant is not None and variant.runtime == COMMAND else "model file"
 
 
 def latency(plan: Plan) -> str:
@@ -144,7 +150,7 @@ def rejected_for(bottleneck: Bottleneck) -> str:
         Bottleneck.MEMORY: "does not fit in memory",
         Bottleneck.CAPACITY: "can't carry the rate",
         Bottleneck.LATENCY: "misses the latency objective",
-        Bottleneck.COST: "holds, but costs more",
+        Bottleneck.COST: "costs more than plans that hold, or has no price",
     }[bottleneck]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from serving.records import TensorSpec, Variant
+from serving.records import TensorSpec, Variant, with_limits
 from serving.runtimes import Runtime
 from serving.v2 import HEADER_LENGTH, V2Error, decode_request, encode_response
 
@@ -80,7 +80,7 @@ class ModelApp:
         self._runtime = runtime
         self._variant = variant
         self._name = variant.model_name
-        self._specs = {spec.name: spec for spec in runtime.inputs}
+        self._specs = {spec.name: spec for spec in with_limits(runtime.inputs, variant.inputs)}
         self._prefix = f"/v2/models/{self._name}"
         self._versioned = f"{self._prefix}/versions/{MODEL_VERSION}"
         self._infer_paths = (f"{self._prefix}/infer", f"{self._versioned}/infer")
@@ -179,7 +179,7 @@ class ModelApp:
         }
 
     def _config(self) -> dict[str, Any]:
-        batched = all(spec.batched for spec in (*self._runtime.inputs, *self._runtime.outputs))
+        batched = self._variant.batched
         return {
             "name": self._name,
             "platform": self._variant.runtime,

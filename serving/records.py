@@ -7,6 +7,7 @@ in its field names (``_s``, ``_ms``, ``_gib``, ``_bytes``).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -29,17 +30,28 @@ class TensorSpec(Record):
     """One input or output of a model, in the terms of the Open Inference Protocol.
 
     ``shape`` uses -1 for a free dimension; the first is the batch when
-    ``batched`` is true.
+    ``batched`` is true. ``symbols`` are the file's names of the dimensions, where it has
+    names: dimensions of one name have one size. ``low`` and ``high`` bound the values that the
+    model can take, where that is known (the numbers of a vocabulary, for example), and
+    ``longest`` its free dimensions beside the batch.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    symbols: tuple[str | None, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    longest: int | None = None
 
     @property
     def batched(self) -> bool:
         """True when the first dimension is free, which is how a batch shows."""
         return bool(self.shape) and self.shape[0] == -1
+
+    def symbol(self, axis: int) -> str | None:
+        """Name of a free dimension, if the file gives it one."""
+        return self.symbols[axis] if self.symbols and self.shape[axis] == -1 else None
 
 
 class Quality(Record):
@@ -57,6 +69,11 @@ class Quality(Record):
     f1: float | None = None
     fidelity: float | None = Field(
         default=None, description="share of rows decided as the baseline decides them"
+    )
+    reproduced: float | None = Field(
+        default=None,
+        description="share of the variation of the baseline's answers to generated rows that "
+        "is reproduced: fidelity to it, and no measure of quality",
     )
 
 
@@ -96,6 +113,9 @@ class Variant(Record):
     )
     made_from: str = Field(default="", description="the variant that its steps started from")
     method: str = Field(default="", description="the steps that made it, in words")
+    one_row_a_call: bool = Field(
+        default=False, description="whatever its shapes say, it does not take several rows"
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quality: Quality | None = None
@@ -109,8 +129,51 @@ class Variant(Record):
         """Name under which it is served: ``<workload>_<variant>``."""
         return f"{self.workload}_{self.name}"
 
+    @property
+    def batched(self) -> bool:
+        """Whether a request may hold several rows; see :func:`has_batch_axis`."""
+        return not self.one_row_a_call and has_batch_axis(self.inputs, self.outputs)
+
+
+def has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether every tensor begins with a free dimension, and the inputs with the same one.
+
+    A dimension that comes again further in (``[n, n]``) is a size, no batch. A model without
+    a batch axis takes one row a call: its tensors as they are.
+    """
+    if not all(spec.batched for spec in (*inputs, *outputs)):
+        return False
+    first = {spec.symbol(0) for spec in inputs} - {None}
+    inner = {spec.symbol(axis) for spec in inputs for axis in range(1, len(spec.shape))}
+    return len(first) <= 1 and not first & inner
+
+
+def with_limits(specs: Sequence[TensorSpec], known: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """``specs`` as a runtime reads them from a file, with what ``known`` ones say beyond that."""
+    by_name = {spec.name: spec for spec in known}
+    return tuple(
+        spec.model_copy(
+            update={
+                "symbols": spec.symbols or more.symbols,
+                "low": more.low,
+                "high": more.high,
+                "longest": more.longest,
+            }
+        )
+        if (more := by_name.get(spec.name)) and len(more.shape) == len(spec.shape)
+        else spec
+        for spec in specs
+    )
+
+
+COMMAND = "command"
+"""Runtime of a variant that is the server of a user: ``file`` is the command that starts it."""
 
 Enforcement = Literal["cpuset", "quota"]
+
+
+CONTAINER: Final = "container"
+"""Name of the instance type that is the container (or machine) Tonnage itself runs in."""
 
 
 class InstanceType(Record):
@@ -138,15 +201,24 @@ class InstanceType(Record):
         return self.cpu_family == "host"
 
     @property
+    def is_container(self) -> bool:
+        """True for the one size that nobody has to enforce, as it holds already."""
+        return self.name == CONTAINER and self.is_host_size
+
+    @property
     def label(self) -> str:
         """Name with its enforcement, as sentences print it: ``sim-0.5 (quota)``."""
         return f"{self.name} ({self.enforcement})"
 
 
 class Grant(Record):
-    """What the kernel was really told to give a replica."""
+    """What the kernel was really told to give a replica.
 
-    method: Literal["cgroup-v1", "cgroup-v2", "affinity"]
+    With the method ``container`` nothing was told: the replica has what the container around
+    Tonnage has, and shares it with generator and ingress.
+    """
+
+    method: Literal["cgroup-v1", "cgroup-v2", "affinity", "container"]
     cpus: tuple[int, ...]
     quota_cpus: float | None = Field(description="CPU-seconds per second; None means unlimited")
     memory_bytes: int | None = Field(description="memory limit; None means not enforced")
@@ -157,13 +229,31 @@ class Grant(Record):
         return min(float(len(self.cpus)), self.quota_cpus or float("inf"))
 
 
+class OwnLimits(Record):
+    """What the container (slice, service) that Tonnage runs in may use, itself included."""
+
+    cpus: tuple[int, ...]
+    quota_cpus: float | None = Field(description="CPU-seconds per second; None means unlimited")
+    memory_bytes: int | None = Field(description="memory limit; None means the machine's memory")
+
+    @property
+    def vcpus(self) -> float:
+        """CPU-seconds per second that may be used in all."""
+        return min(float(len(self.cpus)), self.quota_cpus or float("inf"))
+
+    @property
+    def quota_binds(self) -> bool:
+        """Whether there is a quota, and one below the number of CPUs."""
+        return self.vcpus < len(self.cpus)
+
+
 class Deployment(Record):
     """One variant on one instance type: what a measurement is about."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     variant: Variant
     instance: InstanceType
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=0, description="0: the server of a user decides")
     replicas: int = Field(ge=1, default=1)
     max_ongoing_requests: int = Field(ge=1, default=256)
     max_queued_requests: int = Field(ge=1, default=256)
@@ -176,8 +266,9 @@ class Deployment(Record):
     @property
     def label(self) -> str:
         """The deployment in words: ``2 x sim-0.5 (quota), onnx_fp32, 1 thread``."""
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
-        return f"{self.replicas} x {self.instance.label}, {self.variant.name}, {threads}"
+        threads = f", {self.threads} thread" + ("s" if self.threads > 1 else "")
+        named = f"{self.replicas} x {self.instance.label}, {self.variant.name}"
+        return named + (threads if self.threads else "")
 
 
 class Replica(Record):
@@ -186,6 +277,12 @@ class Replica(Record):
     pid: int
     grant: Grant
     group: str | None = Field(description="name of its control group, if it has one")
+    earlier_threads: tuple[int, ...] = Field(
+        default=(), description="ids of threads older than the model: Ray's, not its own"
+    )
+    compute_threads: int | None = Field(
+        default=None, description="threads its runtime computes with, where they can be counted"
+    )
 
 
 class Endpoint(Record):
@@ -193,11 +290,15 @@ class Endpoint(Record):
 
     url: str
     model_name: str
-    protocol: Literal["v2"] = "v2"
+    protocol: Literal["v2", "http"] = "v2"
     managed: bool = False
     cell_id: str | None = None
     replicas: tuple[Replica, ...] = ()
     startup_s: float | None = Field(default=None, description="deploy call to first ready answer")
+    worker_start_s: float | None = Field(
+        default=None, description="of it, process start to the model's turn: Ray, imports"
+    )
+    model_load_s: float | None = Field(default=None, description="of it, loading and warm-up")
 
 
 def sha256_of(path: Path) -> str:
@@ -250,3 +351,6 @@ class Environment(Record):
     platform_cpus: tuple[int, ...] = Field(description="ingress, generator and Ray itself")
     generator_priority: Literal["fifo", "normal"]
     settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")
+    own_limits: OwnLimits | None = Field(
+        default=None, description="of the container Tonnage ran in; None in records before it"
+    )

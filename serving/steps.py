@@ -25,6 +25,8 @@ class Dataset:
     ``test`` is what a model is sent: input name to an array [rows, ...]. ``train`` may hold its
     rows in a smaller form, pictures as bytes for example, which ``prepare`` makes into what a
     model is sent. ``fingerprint`` identifies the content of all arrays, as they are sent.
+    Rows that are ``generated`` have no labels: answers to them are compared with the
+    baseline's. Without ``batched`` a call takes one row, whose tensors are passed as they are.
     """
 
     train: Mapping[str, np.ndarray]
@@ -34,6 +36,8 @@ class Dataset:
     description: str
     fingerprint: str
     prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda rows: rows
+    generated: bool = False
+    batched: bool = True
 
     def training_rows(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Some rows of the training split, as a model is sent them."""

@@ -21,7 +21,8 @@ class Supervised:
     """A command under supervision that speaks JSON lines on its stdin and stdout.
 
     ``groups`` and ``remove`` are control group folders and folders that go when it
-    ends, however it ends. ``log`` collects its stderr.
+    ends, however it ends. ``log`` collects its stderr, and its stdout, too, when it does not
+    talk to us. With ``linger`` it lives as long as anything that it started.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class Supervised:
         groups: Sequence[Path] = (),
         remove: Sequence[Path] = (),
         grace_s: float = 10.0,
+        talks: bool = True,
+        linger: bool = False,
     ) -> None:
         self.name = name
         self.log = log
@@ -46,12 +49,13 @@ class Supervised:
             "remove": [str(r) for r in remove],
             "grace_s": grace_s,
             "cpus": list(cpus),
+            "linger": linger,
         }
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", supervisor.__file__, str(read_end), json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else errors,
                 stderr=errors,
                 pass_fds=[read_end],
                 cwd=cwd,
@@ -72,6 +76,11 @@ class Supervised:
     def alive(self) -> bool:
         """Whether the supervisor still runs."""
         return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the command ended, as a shell says it (137 is SIGKILL); None while it runs."""
+        return self._process.poll()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write one JSON line. Raises Infrastructure when the process is gone."""
@@ -124,10 +133,12 @@ class Supervised:
 
     def _gone(self) -> Infrastructure:
         time.sleep(0.1)
-        tail = ""
-        if self.log.is_file():
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-            tail = lines[-1][:300] if lines else ""
         return Infrastructure(
-            f"{self.name} ended unexpectedly: {tail or 'no message'} (log: {self.log})"
+            f"{self.name} ended unexpectedly: {self.last_line()} (log: {self.log})"
         )
+
+    def last_line(self) -> str:
+        """The last line of the log, or that there is none."""
+        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        lines = text.strip().splitlines()
+        return lines[-1].strip()[:300] if lines else "no message"

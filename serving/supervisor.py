@@ -9,7 +9,8 @@ Standard library only, executed by path:
 The lifeline is the read end of a pipe whose write end the caller holds. The kernel
 closes it however the caller dies, SIGKILL included; that is the signal to clean up.
 SETTINGS is JSON: ``{"command": [...], "remove": [folders], "groups": [cgroup folders],
-"grace_s": 10, "cpus": [0]}``; ``cpus`` empty means all.
+"grace_s": 10, "cpus": [0], "linger": false}``; ``cpus`` empty means all. With ``linger`` a
+command that ends and leaves processes behind (a daemon) is waited for until they end, too.
 """
 
 import contextlib
@@ -27,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def descendants(root: int) -> list[int]:
+def descendants(root: int, proc: str = "/proc") -> list[int]:
     """Ids of all living processes below ``root``, zombies included."""
     children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir(proc):
         if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as stream:
+            with contextlib.suppress(OSError), open(f"{proc}/{entry}/stat") as stream:
                 parent = int(stream.read().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry))
     found: list[int] = []
@@ -100,20 +101,33 @@ def main() -> int:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    while child.poll() is None and not stop:
+
+    def over() -> bool:
+        if child.poll() is None:
+            return False
+        if not settings["linger"]:
+            return True
+        reap()
+        return not descendants(os.getpid())
+
+    while not stop and not over():
         ready, _, _ = select.select([lifeline], [], [], 0.2)
         if ready:
             break
     deadline = time.monotonic() + settings["grace_s"]
-    if child.poll() is None:
-        child.terminate()
-        while child.poll() is None and time.monotonic() < deadline:
+    if not over():
+        for pid in descendants(os.getpid()) if settings["linger"] else [child.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        while not over() and time.monotonic() < deadline:
             time.sleep(0.02)
     kill_all()
     remove_groups(settings["groups"])
     for folder in settings["remove"]:
         shutil.rmtree(folder, ignore_errors=True)
-    return child.returncode if child.returncode is not None else 1
+    if child.returncode is None:
+        return 1
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode  # as a shell
 
 
 if __name__ == "__main__":

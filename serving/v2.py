@@ -130,6 +130,37 @@ def _check_shape(name: str, shape: tuple[int, ...], spec: TensorSpec) -> None:
         )
 
 
+def _check_limits(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:
+    """Refuse values beyond a table, and sizes beyond one or unlike each other.
+
+    Runtimes differ in what they do then: some fail, some read whatever memory is there.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, array in inputs.items():
+        spec = specs[name]
+        if spec.low is not None and spec.high is not None and array.size:
+            least, most = array.min(), array.max()
+            if least < spec.low or most > spec.high:
+                raise V2Error(
+                    400,
+                    f"input {name!r}: holds {least if least < spec.low else most}; "
+                    f"the model takes values from {spec.low:.0f} to {spec.high:.0f}",
+                )
+        for axis, size in enumerate(array.shape):
+            if axis and spec.longest and spec.shape[axis] == -1 and size > spec.longest:
+                raise V2Error(
+                    400, f"input {name!r}: dimension {axis} is {size}, at most {spec.longest} fit"
+                )
+            if symbol := spec.symbol(axis):
+                first, where = sizes.setdefault(symbol, (size, name))
+                if size != first:
+                    raise V2Error(
+                        400,
+                        f"input {name!r}: dimension {axis} is {size}, that of {where!r} is "
+                        f"{first}; they must agree",
+                    )
+
+
 def _read_input(
     item: Any, raw: memoryview, position: int, specs: Mapping[str, TensorSpec]
 ) -> tuple[str, np.ndarray, int]:
@@ -216,6 +247,7 @@ def decode_request(
     missing = [name for name in specs if name not in inputs]
     if missing:
         raise V2Error(400, f"missing input {', '.join(map(repr, missing))}")
+    _check_limits(inputs, specs)
     parameters = document.get("parameters")
     binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     outputs: dict[str, bool] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 
 from serving.datasets.cifar10 import prepared
-from serving.records import Variant, sha256_of
-from serving.runtimes.stub import StubRuntime
+from serving.records import Variant
 from serving.steps import Dataset
+from serving.stub_variant import stub_variant
 
 
 @pytest.fixture
@@ -20,20 +19,7 @@ def make_stub(tmp_path: Path) -> Callable[..., Variant]:
     """Factory of stub variants with a known service time."""
 
     def make(busy_ms: float = 0.0, name: str = "stub", **settings: object) -> Variant:
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({"busy_ms": busy_ms, **settings}))
-        runtime = StubRuntime(path, 1)
-        return Variant(
-            workload="test",
-            name=name,
-            runtime="stub",
-            precision="none",
-            file=str(path),
-            sha256=sha256_of(path),
-            size_bytes=path.stat().st_size,
-            inputs=runtime.inputs,
-            outputs=runtime.outputs,
-        )
+        return stub_variant(tmp_path, busy_ms, name, **settings)
 
     return make
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from loadtests.cell import Dwell
 from serving.errors import BadInput
-from serving.placement import CannotBeMeasured, Placement, check_measurable
-from serving.records import Deployment, InstanceType, Variant
+from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
+from serving.records import COMMAND, Deployment, InstanceType, Variant
 from tonnage.config import MeasureGrid
 
 # As measured: deploy 2-4 s, delete 1 s.
@@ -24,7 +24,7 @@ class Cell:
 
     deployment: Deployment
     batch: int
-    role: Literal["cell", "reference", "floor"] = "cell"
+    role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
 
     @property
     def label(self) -> str:
@@ -58,7 +58,7 @@ def make_cells(
         except CannotBeMeasured as reason:
             skipped.append(f"{instance.name}: {reason}")
             continue
-        if instance.enforcement == "quota" and not quotas:
+        if instance.enforcement == "quota" and not quotas and not instance.is_container:
             skipped.append(f"{instance.name}: a quota needs control groups, which this host denies")
             continue
         for variant in variants:
@@ -67,12 +67,33 @@ def make_cells(
             limited = grid.baseline_instances is not None and variant.name == baseline
             if limited and instance.name not in (grid.baseline_instances or ()):
                 continue
-            for threads in grid.threads:
+            for threads in threads_of(variant, grid):
                 if threads > max(1, instance.vcpus):
                     continue  # more threads than vCPUs only wait for each other
                 deployment = Deployment(variant=variant, instance=instance, threads=threads)
                 cells += [Cell(deployment, batch) for batch in grid.batches]
     return cells, skipped
+
+
+def threads_of(variant: Variant, grid: MeasureGrid) -> tuple[int, ...]:
+    """Thread counts that a variant is tried with; the server of a user has its own."""
+    return (0,) if variant.runtime == COMMAND else grid.threads
+
+
+def draft_variants(workload: str, names: Sequence[str]) -> list[Variant]:
+    """Variants that are not built yet, to see which cells there will be."""
+    draft = Variant(
+        workload=workload,
+        name="",
+        runtime="stub",
+        precision="",
+        file="",
+        sha256="",
+        size_bytes=0,
+        inputs=(),
+        outputs=(),
+    )
+    return [draft.model_copy(update={"name": name}) for name in names]
 
 
 def reference_cell(
@@ -87,7 +108,9 @@ def reference_cell(
             f"[measure.reference]: {wanted.variant} on {wanted.instance} is not in the study; "
             "name one of its variants and instances"
         )
-    deployment = Deployment(variant=variant, instance=instance, threads=grid.threads[0])
+    deployment = Deployment(
+        variant=variant, instance=instance, threads=threads_of(variant, grid)[0]
+    )
     return Cell(deployment, wanted.batch, "reference")
 
 
@@ -95,6 +118,22 @@ def floor_cells(grid: MeasureGrid, reference: Cell, noop: Variant) -> list[Cell]
     """The no-op in the place of the reference's model, at every batch: the platform's floor."""
     deployment = reference.deployment.model_copy(update={"variant": noop})
     return [Cell(deployment, batch, "floor") for batch in grid.batches]
+
+
+def ceiling_cells(
+    grid: MeasureGrid, reference: Cell, noop: Variant, placement: Placement
+) -> list[Cell]:
+    """No-ops on all the replicas' cores at once: what generator and ingress carry.
+
+    Where there is room for one replica only, the floor's own ladder says the same.
+    """
+    size = reference.deployment.instance
+    replicas = int(len(placement.replica_cpus) // cpus_needed(size, 1))
+    if replicas < 2:
+        return []
+    update = {"variant": noop, "replicas": replicas}
+    fleet = reference.deployment.model_copy(update=update)
+    return [Cell(fleet, batch, "ceiling") for batch in grid.batches]
 
 
 def order_cells(

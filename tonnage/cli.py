@@ -6,7 +6,6 @@ Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement in
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import time
@@ -15,27 +14,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
-from loadtests.records import LoadRun
 from planner.records import Recommendation
-from reports.endpoint import endpoint_text
+from reports.doctor import doctor_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
-from serving import host_facts, placement
 from serving.build import build_variants
-from serving.cgroups import find_cgroups
 from serving.errors import BadInput, TonnageError
 from serving.instances import load_instances, resolve
-from serving.placement import CannotBeMeasured, check_measurable
-from serving.records import Deployment, Endpoint, Record
-from tonnage.config import load_study, shipped
-from tonnage.endpoint import EndpointTest, log_file, measure_endpoint, parse_headers
+from serving.model_store import store_folder
+from serving.records import Deployment, Record
+from tonnage import own_options as own
+from tonnage.cli_common import (
+    Budget,
+    Fresh,
+    Json,
+    Quick,
+    RunArgument,
+    Runs,
+    StudyArgument,
+    dump,
+    into_folder,
+    log_file,
+    note,
+    print_result,
+    study_run,
+    warn,
+)
+from tonnage.cli_measure import measure
+from tonnage.config import beside, load_study, shipped
+from tonnage.doctor import examine
+from tonnage.durations import seconds_of
 from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
-from tonnage.study import StudyRun
 
 app = typer.Typer(
     add_completion=False,
@@ -45,37 +58,108 @@ app = typer.Typer(
 )
 
 # Seconds that these take, for the progress bar.
-_PLAN_S, _REPORT_S, _LOCUST_S = 5.0, 3.0, 3.0
-
-StudyArgument = Annotated[str, typer.Argument(help="a study's TOML file, or a shipped one's name")]
-RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or runs/STUDY for its newest")]
-Quick = Annotated[bool, typer.Option("--quick", help="a smoke version in about a minute")]
-Budget = Annotated[str | None, typer.Option("--time-budget", help="such as 5m or 90s")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="do not resume an interrupted run")]
-Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the runs")]
-Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+_PLAN_S, _REPORT_S = 1.0, 3.0
 
 
 @app.command()
 def run(
-    study: StudyArgument,
+    study: Annotated[
+        str | None, typer.Argument(help="a study; or give --model or --cmd instead")
+    ] = None,
+    model: own.Model = None,
+    cmd: own.Cmd = None,
+    rate: own.Rate = None,
+    p99: own.P99 = None,
+    batch: own.Batch = 1,
+    instance: own.Instances = None,
+    input_: own.Input = None,
+    payload: own.Payload = None,
+    allow_pickle_sha256: own.PickleHash = None,
+    request: own.Request = None,
+    url: own.Url = "/",
+    method: own.Method = "POST",
+    header: own.Header = None,
+    check: own.CheckOption = None,
+    health: own.Health = None,
+    port: own.Port = None,
+    start_timeout: own.StartTimeout = "60s",
+    locustfile: own.Locustfile = None,
+    name: own.Name = None,
+    seed: own.Seed = 0,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Run a study: build, bench, serve, measure, plan, report."""
-    made = _study_run(study, quick, time_budget, fresh, runs)
+    """Run a study, or size a model (--model) or a server (--cmd) of your own."""
+    if sum(given is not None for given in (study, model, cmd)) != 1:
+        raise BadInput("run: give one of a study, --model FILE, and --cmd COMMAND")
+    if study is not None:
+        own.only_with(
+            "--model and --cmd; a study says it in its profiles",
+            {"--rate": rate, "--p99": p99, "--instance": instance, "--name": name},
+        )
+    if model is None:
+        own.only_with(
+            "--model",
+            {
+                "--input": input_,
+                "--payload": payload,
+                "--allow-pickle-sha256": allow_pickle_sha256,
+            },
+        )
+    if cmd is None:
+        own.only_with(
+            "--cmd",
+            {
+                "--request": request,
+                "--header": header,
+                "--check": check,
+                "--health": health,
+                "--port": port,
+                "--locustfile": locustfile,
+            },
+        )
+    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
+    if study is not None:
+        made = study_run(study, quick, time_budget, fresh, runs)
+    elif model is not None:
+        made = own.model_run(
+            model,
+            own.asked_of(rate, p99, batch, instance, name, seed),
+            inputs=input_,
+            payload=payload,
+            allow_pickle_sha256=allow_pickle_sha256,
+            quick=quick,
+            budget_s=budget,
+        )
+        into_folder(made, fresh, runs)
+    else:
+        server = own.server_of(
+            cmd=cmd or "",
+            request=request,
+            url=url,
+            method=method,
+            header=header,
+            check=check,
+            health=health,
+            port=port,
+            start_timeout=start_timeout,
+            locustfile=locustfile,
+        )
+        asked = own.asked_of(rate, p99, batch, instance, name, seed)
+        made = own.server_run(server, asked, quick=quick, budget_s=budget)
+        into_folder(made, fresh, runs)
     for warning in made.run():
-        _warn(warning)
+        warn(warning)
     _print_answers(made.folder, json)
 
 
 @app.command()
 def build(study: StudyArgument, runs: Runs = Path("runs"), json: Json = False) -> None:
     """Build a study's variants, with their quality and parity."""
-    made = _study_run(study, False, None, True, runs, until="build")
+    made = study_run(study, False, None, True, runs, until="build")
     made.run()
     _print_records(made.folder.bundle().variants, json)
 
@@ -85,71 +169,12 @@ def bench(
     study: StudyArgument, quick: Quick = False, runs: Runs = Path("runs"), json: Json = False
 ) -> None:
     """Measure a study's variants in process: no server, no network."""
-    made = _study_run(study, quick, None, True, runs, until="bench")
+    made = study_run(study, quick, None, True, runs, until="bench")
     made.run()
     _print_records(made.folder.bundle().bench, json)
 
 
-@app.command()
-def measure(
-    study: Annotated[str | None, typer.Argument(help="a study; or give --endpoint")] = None,
-    quick: Quick = False,
-    time_budget: Budget = None,
-    fresh: Fresh = False,
-    runs: Runs = Path("runs"),
-    endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
-    model: Annotated[str | None, typer.Option(help="its model")] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Poisson arrivals, requests per second")
-    ] = None,
-    users: Annotated[int | None, typer.Option(help="closed loop instead of a rate")] = None,
-    batch: Annotated[int, typer.Option(help="rows in a request", min=1)] = 1,
-    duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
-    timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
-    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    payload: Annotated[Path | None, typer.Option(help=".npz with rows by input name")] = None,
-    header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
-    json: Json = False,
-) -> None:
-    """Load-test a study's deployments, or with --endpoint any V2 server."""
-    if (study is None) == (endpoint is None):
-        raise BadInput("measure: give either a study or --endpoint URL")
-    if endpoint is not None:
-        if model is None:
-            raise BadInput("measure --endpoint: name its model with --model")
-        if (rate is None) == (users is None):
-            raise BadInput("measure --endpoint: give either --rate or --users")
-        if not 0 < (rate or users or 0) < float("inf"):
-            raise BadInput(f"{'--rate' if users is None else '--users'}: must be positive")
-        load = LoadRun(
-            mode="closed" if rate is None else "open",
-            batch=batch,
-            duration_s=seconds_of(duration, "--duration"),
-            timeout_s=seconds_of(timeout, "--timeout"),
-            users=users,
-            rate_rps=rate,
-            workers=workers,
-            seed=seed,
-        )
-        test = EndpointTest(
-            endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
-            run=load,
-            payload=payload,
-            headers=parse_headers(header or []),
-            insecure=insecure,
-        )
-        with Steps(load.duration_s + _LOCUST_S) as steps:
-            steps.step(f"measuring for {duration}", load.duration_s + _LOCUST_S)
-            made = measure_endpoint(test, log_file("measure"))
-        _print(made.model_dump(mode="json"), endpoint_text(made).rstrip(), json)
-        raise typer.Exit(0 if made.valid else 3)
-    run_of_study = _study_run(study or "", quick, time_budget, fresh, runs, until="measure")
-    run_of_study.run()
-    path = run_of_study.folder.path / "measurements.jsonl"
-    count = len(run_of_study.folder.measurements())
-    _print({"measurements": str(path), "count": count}, f"{count} measurements in {path}", json)
+app.command()(measure)
 
 
 @app.command("plan")
@@ -159,6 +184,7 @@ def plan_command(
     profile: Annotated[str | None, typer.Option("--profile", help="only this profile")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="requests per second")] = None,
     p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     json: Json = False,
 ) -> None:
@@ -166,14 +192,14 @@ def plan_command(
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
-    demands = changed(study_demands(config, path), profile, rate, limit)
+    demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, _, answers, warnings = plan(folder, config, path, demands, price_file)
+        _, answers, warnings = plan(folder, config, path, demands, price_file)
     for warning in warnings:
-        _warn(warning)
+        warn(warning)
     if json:
-        sys.stdout.write(_dump([a.model_dump(mode="json") for a in answers]))
+        sys.stdout.write(dump([a.model_dump(mode="json") for a in answers]))
     else:
         bundle = folder.bundle().model_copy(update={"recommendations": tuple(answers)})
         sys.stdout.write(recommendation_text(bundle))
@@ -191,7 +217,32 @@ def report(
     with Steps(_REPORT_S) as steps:
         steps.step("writing the reports", _REPORT_S)
         paths = [str(p) for p in write_reports(folder.path, picture=picture)]
-    _print(paths, "\n".join(paths), json)
+    print_result(paths, "\n".join(paths), json)
+
+
+@app.command()
+def export(
+    run_folder: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="rayserve, k8s or compose")],
+    profile: Annotated[str | None, typer.Option("--profile", help="default: the first")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="default: inside the run")] = None,
+    json: Json = False,
+) -> None:
+    """Write what deploys a recommendation elsewhere, and what of it could not be carried."""
+    from reports.export.carried import export_text
+    from reports.export.proven import Proven
+    from reports.export.write import write_export
+
+    folder = RunFolder.existing(run_folder)
+    config, path = load_study(str(folder.path / "study.toml"))
+    catalogue = load_instances(beside(path, config.plan.instances))
+    proven = Proven.of(folder.bundle(), profile, catalogue)
+    target = out or folder.path / "export" / f"{to}-{proven.demand.name}"
+    made = write_export(proven, to, store_folder() / proven.source, target)
+    facts = {"folder": str(target), "profile": proven.demand.name, "files": list(made.files)}
+    missing = {part.value: why for part, why in made.missing.items()}
+    text = f"{proven.demand.title}: {export_text(made, str(target)).rstrip()}"
+    print_result({**facts, "not_carried": missing}, text, json)
 
 
 @app.command()
@@ -201,7 +252,7 @@ def serve(
         list[str] | None, typer.Option("--variant", help="may be repeated; default: all")
     ] = None,
     instance: Annotated[
-        str, typer.Option("--instance", help="such as sim-1 or sim-1:quota")
+        str, typer.Option("--instance", help="such as sim-1, sim-1:quota or container")
     ] = "sim-1",
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,
@@ -214,12 +265,12 @@ def serve(
     config, _ = load_study(workload)
     catalogue = load_instances(shipped("instances.toml"))
     size = resolve(instance, catalogue)
-    found = find_workload(config.workload)
+    found = find_workload(config.workload, config.data.length)
     names = tuple(variant or config.variants)
     host = RayHost(log_file("serve"), port=port, overlap=True)
-    if host.tree is None and size.enforcement == "quota":
-        _warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
-    _note("building")
+    if host.tree is None and size.enforcement == "quota" and not size.is_container:
+        warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
+    note("building")
     data = found.load(config.data.source, config.seed)
     built = build_variants(
         found,
@@ -228,7 +279,7 @@ def serve(
         seed=config.seed,
         max_loss=config.quality.max_loss,
     )
-    _note("starting Ray Serve and HAProxy")
+    note("starting Ray Serve and HAProxy")
     with host:
         for one in (v for v in built if v.name in names):
             deployment = Deployment(variant=one, instance=size, threads=threads, replicas=replicas)
@@ -236,70 +287,23 @@ def serve(
             sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
         host.deploy_front()
         sys.stdout.flush()
-        _note(f"ready: {size.label}, enforced by {host.enforcement}; Ctrl-C ends it")
+        by = "what is around it, shared with ingress" if size.is_container else host.enforcement
+        note(f"ready: {size.label}, enforced by {by}; Ctrl-C ends it")
         while host.process.alive():
             time.sleep(0.5)
         host.process.receive()  # raises with the reason
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
-    """Say what this host can truthfully measure."""
-    cores = host_facts.physical_cores()
-    parts = placement.divide(cores)
-    tree = find_cgroups("tonnage-doctor")
-    model, flags = host_facts.cpu_info()
-    enforcement = f"cgroup v{tree.version}" if tree else "CPU affinity only (no permission)"
-    facts = {
-        "CPU": model,
-        "cores": f"{len(cores)} physical, {sum(map(len, cores))} logical",
-        "instruction sets": ", ".join(flags) or "none of those that matter",
-        "memory": f"{host_facts.memory_limit_gib():.1f} GiB",
-        "enforcement": enforcement,
-        "replica CPUs": ", ".join(map(str, parts.replica_cpus)),
-        "generator and ingress CPUs": ", ".join(map(str, parts.platform_cpus)),
-    }
-    sizes = {}
-    for name, size in load_instances(shipped("instances.toml")).items():
-        if not size.is_host_size:
-            continue
-        if tree is None and size.enforcement == "quota":
-            sizes[name] = "no: a fraction of a CPU needs control groups"
-            continue
-        try:
-            check_measurable(size, 1, parts)
-            sizes[name] = "yes"
-        except CannotBeMeasured as reason:
-            sizes[name] = f"no: {reason}"
-    lines = [f"{key:<28}{value}" for key, value in facts.items()]
-    lines += ["", "can be measured here:"] + [f"  {k:<12}{v}" for k, v in sizes.items()]
-    _print({**facts, "sizes": sizes}, "\n".join(lines), json)
-
-
-def _study_run(
-    argument: str,
-    quick: bool,
-    time_budget: str | None,
-    fresh: bool,
-    runs: Path,
-    until: str = "plan",
-) -> StudyRun:
-    config, path = load_study(argument)
-    budget = None if time_budget is None else seconds_of(time_budget, "--time-budget")
-    made = StudyRun(config, path, RunFolder(Path()), quick=quick, budget_s=budget, until=until)
-    made.check()
-    earlier = None if fresh else RunFolder.unfinished(runs, config.name, made.config_hash)
-    made.folder = earlier or RunFolder.create(runs, config.name)
-    made.folder.lock()
-    return made
-
-
-def seconds_of(text: str, option: str) -> float:
-    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``20ms``; BadInput for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise BadInput(f"{option} {text}: give a duration such as 20ms, 90s or 5m")
-    return float(match[1]) * {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+def doctor(
+    probe: Annotated[
+        bool, typer.Option("--probe", help="also try out what is enforced: burns CPU for 3 s")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what this host can truthfully measure, and what to change for the rest."""
+    found = examine(probe=probe)
+    print_result(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
 
 
 def _print_answers(folder: RunFolder, json: bool) -> None:
@@ -320,25 +324,9 @@ def _exit_for(answers: Any) -> None:
 def _print_records(records: Any, json: bool) -> None:
     rows: list[Record] = list(records)
     if json:
-        sys.stdout.write(_dump([row.model_dump(mode="json") for row in rows]))
+        sys.stdout.write(dump([row.model_dump(mode="json") for row in rows]))
     else:
         sys.stdout.write("\n".join(row.model_dump_json() for row in rows) + "\n")
-
-
-def _print(value: Any, text: str, json: bool) -> None:
-    sys.stdout.write(_dump(value) if json else text + "\n")
-
-
-def _dump(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
 
 
 _INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,9 @@ class DataSource(Record):
     """Where the data is; None means where the workload expects it."""
 
     source: str | None = None
+    length: int | None = Field(
+        default=None, ge=3, description="tokens a row, of workloads that read text"
+    )
 
 
 class BuildOptions(Record):
@@ -89,6 +93,18 @@ class PlanFiles(Record):
     instances: str = "instances.toml"
     profiles: str = "profiles.toml"
     prices: str = "prices.toml"
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """All of them."""
+        return self.instances, self.profiles, self.prices
+
+    def content_hash_of_files(self, study_path: Path) -> str:
+        """First 8 hex digits of the SHA-256 over what is in them."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(beside(study_path, name).read_bytes())
+        return digest.hexdigest()[:8]
 
 
 class Study(Record):

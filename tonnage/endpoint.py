@@ -2,96 +2,139 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
-from loadtests.foreign import (
-    ForeignServer,
-    check_rate,
-    foreign_payloads,
-    generated_rows,
-    read_rows,
-)
+from loadtests.foreign import ForeignServer
+from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
+from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.objective import Slo
+from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.records import EndpointMeasurement, LoadRun
+from loadtests.verdict import verdict_of
 from serving.errors import BadInput
-from serving.records import Endpoint
+from serving.generate import generated_rows, said_sizes
+from serving.records import Endpoint, has_batch_axis
+from serving.rows import Rows, read_rows
+from serving.wishes import Wish, check_wishes
+from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
-# One worker on one core keeps its dispatch lag below 2 ms up to about here.
-CEILING_RPS_PER_WORKER = 4000.0
 _ROWS = 512
+# Of what one connection gets alone: any server carries it.
+_LOWEST_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointTest:
-    """What to send, where to, and for how long."""
+    """What to send, and where to."""
 
     endpoint: Endpoint
-    run: LoadRun
-    payload: Path | None
+    load: Load
     headers: Mapping[str, str]
     insecure: bool
+    wishes: Sequence[Wish] = ()
+
+    def measure(self, log: Path, progress: Callable[[str], None]) -> EndpointMeasurement:
+        """Ask the server what it takes, warm it with single requests, then run the load.
+
+        Raises BadInput for whatever the user can change: server, model, shapes, rate, timeout.
+        """
+        run = self.load.run
+        progress(f"measuring for {run.duration_s:g} s")
+        with _running(self, log) as (_, drive):
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            result, faults = drive(run)
+        return EndpointMeasurement(
+            url=self.endpoint.url,
+            model_name=self.endpoint.model_name,
+            run=run,
+            started_at=started_at,
+            elapsed_s=result.elapsed_s,
+            offered=result.offered,
+            ok=result.ok,
+            errors=result.errors,
+            unsent=result.unsent,
+            lost=result.lost,
+            steady=result.steady,
+            due_to_done=result.due_to_done,
+            sent_to_done=result.sent_to_done,
+            dispatch_lag=result.dispatch_lag,
+            generator_cpu_s=result.generator_cpu_s,
+            verdicts=tuple(
+                verdict_of(result, run, slo, replicas=None)
+                for slo in (self.load.slos if run.mode == "open" else ())
+            ),
+            faults=faults,
+        )
+
+    def max_load(
+        self, slo: Slo, budget_samples: int, log: Path, progress: Callable[[str], None]
+    ) -> MaxLoad:
+        """The highest rate at which the server holds ``slo``, within a budget of requests."""
+        with _running(self, log) as (round_trip_s, drive):
+            ceiling = CEILING_RPS_PER_WORKER * self.load.run.workers
+            lowest = min(_LOWEST_SHARE / round_trip_s, ceiling / 2)
+            search = MaxLoadSearch(slo, lowest, ceiling, budget_samples, self.load.run.seed)
+            return find_max_load(
+                search, slo, self.load.run, drive, replicas=None, progress=progress
+            )
 
 
-def measure_endpoint(test: EndpointTest, log: Path) -> EndpointMeasurement:
-    """Ask the server what it takes, warm it with single requests, then run the load.
-
-    Raises BadInput for whatever the user can change: server, model, shapes, rate, timeout.
-    """
-    run = test.run
-    check_rate(run, CEILING_RPS_PER_WORKER * run.workers)
+@contextmanager
+def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[LoadRun], Ran]]]:
+    """A round trip's seconds, and how to make a run, while the generator is up."""
+    run = test.load.run
     server = ForeignServer(
         test.endpoint, test.headers, insecure=test.insecure, timeout_s=run.timeout_s
     )
-    specs = server.inputs()
-    rows = (
-        read_rows(test.payload, specs) if test.payload else generated_rows(specs, _ROWS, run.seed)
-    )
-    payloads = foreign_payloads(rows, run.batch, run.seed)
-    server.round_trip_s(payloads)
+    payloads = _payloads(test, server)
+    round_trip_s = server.round_trip_s(payloads)
     with Fleet(log, workers=run.workers) as fleet:
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        result = fleet.run(
-            run,
-            test.endpoint,
-            fleet.store("payloads", payloads),
-            headers=test.headers,
-            insecure=test.insecure,
-        )
-    return EndpointMeasurement(
-        url=test.endpoint.url,
-        model_name=test.endpoint.model_name,
-        run=run,
-        started_at=started_at,
-        elapsed_s=result.elapsed_s,
-        offered=result.offered,
-        ok=result.ok,
-        errors=result.errors,
-        unsent=result.unsent,
-        due_to_done=result.due_to_done,
-        sent_to_done=result.sent_to_done,
-        dispatch_lag=result.dispatch_lag,
-        generator_cpu_s=result.generator_cpu_s,
-        faults=endpoint_faults(run, result),
+        stored = fleet.store("payloads", payloads)
+
+        call = v2_call(test.endpoint)
+        call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
+
+        def drive(asked: LoadRun) -> Ran:
+            result = fleet.run(
+                asked,
+                test.endpoint,
+                stored,
+                trace=test.load.trace,
+                call=call,
+                insecure=test.insecure,
+            )
+            return result, endpoint_faults(asked, result)
+
+        yield round_trip_s, drive
+
+
+def _payloads(test: EndpointTest, server: ForeignServer) -> Payloads:
+    specs = server.inputs()
+    check_wishes(specs, test.wishes)
+    batched = has_batch_axis(specs, specs)
+    largest = max(size for size, _ in test.load.classes)
+    if largest > 1 and not batched:
+        raise BadInput(f"--batch {largest}: the model has no batch axis; leave it at 1")
+    seed = test.load.run.seed
+    made: Rows = {}
+    if not test.load.classes[0][1]:
+        sizes = said_sizes(specs, test.wishes)
+        made = generated_rows(specs, _ROWS, seed, batched=batched, sizes=sizes, wishes=test.wishes)
+    return Payloads.join(
+        [
+            foreign_payloads(
+                read_rows(path, specs, batched=batched) if path else made,
+                size,
+                seed,
+                batched=batched,
+            )
+            for size, path in test.load.classes
+        ]
     )
-
-
-def parse_headers(given: list[str]) -> dict[str, str]:
-    """``name: value`` pairs; BadInput for anything else."""
-    headers = {}
-    for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise BadInput(f"--header {text!r}: give 'name: value'")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def log_file(verb: str) -> Path:
-    """Where the messages of Ray and Locust go when there is no run folder."""
-    return Path(tempfile.gettempdir()) / f"tonnage-{verb}-{os.getuid()}.log"

@@ -6,18 +6,32 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.records import Slo
-from planner.curve import curve
+from loadtests.objective import Slo
+from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
 from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from planner.surface import SIMULATED_REPLICAS, Surface
+from reports.bundle import Bundle, read_lines
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
+from tonnage.cells import threads_of
 from tonnage.config import Study, beside
 from tonnage.run_folder import RunFolder
+
+ASSUMPTIONS = (
+    "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
+    "Plans count replicas only; what Ray and the ingress need comes on top.",
+    "One replica runs one inference call at a time; HAProxy sends each request "
+    "to the replica with the fewest in flight.",
+    "Prices attach to this host's figures only through the CPU factors of "
+    "prices.toml; those shipped are assumptions, not measurements.",
+)
+
+SURFACES = "surfaces.jsonl"
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -32,9 +46,13 @@ def study_demands(study: Study, path: Path) -> list[Demand]:
 
 
 def changed(
-    demands: Sequence[Demand], profile: str | None, rate_rps: float | None, p99_ms: float | None
+    demands: Sequence[Demand],
+    profile: str | None,
+    rate_rps: float | None,
+    p99_ms: float | None,
+    max_replicas: int | None,
 ) -> list[Demand]:
-    """Demands with a what-if laid over them: one profile of them, another rate, another p99."""
+    """Demands with a what-if laid over them: one profile of them, and other figures."""
     chosen = [d for d in demands if profile in (None, d.name)]
     if not chosen:
         raise BadInput(
@@ -43,11 +61,18 @@ def changed(
     for name, value in (("--rate", rate_rps), ("--p99", p99_ms)):
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"{name} {value:g}: must be a positive number")
+    for demand in chosen:
+        if max_replicas is not None and max_replicas <= demand.spare_replicas:
+            raise BadInput(
+                f"--max-replicas {max_replicas}: leaves none to work beside the "
+                f"{demand.spare_replicas} spare of [{demand.name}]; allow more"
+            )
     return [
         d.model_copy(
             update={
                 "rate_rps": rate_rps or d.rate_rps,
                 "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
+                "max_replicas": max_replicas or d.max_replicas,
             }
         )
         for d in chosen
@@ -60,8 +85,8 @@ def plan(
     study_path: Path,
     demands: Sequence[Demand],
     prices_file: Path | None = None,
-) -> tuple[list[ServiceProfile], list[Curve], list[Recommendation], list[str]]:
-    """Plan from the records of a run. Returns profiles, curves, answers and warnings.
+) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
+    """Plan from the records of a run. Returns profiles, answers and warnings.
 
     Raises BadInput when the run holds no measurements.
     """
@@ -75,7 +100,8 @@ def plan(
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles(bundle.measurements)
-    refused += _unmeasured(bundle.info.skipped, study, study_path, demands)
+    _know_surfaces(folder, profiles, study.seed)
+    refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
             demand,
@@ -89,10 +115,27 @@ def plan(
         )
         for demand in demands
     ]
-    return profiles, _curves(profiles, answers, study.seed), answers, warnings
+    return profiles, answers, warnings
 
 
-def _curves(
+def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:
+    """All surfaces that plans from these profiles can ask for, at the usual quantiles."""
+    return [predictor(p, seed).surface(k) for p in profiles for k in SIMULATED_REPLICAS]
+
+
+def _know_surfaces(folder: RunFolder, profiles: Sequence[ServiceProfile], seed: int) -> None:
+    """Take up what the run has simulated; without it a plan only takes longer."""
+    try:
+        surfaces = read_lines(folder.path / SURFACES, Surface)
+    except BadInput:  # of another version
+        return
+    by_profile = {p.content_hash(): p for p in profiles}
+    for surface in surfaces:
+        if surface.profile in by_profile:
+            predictor(by_profile[surface.profile], seed).know(surface)
+
+
+def curves_of(
     profiles: Sequence[ServiceProfile], answers: Sequence[Recommendation], seed: int
 ) -> list[Curve]:
     """Curves the report draws: every size at the demanded batches, and the chosen plans."""
@@ -114,7 +157,7 @@ def _curves(
 
 
 def _unmeasured(
-    skipped: Sequence[str],
+    bundle: Bundle,
     study: Study,
     study_path: Path,
     demands: Sequence[Demand],
@@ -122,14 +165,14 @@ def _unmeasured(
     """A refusal per cell of a size that this host cannot measure, with its reason."""
     refusals: list[Refusal] = []
     for instance in study_instances(study, study_path).values():
-        reason = next((s for s in skipped if s.startswith(f"{instance.name}: ")), None)
+        reason = next((s for s in bundle.info.skipped if s.startswith(f"{instance.name}: ")), None)
         if reason is None:
             continue
         text = reason.removeprefix(f"{instance.name}: ")
         refusals += [
-            ((name, instance.label, threads, demand.batch), text)
-            for name in study.variants
-            for threads in study.measure.threads
+            ((variant.name, instance.label, threads, demand.batch), text)
+            for variant in bundle.variants
+            for threads in threads_of(variant, study.measure)
             for demand in demands
         ]
     return refusals

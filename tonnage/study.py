@@ -6,17 +6,20 @@ skipped when they are there, which is how an interrupted study goes on.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
-from loadtests.cell import FULL, QUICK, CellContext, Dwell, measure_cell, measure_reference
+from loadtests.ceiling import with_ceiling
+from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.fleet import Fleet
-from loadtests.foreign import generated_rows
+from loadtests.http_call import HttpCall
 from loadtests.judge import with_drift
-from loadtests.payloads import make_payloads
+from loadtests.monitor import Host
+from loadtests.payloads import Payloads, make_payloads
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -26,15 +29,19 @@ from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
+from serving.generate import generated_rows
+from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
-from serving.noop import noop_variant
-from serving.placement import CannotBeMeasured, divide
+from serving.placement import CannotBeMeasured
 from serving.ray_host.client import RayHost
-from serving.records import BenchRow, Endpoint, InstanceType, Variant
+from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
+from serving.stub_variant import noop_variant
 from serving.workloads import Workload, find_workload
 from tonnage.cells import (
     Cell,
+    ceiling_cells,
+    draft_variants,
     duration_s,
     fit_budget,
     floor_cells,
@@ -42,18 +49,33 @@ from tonnage.cells import (
     reference_cell,
 )
 from tonnage.config import Study, beside
-from tonnage.planning import plan, study_demands, study_instances
+from tonnage.durations import in_words
+from tonnage.measuring import Measuring
+from tonnage.planning import (
+    ASSUMPTIONS,
+    SURFACES,
+    curves_of,
+    plan,
+    study_demands,
+    study_instances,
+    surfaces_of,
+)
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
-_FLOOR_ROWS = 6000
+_NOOP_ROWS = 6000
+_NOOP_BYTES = 64 << 20
 STAGES = ("build", "bench", "measure", "plan")
 
 
 @dataclass
 class StudyRun:
-    """One run of a study: its configuration, its folder, and how far it goes."""
+    """One run of a study: its configuration, its folder, and how far it goes.
+
+    ``call`` is how somebody else's server is asked; ``command`` what reproduces a study that
+    is no file of its own.
+    """
 
     study: Study
     path: Path
@@ -62,19 +84,29 @@ class StudyRun:
     budget_s: float | None = None
     until: str = STAGES[-1]
     quiet: bool = False
+    call: HttpCall | None = None
+    command: str | None = None
+    own: Workload | None = None
+    notes: tuple[str, ...] = ()
+    assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
     _data: Dataset | None = field(default=None, init=False)
 
     @property
     def workload(self) -> Workload:
-        """The workload's module."""
-        return find_workload(self.study.workload)
+        """The workload's module, or the user's own model in its place."""
+        return self.own or find_workload(self.study.workload, self.study.data.length)
 
     @property
     def dwell(self) -> Dwell:
         """How long each part of a cell takes."""
         return QUICK if self.quick else FULL
 
-    def check(self) -> tuple[Mapping[str, InstanceType], list[Demand], Workload]:
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The variant that others are compared with, and the metric that the gate watches."""
+        return self.workload.baseline, self.workload.metric
+
+    def check(self) -> tuple[Mapping[str, InstanceType], list[Demand]]:
         """Read everything the study names. Raises BadInput before anything is made."""
         instances = study_instances(self.study, self.path)
         demands = study_demands(self.study, self.path)
@@ -88,25 +120,25 @@ class StudyRun:
             )
         if workload.baseline not in self.study.variants:
             raise BadInput(f"{self.path}: 'variants' lacks the baseline, {workload.baseline!r}")
-        return instances, demands, workload
+        return instances, demands
 
     def run(self) -> list[str]:
         """Do all stages that are not done yet; returns the plan's warnings.
 
         Raises the errors of :mod:`serving.errors`.
         """
-        instances, demands, workload = self.check()
+        instances, demands = self.check()
         bench_s = self._bench_estimate()
-        guess = self._guess(workload, instances)
+        guess = self._guess(instances)
         total = BUILD_S + bench_s + START_S + duration_s(guess, self.dwell) + REPORT_S
         if self.budget_s is not None:
             total = min(total, self.budget_s)
         with Steps(total, quiet=self.quiet) as steps:
             resumed = " (resumed)" if self.folder.has("variants.jsonl") else ""
             steps.say(
-                f"{self.study.title}: about {_minutes(total)}, into {self.folder.path}{resumed}"
+                f"{self.study.title}: about {in_words(total)}, into {self.folder.path}{resumed}"
             )
-            variants = self._build(workload, steps)
+            variants = self._build(steps)
             if self.until == "build":
                 return []
             self._bench(variants, bench_s, steps)
@@ -124,22 +156,9 @@ class StudyRun:
         per_variant = grid.seconds * len(grid.batches) * len(grid.threads)
         return len(self.study.variants) * (per_variant + 2.0)
 
-    def _guess(self, workload: Workload, instances: Mapping[str, InstanceType]) -> list[Cell]:
+    def _guess(self, instances: Mapping[str, InstanceType]) -> list[Cell]:
         """The cells as they will be, from variants that are not built yet."""
-        drafts = [
-            Variant(
-                workload=workload.name,
-                name=name,
-                runtime="stub",
-                precision="",
-                file="",
-                sha256="",
-                size_bytes=0,
-                inputs=(),
-                outputs=(),
-            )
-            for name in self.study.variants
-        ]
+        drafts = draft_variants(self.study.workload, self.study.variants)
         return self._cells(drafts, instances, [], None)[0]
 
     def data(self) -> Dataset:
@@ -148,7 +167,10 @@ class StudyRun:
             self._data = self.workload.load(self.study.data.source, self.study.seed)
         return self._data
 
-    def _build(self, workload: Workload, steps: Steps) -> tuple[Variant, ...]:
+    def _numbers_a_row(self) -> int:
+        return max(1, sum(values[:1].size for values in self.data().test.values()))
+
+    def _build(self, steps: Steps) -> tuple[Variant, ...]:
         if self.folder.has("variants.jsonl"):
             made = self.folder.bundle().variants
             if all(model_path(variant).is_file() for variant in made):
@@ -156,7 +178,7 @@ class StudyRun:
         steps.step("build: reading data", BUILD_S)
         data = self.data()
         variants = build_variants(
-            workload,
+            self.workload,
             self.study.variants,
             data,
             seed=self.study.seed,
@@ -164,15 +186,27 @@ class StudyRun:
             providers=self.study.build.providers,
             progress=lambda name: steps.step(f"build: {name}", 0.0),
         )
-        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
-            self.folder.keep(Path(name).name, beside(self.path, name))
-        self.folder.keep("study.toml", self.path)
-        self.folder.write_one("study.json", self._info(data, ()))
-        self.folder.write_lines("variants.jsonl", variants)
+        self._keep(data.description, variants)
         for variant in variants:
             if variant.barred:
                 steps.say(f"barred from recommendations: {variant.name} {variant.barred}")
         return tuple(variants)
+
+    def _keep(self, description: str, variants: Sequence[Variant]) -> None:
+        """Leave the study, the files that it names, and its variants in the run's folder."""
+        for name in self.study.plan.names:
+            self.folder.keep(Path(name).name, beside(self.path, name))
+        self._keep_container()
+        self.folder.keep("study.toml", self.path)
+        self.folder.write_one("study.json", self._info(description))
+        self.folder.write_lines("variants.jsonl", variants)
+
+    def _keep_container(self) -> None:
+        """Note in the kept catalogue what ``container`` was: elsewhere it is something else."""
+        kept = self.folder.path / Path(self.study.plan.instances).name
+        if CONTAINER in self.study.measure.instances and CONTAINER not in load_instances(kept):
+            made = study_instances(self.study, self.path)[CONTAINER]
+            kept.write_text(f"{kept.read_text()}\n{as_toml(made)}")
 
     def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
         if self.folder.has("bench.jsonl"):
@@ -199,10 +233,9 @@ class StudyRun:
         budget_s: float | None,
     ) -> tuple[list[Cell], list[str]]:
         grid = self.study.measure
-        baseline = self.workload.baseline
-        placement = divide(host_facts.physical_cores())
+        placement = host_facts.host_placement()
         cells, skipped = make_cells(
-            grid, variants, baseline, instances, placement, quotas=enforces_quotas()
+            grid, variants, self.judged[0], instances, placement, quotas=enforces_quotas()
         )
         if not cells:
             raise CannotBeMeasured(f"none of the study's sizes can be measured here: {skipped[0]}")
@@ -216,11 +249,12 @@ class StudyRun:
             ]
             skipped.append(f"quick run: only {wanted.variant} on {wanted.instance} is measured")
         reference = None if self.quick else reference_cell(grid, variants, instances)
-        if reference is not None:
+        if reference is not None and self.call is None:
             model = reference.deployment.variant
             # A draft, of which only the number of cells is wanted, has no file yet.
-            noop = noop_variant(model.workload, model.inputs) if model.file else model
+            noop = noop_variant(model.workload, self._numbers_a_row()) if model.file else model
             cells += floor_cells(grid, reference, noop)
+            cells += ceiling_cells(grid, reference, noop, placement)
         order, dropped = fit_budget(
             cells,
             reference,
@@ -228,7 +262,7 @@ class StudyRun:
             seed=self.study.seed,
             dwell=self.dwell,
             budget_s=float("inf") if budget_s is None else budget_s,
-            baseline=baseline,
+            baseline=self.judged[0],
             demanded=[d.batch for d in demands],
         )
         return order, skipped + dropped
@@ -259,10 +293,10 @@ class StudyRun:
             self.folder.write_one("study.json", updated)
             self.folder.keep_order([cell.key for cell in order])
         finished = self.folder.finished_cells()
-        steps.step("serve: starting Ray Serve, HAProxy and Locust", START_S)
+        steps.step("serve: starting what serves, and Locust", START_S)
         logs = self.folder.path / "logs"
         with (
-            RayHost(logs / "ray.log") as host,
+            self._host(logs) as host,
             Fleet(
                 logs / "locust.log",
                 workers=self.study.measure.workers,
@@ -272,16 +306,31 @@ class StudyRun:
             environment = host.environment()
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
-            self._measure_cells(order, finished, host, fleet, environment.content_hash(), steps)
-        if not any(m.valid for m in self.folder.measurements()):
-            first = self.folder.measurements()[0].faults[0]
+            slos = {demand.batch: demand.slo for demand in demands}
+            measuring = Measuring(
+                folder=self.folder,
+                host=host,
+                fleet=fleet,
+                payloads=self._payloads,
+                call=self.call,
+                dwell=self.dwell,
+                seed=self.study.seed,
+                slos=slos,
+                steps=steps,
+            )
+            measuring.run(order, finished)
+        # Drift and the ceiling can be judged only at the end, when all are known.
+        made = with_ceiling(with_drift(self.folder.measurements()))
+        self.folder.write_lines("measurements.jsonl", made)
+        if not any(m.valid for m in made):
             self.folder.finish()  # the same command shall begin anew, not stumble here again
+            if not made:
+                raise CannotBeMeasured(f"nothing fits: {self.folder.bundle().info.skipped[-1]}")
+            first = made[0].faults[0]
             raise InvalidMeasurement(
                 f"no measurement is valid; the first one: {first.code}: {first.detail} "
                 f"(all of them: {self.folder.path / 'measurements.jsonl'})"
             )
-        # Drift can be judged only at the end, when the first and the last are known.
-        self.folder.write_lines("measurements.jsonl", with_drift(self.folder.measurements()))
         self.folder.write_lines("measured.json", [])
 
     def _same_environment(self, current: str) -> None:
@@ -292,116 +341,50 @@ class StudyRun:
                 "settings changed); start anew with --fresh"
             )
 
-    def _measure_cells(
-        self,
-        order: list[Cell],
-        finished: list[str],
-        host: RayHost,
-        fleet: Fleet,
-        environment: str,
-        steps: Steps,
-    ) -> None:
-        left = list(finished)
-        self.folder.drop_unfinished()
-        sequence = len(self.folder.measurements())
-        running: tuple[str, str, Endpoint] | None = None  # cell id, served name, endpoint
+    def _host(self, logs: Path) -> AbstractContextManager[Host]:
+        return RayHost(logs / "ray.log")
 
-        def next_sequence() -> int:
-            nonlocal sequence
-            sequence += 1
-            return sequence - 1
-
-        for number, cell in enumerate(order, 1):
-            if cell.key in left:
-                left.remove(cell.key)
-                continue
-            share = duration_s([cell], self.dwell)
-            steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
-            deployment = cell.deployment
-            if running is None or running[0] != deployment.cell_id:
-                if running is not None:
-                    host.delete(running[1])
-                running = None
-                try:
-                    endpoint = host.deploy(deployment)
-                except BadInput as error:  # it does not fit; the others may
-                    self._leave_out(cell, str(error), steps)
-                    continue
-                running = (deployment.cell_id, endpoint.model_name, endpoint)
-            rows = self.data().test
-            if cell.role == "floor":
-                rows = generated_rows(deployment.variant.inputs, _FLOOR_ROWS, self.study.seed)
-            payloads = make_payloads(deployment, rows, cell.batch, self.study.seed)
-            context = CellContext(
-                host=host,
-                fleet=fleet,
-                deployment=deployment,
-                endpoint=running[2],
-                payloads=fleet.store("payloads", payloads),
-                batch=cell.batch,
-                seed=self.study.seed + number,
-                environment=environment,
-                role=cell.role,
-            )
-            runs = measure_reference if cell.role == "reference" else measure_cell
-            for measurement in runs(context, self.dwell, next_sequence):
-                self.folder.append("measurements.jsonl", measurement)
-            self.folder.finish_cell(cell.key)
-
-    def _leave_out(self, cell: Cell, reason: str, steps: Steps) -> None:
-        steps.say(f"not measured: {cell.label}: {reason}")
-        info = self.folder.bundle().info
-        line = f"{cell.label}: {reason}"
-        if line not in info.skipped:
-            skipped = (*info.skipped, line)
-            self.folder.write_one("study.json", info.model_copy(update={"skipped": skipped}))
+    def _payloads(self, cell: Cell) -> Payloads:
+        rows = self.data().test
+        if cell.role in ("floor", "ceiling"):
+            most = max(cell.batch, min(_NOOP_ROWS, _NOOP_BYTES // (4 * self._numbers_a_row())))
+            rows = generated_rows(cell.deployment.variant.inputs, most, self.study.seed)
+        return make_payloads(cell.deployment, rows, cell.batch, self.study.seed)
 
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)
-        profiles, curves, answers, warnings = plan(self.folder, self.study, self.path, demands)
+        profiles, answers, warnings = plan(self.folder, self.study, self.path, demands)
         self.folder.write_lines("profiles.jsonl", profiles)
-        self.folder.write_lines("curves.jsonl", curves)
+        self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
+        self.folder.write_lines(SURFACES, surfaces_of(profiles, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()
         return warnings
 
-    def _info(self, data: Dataset, skipped: tuple[str, ...]) -> StudyInfo:
-        command = f"tonnage run {self.study.name}" + (" --quick" if self.quick else "")
+    def _info(self, description: str) -> StudyInfo:
+        command = self.command or f"tonnage run {self.study.name}"
+        command += " --quick" if self.quick and not self.command else ""
         return StudyInfo(
             name=self.study.name,
             title=self.study.title,
             workload=self.study.workload,
-            baseline=self.workload.baseline,
+            baseline=self.judged[0],
             config_hash=self.config_hash,
             seed=self.study.seed,
             quick=self.quick,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            dataset=data.description,
-            metric=self.workload.metric,
+            dataset=description,
+            metric=self.judged[1],
             max_loss=self.study.quality.max_loss,
-            skipped=skipped,
             reproduce=(command, f"tonnage report runs/{self.study.name}"),
-            assumptions=(
-                "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-                "Plans count replicas only; what Ray and the ingress need comes on top.",
-                "One replica runs one inference call at a time; HAProxy sends each request "
-                "to the replica with the fewest in flight.",
-                "Prices attach to this host's figures only through the CPU factors of "
-                "prices.toml; those shipped are assumptions, not measurements.",
-            ),
+            assumptions=(*self.assumptions, *self.notes),
         )
 
     @property
     def config_hash(self) -> str:
         """Identifies the run that may be resumed: study, its files, speed and budget."""
-        files = hashlib.sha256()
-        for name in (self.study.plan.instances, self.study.plan.profiles, self.study.plan.prices):
-            files.update(beside(self.path, name).read_bytes())
+        files = self.study.plan.content_hash_of_files(self.path)
         speed = "quick" if self.quick else "full"
         budget = "" if self.budget_s is None else f"-{self.budget_s:g}s"
-        return f"{self.study.content_hash()}-{files.hexdigest()[:8]}-{speed}{budget}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+        return f"{self.study.content_hash()}-{files}-{speed}{budget}"

@@ -19,6 +19,7 @@ from serving.steps import Making, Step, StepFailed
 
 _SMALLEST = 1024  # weights; below it the code book costs more than it saves
 _ROUNDS = 20
+_SAMPLE = 500_000  # weights of a tensor that the book is made from, at least
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,29 @@ def _clustered(weights: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray
     """The code book, [values], and each weight's index into it, in the shape of the weights."""
     from scipy.cluster.vq import kmeans2
 
-    flat = weights.reshape(-1, 1).astype(np.float64)
-    start = np.unique(np.quantile(flat, (np.arange(values) + 0.5) / values)).reshape(-1, 1)
+    flat = weights.reshape(-1).astype(np.float64)
+    some = flat[:: max(1, len(flat) // _SAMPLE)].reshape(-1, 1)
+    start = np.unique(np.quantile(some, (np.arange(values) + 0.5) / values)).reshape(-1, 1)
     with quiet():  # a value that no weight is nearest to is kept, and warned of
-        book, codes = kmeans2(flat, start, iter=_ROUNDS, minit="matrix", missing="warn")
-    return book.reshape(-1).astype(np.float32), codes.reshape(weights.shape)
+        found, _ = kmeans2(some, start, iter=_ROUNDS, minit="matrix", missing="warn")
+    book = np.sort(found.reshape(-1))
+    codes = np.searchsorted((book[1:] + book[:-1]) / 2, flat)  # of a sorted book the nearest
+    return book.astype(np.float32), codes.reshape(weights.shape)
 
 
 def _lookup(
     name: str, book: np.ndarray, codes: np.ndarray, values: int
 ) -> tuple[list[Any], list[Any]]:
     """What is stored for a tensor, and the nodes that make it again."""
+    import ml_dtypes
     import onnx
     from onnx import TensorProto, helper
 
-    if values <= 16:
-        stored_codes = onnx.helper.make_tensor(
-            f"{name}.codes", TensorProto.UINT4, codes.shape, codes.reshape(-1)
-        )
-    else:
-        stored_codes = onnx.numpy_helper.from_array(codes.astype(np.uint8), f"{name}.codes")
-    stored = [onnx.numpy_helper.from_array(book, f"{name}.book"), stored_codes]
+    bits = ml_dtypes.uint4 if values <= 16 else np.uint8
+    stored = [
+        onnx.numpy_helper.from_array(book, f"{name}.book"),
+        onnx.numpy_helper.from_array(codes.astype(bits), f"{name}.codes"),
+    ]
     nodes = [
         helper.make_node("Cast", [f"{name}.codes"], [f"{name}.index"], to=TensorProto.INT32),
         helper.make_node("Gather", [f"{name}.book", f"{name}.index"], [name], axis=0),

@@ -13,11 +13,13 @@ from serving.steps import Making, Step
 
 # Float arithmetic in another order; measured differences are a tenth of this.
 _TOLERANCE = 1e-3
+# Names of free dimensions, which are of one size in all inputs.
+_AXES = ("batch", "sequence")
 
 
 @dataclass(frozen=True)
 class ExportOnnx(Step):
-    """Export the network of a TorchScript archive; its batch axis stays free."""
+    """Export the network of a TorchScript archive; what its signature leaves free stays free."""
 
     network: Network
     opset: int = 20
@@ -40,10 +42,10 @@ class ExportOnnx(Step):
 
 
 def export_network(module: Any, target: Path, making: Making, opset: int = 20) -> None:
-    """Write a module of the workload's signature as ONNX; its batch axis stays free."""
+    """Write a module of the workload's signature as ONNX; its free axes stay free."""
     import torch
 
-    batch = torch.export.Dim("batch")
+    free = [torch.export.Dim(name) for name in _AXES]
     with quiet():
         program = torch.onnx.export(
             module,
@@ -53,7 +55,10 @@ def export_network(module: Any, target: Path, making: Making, opset: int = 20) -
             opset_version=opset,
             input_names=[spec.name for spec in making.inputs],
             output_names=[spec.name for spec in making.outputs],
-            dynamic_shapes=tuple({0: batch} for _ in making.inputs),
+            dynamic_shapes=tuple(
+                {axis: free[axis] for axis, size in enumerate(spec.shape) if size < 0}
+                for spec in making.inputs
+            ),
         )
         program.save(str(making.scratch / target.name))
     _without_notes(making.scratch / target.name, target)

@@ -30,7 +30,7 @@ class DynamicInt8(Step):
     @property
     def title(self) -> str:
         """In words."""
-        return "int8 dynamic"
+        return "int8 dynamic" + (f" ({', '.join(self.operators)})" if self.operators else "")
 
     def apply(self, source: Path, target: Path, making: Making) -> None:
         """Quantize per channel, to signed weights."""

@@ -54,9 +54,13 @@ class OpenVinoIr(Step):
 
 @dataclass(frozen=True)
 class OpenVinoInt8(Step):
-    """Quantize weights and activations with NNCF, on rows of the training split."""
+    """Quantize weights and activations with NNCF, on rows of the training split.
+
+    ``transformer`` says that the network has attention, which needs a treatment of its own.
+    """
 
     calibration_rows: int = 512
+    transformer: bool = False
     suffix: ClassVar[str] = ".xml"
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
     memory_gib: ClassVar[float] = 1.0
@@ -77,6 +81,7 @@ class OpenVinoInt8(Step):
                 openvino.convert_model(str(source)),
                 nncf.Dataset(batches),
                 subset_size=len(batches),
+                model_type=nncf.ModelType.TRANSFORMER if self.transformer else None,
             )
         _save(quantized, target)
 

@@ -1,7 +1,8 @@
 """PyTorch networks as files: TorchScript archives that can be served, and opened to train on.
 
 A network is a function that returns a module. An archive holds the weights under the same
-names, so the network can be made again from it, with as many channels as the weights have.
+names, so the network can be made again from it; an ``nn.Sequential`` of named layers with as
+many channels as the weights have.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from serving.runtimes.torch_runtime import SIGNATURE, open_torchscript, signatur
 from serving.v2 import dtype_of
 
 Network = Callable[[], Any]
+_FREE = 8  # torch.export takes a dimension of 0 or 1 for one that never changes
 
 
 def open_network(path: Path, network: Network) -> Any:
@@ -29,15 +31,18 @@ def open_network(path: Path, network: Network) -> Any:
 
 
 def with_weights(module: Any, state: Mapping[str, Any]) -> Any:
-    """Load ``state`` into a module, whose layers take on the sizes found there."""
+    """Load ``state``; the layers of an ``nn.Sequential`` take on the sizes found there."""
     from torch import nn
 
-    for name, layer in module.named_modules():
+    if not isinstance(module, nn.Sequential):
+        module.load_state_dict(state)
+        return module
+    for name, layer in module.named_children():
         weight = state.get(f"{name}.weight")
         if weight is None:
             continue
         if isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
+            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1]
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = weight.shape
         elif isinstance(layer, nn.BatchNorm2d):
@@ -64,10 +69,10 @@ def save_network(
 
 
 def example(inputs: Sequence[TensorSpec], batch: int) -> tuple[Any, ...]:
-    """Tensors of ones that fit the signature."""
+    """Tensors of ones that fit the signature; free dimensions beside the batch are not 1."""
     import torch
 
-    shapes = [(batch, *(1 if d < 0 else d for d in spec.shape[1:])) for spec in inputs]
+    shapes = [(batch, *(_FREE if d < 0 else d for d in spec.shape[1:])) for spec in inputs]
     kinds = [dtype_of(spec.datatype) for spec in inputs]
     return tuple(
         torch.from_numpy(np.ones(shape, kind)) for shape, kind in zip(shapes, kinds, strict=True)
@@ -80,10 +85,10 @@ def count_parameters(module: Any) -> int:
 
 
 @contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Seeded, and on one thread; the others are given back afterwards.
+def reproducible(seed: int, threads: int = 1) -> Iterator[None]:
+    """Seeded, and on one thread unless more are asked for; others are given back afterwards.
 
-    Sums then come out the same on every host, whatever its cores. These networks are also too
+    On one, sums come out the same on every host, whatever its cores. Small networks are also too
     small to share: with a busy neighbour, two threads that wait for each other at every layer
     took four times as long as one.
     """
@@ -91,7 +96,7 @@ def reproducible(seed: int) -> Iterator[None]:
 
     keep_freed_memory()
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     try:
         yield

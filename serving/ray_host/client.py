@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import secrets
@@ -17,8 +18,11 @@ from typing import Literal, Self
 import psutil
 
 from serving import host_facts, placement
+from serving.audit import ReplicaReport, report_name, strays, violations
 from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
 from serving.errors import BadInput, Infrastructure, TonnageError
+from serving.grants import check_fits_host, enforcement, grants_of
+from serving.ports import check_free, free_port
 from serving.private_folder import new_name, private_base, remove_stale_folders
 from serving.ray_host import enter_instance, host
 from serving.ray_host.settings import admin_socket, host_environment
@@ -26,8 +30,6 @@ from serving.records import Deployment, Endpoint, Environment, Grant, Replica
 from serving.supervised import Supervised
 
 READY_TIMEOUT_S = 60.0
-# The kernel rounds a memory limit down to whole pages.
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # A worker of Ray with onnxruntime and no model yet, as measured; below it nothing starts.
 _BASE_MEMORY_BYTES = 200 << 20
 
@@ -41,11 +43,11 @@ class RayHost:
     """
 
     def __init__(self, log: Path, *, port: int | None = None, overlap: bool = False) -> None:
-        self.port = _check_free(port) if port else _free_port()
+        self.port = check_free(port) if port else free_port()
         self._log = log
         self._replica_groups: dict[str, list[Group]] = {}
         self._deployments: dict[str, Deployment] = {}
-        self.placement = placement.divide(host_facts.physical_cores())
+        self.placement = host_facts.host_placement()
         self._all_cpus = tuple(sorted(os.sched_getaffinity(0)))
         self._available = self._all_cpus if overlap else self.placement.replica_cpus
         remove_stale()
@@ -58,9 +60,7 @@ class RayHost:
     @property
     def enforcement(self) -> Literal["cgroup-v1", "cgroup-v2", "affinity"]:
         """How instance types are enforced on this host."""
-        if self.tree is None:
-            return "affinity"
-        return "cgroup-v1" if self.tree.version == 1 else "cgroup-v2"
+        return enforcement(self.tree)
 
     def environment(self) -> Environment:
         """The environment of what is measured here."""
@@ -72,7 +72,7 @@ class RayHost:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        env = host_environment(os.environ, self.folder, _free_port)
+        env = host_environment(os.environ, self.folder, free_port)
         # Ray opens its own folder to everybody; inside ours, which is 0700, that is harmless.
         settings = {"folder": str(self.folder / "r"), "http_port": self.port}
         self._process = Supervised(
@@ -123,11 +123,14 @@ class RayHost:
         """
         name = deployment.variant.model_name
         _check_memory(deployment)
-        grants = self._grants(deployment)
+        check_fits_host(deployment.instance)
+        grants = grants_of(
+            deployment.instance, deployment.replicas, self._free_cpus(deployment), self.tree
+        )
         slots, groups = [], []
         for index, grant in enumerate(grants):
             procs: list[str] = []
-            if self.tree is not None:
+            if self.tree is not None and grant.method != "container":
                 group = self._create_group(f"{deployment.cell_id}-{index}", grant)
                 groups.append(group)
                 procs = [str(path) for path in group.procs_files]
@@ -151,6 +154,7 @@ class RayHost:
                     "variant": deployment.variant.model_dump_json(),
                     "threads": deployment.threads,
                     "cell_id": deployment.cell_id,
+                    "reports": str(self.folder),
                 }
             )
         except TonnageError as error:
@@ -161,13 +165,22 @@ class RayHost:
             raise type(error)(f"{deployment.label}: {error}") from None
         self._await_ready(name, deployment.cell_id)
         startup_s = time.monotonic() - started
-        replicas = []
+        replicas, reports = [], []
         for index, (slot, grant) in enumerate(
             zip(json.loads(slots_file.read_text()), grants, strict=True)
         ):
-            group_name = groups[index].name if groups else None
-            replicas.append(Replica(pid=slot["pid"], grant=grant, group=group_name))
-        self._audit(replicas, groups)
+            report = self._report(slot["pid"])
+            reports.append(report)
+            replicas.append(
+                Replica(
+                    pid=slot["pid"],
+                    grant=grant,
+                    group=groups[index].name if groups else None,
+                    earlier_threads=report.earlier_threads,
+                    compute_threads=report.compute_threads,
+                )
+            )
+        self._audit(deployment, replicas, groups)
         return Endpoint(
             url=f"http://127.0.0.1:{self.port}",
             model_name=name,
@@ -175,6 +188,9 @@ class RayHost:
             cell_id=deployment.cell_id,
             replicas=tuple(replicas),
             startup_s=startup_s,
+            # Replicas start side by side: the slowest is what is waited for.
+            worker_start_s=max(report.worker_start_s for report in reports),
+            model_load_s=max(report.model_load_s for report in reports),
         )
 
     def deploy_front(self) -> None:
@@ -236,7 +252,8 @@ class RayHost:
     def _free_cpus(self, deployment: Deployment) -> tuple[int, ...]:
         """CPUs that no other deployment has to itself; BadInput when too few are left."""
         others = [d for d in self._deployments.values() if d != deployment]
-        free = list(self._available)
+        available = self._all_cpus if deployment.instance.is_container else self._available
+        free = list(available)
         for other in (d for d in others if d.instance.enforcement == "cpuset"):
             del free[max(0, len(free) - placement.cpus_needed(other.instance, other.replicas)) :]
         wanted = float(placement.cpus_needed(deployment.instance, deployment.replicas))
@@ -246,36 +263,10 @@ class RayHost:
         if len(free) < wanted:
             raise BadInput(
                 f"{deployment.label} does not fit beside what is deployed: of "
-                f"{len(self._available)} CPUs {len(free)} are free, {wanted:g} are needed; "
+                f"{len(available)} CPUs {len(free)} are free, {wanted:g} are needed; "
                 "choose fewer variants or smaller instances"
             )
         return tuple(free)
-
-    def _grants(self, deployment: Deployment) -> list[Grant]:
-        instance = deployment.instance
-        if instance.vcpus > len(self._all_cpus):
-            raise BadInput(
-                f"instance {instance.name} has {instance.vcpus:g} vCPUs, this host has "
-                f"{len(self._all_cpus)}; choose a smaller --instance"
-            )
-        if instance.memory_gib > host_facts.memory_limit_gib():
-            raise BadInput(
-                f"instance {instance.name} has {instance.memory_gib:g} GiB, this host has "
-                f"{host_facts.memory_limit_gib():.1f}; choose a smaller --instance"
-            )
-        cpus = placement.cpus_of_replicas(
-            instance, deployment.replicas, self._free_cpus(deployment)
-        )
-        if self.tree is None:
-            return [
-                Grant(method="affinity", cpus=c, quota_cpus=None, memory_bytes=None) for c in cpus
-            ]
-        quota = instance.vcpus if instance.enforcement == "quota" else None
-        memory = int(instance.memory_gib * 2**30) // _PAGE_BYTES * _PAGE_BYTES
-        return [
-            Grant(method=self.enforcement, cpus=c, quota_cpus=quota, memory_bytes=memory)
-            for c in cpus
-        ]
 
     def _await_ready(self, name: str, cell_id: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -300,24 +291,34 @@ class RayHost:
             time.sleep(0.02)
         raise Infrastructure(f"{name} was not ready after {READY_TIMEOUT_S:.0f} s: {seen}")
 
-    def _audit(self, replicas: list[Replica], groups: list[Group]) -> None:
+    def _report(self, pid: int) -> ReplicaReport:
+        """What a replica wrote about itself before it became ready."""
+        path = self.folder / report_name(pid)
+        try:
+            return ReplicaReport.model_validate_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise Infrastructure(f"replica {pid} left no report of itself: {error}") from None
+
+    def _audit(self, deployment: Deployment, replicas: list[Replica], groups: list[Group]) -> None:
         """Hold what the kernel says against what was asked; a false cell must not run."""
+        found: list[str] = []
         for index, replica in enumerate(replicas):
-            allowed = set(os.sched_getaffinity(replica.pid))
-            if not allowed <= set(replica.grant.cpus):
-                raise Infrastructure(
-                    f"replica {replica.pid} may run on CPUs {sorted(allowed)}, "
-                    f"granted were {list(replica.grant.cpus)}"
-                )
-            if groups:
-                group = groups[index]
-                if replica.pid not in group.pids():
-                    raise Infrastructure(f"replica {replica.pid} is not in its control group")
-                if group.read_limits() != replica.grant:
-                    raise Infrastructure(
-                        f"control group {group.name} has {group.read_limits()}, "
-                        f"asked were {replica.grant}"
-                    )
+            group = groups[index] if groups else None
+            found += violations(replica, group, deployment.threads)
+        found += strays(self.background_pids(), self._kept_free())
+        if found:
+            self.delete(deployment.variant.model_name)
+            raise Infrastructure(f"{deployment.label}: {'; '.join(found)}")
+
+    def background_pids(self) -> list[int]:
+        """Ids of everything this host runs besides model replicas: Ray, controller, ingress."""
+        slots = [json.loads(path.read_text()) for path in self.folder.glob("slots-*.json")]
+        replicas = {slot.get("pid") for slot in itertools.chain(*slots)}
+        return [pid for pid in self.process.pids() if pid not in replicas]
+
+    def _kept_free(self) -> set[int]:
+        """CPUs on which nothing but replicas may run; none where the two have to share."""
+        return set(self.placement.replica_cpus) - set(self.placement.platform_cpus)
 
 
 def _too_small(deployment: Deployment) -> str:
@@ -336,21 +337,3 @@ def _check_memory(deployment: Deployment) -> None:
             f"{deployment.instance.name} has {deployment.instance.memory_gib:g}; choose an "
             "instance with more memory, or raise memory_gib in instances.toml"
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_free(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise BadInput(
-                f"port {port} cannot be used ({error}); choose another with --port"
-            ) from None
-    return port

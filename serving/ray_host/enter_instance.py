@@ -5,6 +5,7 @@ that every thread and every byte of the replica belongs to the instance. Standar
 library only, executed by path.
 
     enter_instance.py SLOTS.json WORKER_SCRIPT ARGS...
+    enter_instance.py SLOTS.json -- COMMAND ARGS...     any command, in the place of a worker
 
 SLOTS.json lists one slot per replica: ``{"procs": [...], "cpus": [...]}``. A replica
 claims the first slot whose owner is not alive, under a lock.
@@ -42,6 +43,8 @@ def main() -> None:
         stream.seek(0)
         stream.truncate()
         json.dump(slots, stream)
+    if rest[0] == "--":
+        os.execvp(rest[1], rest[1:])
     os.execv(sys.executable, [sys.executable, *rest])
 
 

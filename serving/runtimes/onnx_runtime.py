@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadInput
+from serving.onnx_file import explain_load_error
 from serving.records import TensorSpec
 
 CPU = "CPUExecutionProvider"
@@ -58,7 +58,8 @@ class OnnxRuntime:
                 str(path), options, providers=list(providers)
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            raise BadInput(f"{path}: onnxruntime cannot load this file ({_why(error)})") from None
+            message = str(error) or type(error).__name__
+            raise BadInput(explain_load_error(path, message)) from None
         if self._session.get_providers()[0] != providers[0]:
             raise BadInput(
                 f"{path}: execution provider {providers[0]} did not start, onnxruntime fell back "
@@ -70,24 +71,34 @@ class OnnxRuntime:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the session; outputs by name."""
-        results = self._session.run(self._names, dict(inputs))
+        results = self._session.run(self._names, {k: _decoded(v) for k, v in inputs.items()})
         return dict(zip(self._names, results, strict=True))
 
 
-def _why(error: Exception) -> str:
-    """The first line of onnxruntime's message, or the external file that it wants."""
-    text = str(error).strip() or type(error).__name__
-    if external := re.search(r'xternal data.*?"([^"]+)"', text):
-        return (
-            f"its external data, {Path(external[1]).name}, must lie in the folder of the model; "
-            "they are missing or lie elsewhere"
-        )
-    return text.splitlines()[0][:300]
+def _decoded(values: np.ndarray) -> np.ndarray:
+    """Strings as onnxruntime wants them: of bytes it would take the Python notation, "b'a'"."""
+    if values.dtype.kind != "O":
+        return values
+    out = np.empty(values.shape, dtype=object)
+    for place, item in np.ndenumerate(values):
+        out[place] = item.decode(errors="replace") if isinstance(item, bytes) else item
+    return out
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:
     datatype = _TYPES.get(tensor.type)
     if datatype is None:
-        raise BadInput(f"{path}: {tensor.name} has type {tensor.type}, which V2 cannot carry")
-    shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in tensor.shape)
-    return TensorSpec(name=tensor.name, datatype=datatype, shape=shape)
+        raise BadInput(
+            f"{path}: {tensor.name} has type {tensor.type}, which V2 cannot carry"
+            + (", convert with zipmap=False" if "map(" in tensor.type else "")
+        )
+    dims = tensor.shape or ()
+    shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in dims)
+    # "?" is how exporters write a dimension that they know nothing of: not a name.
+    symbols = tuple(d if isinstance(d, str) and d.strip("? ") else None for d in dims)
+    return TensorSpec(
+        name=tensor.name,
+        datatype=datatype,
+        shape=shape,
+        symbols=symbols if any(symbols) else (),
+    )

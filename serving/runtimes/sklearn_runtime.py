@@ -1,4 +1,4 @@
-"""scikit-learn classifiers, stored with skops: no pickle, so a file cannot run code."""
+"""scikit-learn estimators, stored with skops: no pickle, so a file cannot run code."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def load_skops(path: Path) -> Any:
 
 
 class SklearnRuntime:
-    """A scikit-learn classifier stored with skops (no pickle), answering probabilities.
+    """A scikit-learn estimator stored with skops (no pickle).
 
+    A classifier answers probabilities where it has them, everything else its predictions.
     Inputs arrive as FP32 and are widened to float64, the type the estimator was
     fitted in; that conversion is part of what serving scikit-learn costs.
     """
@@ -46,16 +47,23 @@ class SklearnRuntime:
 
         self._model = load_skops(path)
         self._limits = threadpool_limits(threads)
-        features = int(self._model.n_features_in_)
-        classes = len(self._model.classes_)
+        features = getattr(self._model, "n_features_in_", None)
+        if features is None or not hasattr(self._model, "predict"):
+            raise BadInput(f"{path}: {type(self._model).__name__} is no fitted estimator")
+        self._guesses = hasattr(self._model, "predict_proba")
+        output = TensorSpec(name="predictions", datatype="FP32", shape=(-1, 1))
+        if self._guesses:
+            classes = len(self._model.classes_)
+            output = TensorSpec(name="probabilities", datatype="FP32", shape=(-1, classes))
         self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name="features", datatype="FP32", shape=(-1, features)),
+            TensorSpec(name="features", datatype="FP32", shape=(-1, int(features))),
         )
-        self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec(name="probabilities", datatype="FP32", shape=(-1, classes)),
-        )
+        self.outputs: tuple[TensorSpec, ...] = (output,)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Class probabilities, shape [batch, classes], FP32."""
+        """Probabilities, shape [batch, classes], or predictions, [batch, 1]; FP32."""
         rows = inputs["features"].astype(np.float64)
-        return {"probabilities": self._model.predict_proba(rows).astype(np.float32)}
+        if self._guesses:
+            return {"probabilities": self._model.predict_proba(rows).astype(np.float32)}
+        made = np.asarray(self._model.predict(rows), dtype=np.float32)
+        return {"predictions": made.reshape(len(rows), -1)}

@@ -20,8 +20,9 @@ class StubRuntime:
     """A model whose service time is known by construction; computes nothing else.
 
     The file is JSON: ``{"busy_ms": 5.0, "distribution": "constant"|"exponential",
-    "features": 4, "seed": 0}``. It burns CPU (not sleeps), so quotas bite, and answers
-    the row sums, so that answers can be checked. ``busy_ms`` 0 is the no-op server.
+    "features": 4, "seed": 0, "wrong_share": 0.0}``. It burns CPU (not sleeps), so quotas bite,
+    and answers the row sums, so that answers can be checked; ``wrong_share`` of the calls
+    answer wrongly, so that the checking can be. ``busy_ms`` 0 is the no-op server.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -32,6 +33,7 @@ class StubRuntime:
             self._exponential = {"constant": False, "exponential": True}[
                 settings.get("distribution", "constant")
             ]
+            self._wrong_share = float(settings.get("wrong_share", 0.0))
             features = int(settings.get("features", 4))
             self._draw = np.random.default_rng(int(settings.get("seed", 0)))
         except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -49,4 +51,7 @@ class StubRuntime:
         until = time.thread_time() + busy
         while time.thread_time() < until:
             hashlib.sha256(_BLOCK)  # as real runtimes do, it lets go of the interpreter lock
-        return {"sums": inputs["features"].sum(axis=1, keepdims=True, dtype=np.float32)}
+        sums = inputs["features"].sum(axis=1, keepdims=True, dtype=np.float32)
+        if self._wrong_share and self._draw.random() < self._wrong_share:
+            sums = sums + np.float32(1)
+        return {"sums": sums}

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from serving.errors import BadInput
 from serving.records import Quality, TensorSpec
 from serving.steps import Dataset, Step
 
-Metric = Literal["accuracy", "auc", "f1", "fidelity"]
+Metric = Literal["accuracy", "auc", "f1", "fidelity", "reproduced"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,30 @@ class Workload(Protocol):
         ...
 
 
-def find_workload(name: str) -> Workload:
-    """The workload of that name. BadInput lists those that exist."""
+@runtime_checkable
+class OfAnyLength(Protocol):
+    """A workload whose rows may be longer or shorter: sequences of tokens."""
+
+    longest: int
+
+    def of_length(self, length: int) -> Workload:
+        """The same with rows of ``length``, at most ``longest``."""
+        ...
+
+
+def find_workload(name: str, length: int | None = None) -> Workload:
+    """The workload of that name, with rows of ``length`` where one is given.
+
+    BadInput lists those that exist, or says that this one has no length, or a shorter one.
+    """
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in known:
         raise BadInput(f"unknown workload {name!r}; known are {', '.join(known)}")
     workload: Workload = importlib.import_module(f"{__name__}.{name}").WORKLOAD
-    return workload
+    if length is None:
+        return workload
+    if not isinstance(workload, OfAnyLength):
+        raise BadInput(f"workload {name} has no sequences; remove 'length' under [data]")
+    if length > workload.longest:
+        raise BadInput(f"workload {name}: 'length' under [data] is at most {workload.longest}")
+    return workload.of_length(length)

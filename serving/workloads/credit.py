@@ -102,6 +102,12 @@ class ConvertNetwork(Step):
         )
         # The label follows from the probabilities; computing and sending it twice costs.
         graph = select_model_inputs_outputs(converted, outputs=["probabilities"])
+        # Selecting forgets the shape, and with it that there is a batch.
+        graph.graph.output[0].CopyFrom(
+            onnx.helper.make_tensor_value_info(
+                "probabilities", onnx.TensorProto.FLOAT, [None, len(model.classes_)]
+            )
+        )
         for tensor in graph.graph.initializer:
             values = onnx.numpy_helper.to_array(tensor)
             if values.dtype == np.float32:

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from loadtests.fleet import Fleet
 from serving.ray_host.client import RayHost
-from serving.records import Variant, sha256_of
-from serving.runtimes.stub import StubRuntime
-
-
-def stub_variant(folder: Path, busy_ms: float, name: str) -> Variant:
-    """A stub model that takes ``busy_ms`` of CPU per call."""
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps({"busy_ms": busy_ms}))
-    runtime = StubRuntime(path, 1)
-    return Variant(
-        workload="test",
-        name=name,
-        runtime="stub",
-        precision="none",
-        file=str(path),
-        sha256=sha256_of(path),
-        size_bytes=path.stat().st_size,
-        inputs=runtime.inputs,
-        outputs=runtime.outputs,
-    )
 
 
 @pytest.fixture(scope="session")

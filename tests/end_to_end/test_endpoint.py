@@ -87,17 +87,56 @@ def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
     assert "verdict    valid [measured]" in done.stdout
 
 
+def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None:
+    """Every recorded request is sent when it was, with the rows it had, and judged."""
+    rows = "".join(f"{index * 0.05},{1 + 7 * (index % 2)}\n" for index in range(60))
+    (tmp_path / "trace.csv").write_text("timestamp,batch\n" + rows)
+    done = measure(
+        tmp_path, "--endpoint", server, "--model", "test_stub", "--trace", "trace.csv",
+        "--p99", "500ms", "--duration", "3s", "--json",
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    result = json.loads(done.stdout)
+    assert result["ok"] == result["offered"] == 60
+    assert result["run"]["arrivals"]["file"] == "trace.csv"
+    assert result["run"]["arrivals"]["mean_batch"] == 4.5
+    (verdict,) = result["verdicts"]
+    assert (verdict["verdict"], verdict["n"]) == ("undecided", 60)
+    assert verdict["samples_missing"] > 300
+
+
+def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
+    """4 ms a call carry less than 250 req/s; half of that they carry for certain."""
+    done = measure(
+        tmp_path, "--endpoint", server, "--model", "test_stub", "--max-load",
+        "--p95", "40ms", "--budget", "3000", "--json",
+    )  # fmt: skip
+    if done.returncode == 3:
+        assert "can be believed" in done.stderr  # a noisy host, and it says so
+        return
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 60 < found["rate_rps"] < 260, found
+    assert found["samples"] <= 3000
+    assert "req/s: p95" in done.stderr
+
+
 def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path) -> None:
     """Model absent, server unreachable, absurd rate, short timeout, unfit rows: one line each."""
     good = ["--endpoint", server, "--model", "test_stub"]
     np.savez(tmp_path / "wide.npz", features=np.ones((10, 5), np.float32))
+    (tmp_path / "unsorted.csv").write_text("timestamp\n1\n0.5\n")
     cases = [
         (["--endpoint", server, "--model", "nope", "--rate", "5"], "--model"),
         (["--endpoint", "http://127.0.0.1:9", "--model", "m", "--rate", "5"], "cannot be reached"),
         (["--endpoint", "ftp://x", "--model", "m", "--rate", "5"], "http://host:port"),
         ([*good, "--rate", "1e9"], "4000 req/s"),
         ([*good, "--rate", "0"], "must be positive"),
-        ([*good, "--rate", "5", "--users", "2"], "either --rate or --users"),
+        ([*good, "--rate", "5", "--users", "2"], "one of --rate, --users, --arrivals or --trace"),
+        ([*good, "--arrivals", "fast"], "TOML table"),
+        ([*good, "--trace", "unsorted.csv"], "row 2 is earlier"),
+        ([*good, "--rate", "5", "--batch", "1:0.7,many"], "a mix such as"),
+        ([*good, "--max-load"], "give one limit"),
         ([*good, "--rate", "5", "--timeout", "1ms"], "shorter than the service time"),
         ([*good, "--rate", "5", "--payload", "wide.npz"], "[10, 5]"),
         ([*good, "--rate", "5", "--header", "broken"], "name: value"),

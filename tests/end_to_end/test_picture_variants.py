@@ -89,7 +89,7 @@ def test_every_runtime_answers_over_v2(
             got = infer(host, endpoint.model_name, payloads.bodies[0], payloads.header_lengths[0])
         finally:
             host.delete(endpoint.model_name)
-        assert got["logits"] == pytest.approx(payloads.expected["logits"][0], abs=1e-4)
+        assert got["logits"] == pytest.approx(payloads.expected[0]["logits"], abs=1e-4)
 
 
 def infer(host: RayHost, model: str, body: bytes, head: int) -> Mapping[str, np.ndarray]:

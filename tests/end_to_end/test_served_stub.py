@@ -19,8 +19,7 @@ from loadtests.records import FaultCode, LoadRun
 from serving.errors import BadInput
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint, InstanceType
-
-from .conftest import stub_variant
+from serving.stub_variant import stub_variant
 
 pytestmark = pytest.mark.slow
 

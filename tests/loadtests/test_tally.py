@@ -1,4 +1,4 @@
-"""How a worker sums up its samples."""
+"""What a worker keeps of its requests."""
 
 from __future__ import annotations
 
@@ -7,63 +7,67 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtests.histogram import Histogram
 from loadtests.payloads import Payloads
-from loadtests.tally import Sample, Tally, backlog_growth
+from loadtests.samples import NO_ANSWER, UNSENT, Samples
+from loadtests.tally import Sample, Tally, parse_server_timing
 from serving.v2 import InferRequest, encode_response
-
-EXPECTED = np.array([[[1.0]], [[2.0]]], dtype=np.float32)
 
 
 @pytest.fixture
 def payloads(tmp_path: Path) -> Payloads:
-    made = Payloads([b"abc", b"defgh"], [3, 4], {"y": EXPECTED})
+    expected = [{"y": np.array([[value]], np.float32)} for value in (1.0, 2.0)]
+    made = Payloads([b"abc", b"defgh"], [3, 4], [*expected], np.array([0, 1]))
     made.save(tmp_path / "p.npz")
     return Payloads.load(tmp_path / "p.npz")
 
 
-def sample(payload: int, answer: float, *, status: int = 200, cell: str = "c") -> Sample:
+def sample(body: int, answer: float, *, status: int = 200, cell: str = "c") -> Sample:
     request = InferRequest(id=None, inputs={}, outputs={"y": True}, binary_default=True)
     values = np.array([[answer]], dtype=np.float32)
-    body, length = encode_response("m", "1", request, {"y": values})
-    headers = {
-        "tonnage-cell": cell,
-        "server-timing": "queue;dur=1.5, service;dur=2.5, infer;desc=thread",
-        "inference-header-content-length": str(length),
-    }
-    return Sample(10.0, 10.001, 10.011, payload, status, headers, body)
+    content, length = encode_response("m", "1", request, {"y": values})
+    timing = "queue;dur=1.5, service;dur=2.5, infer;desc=thread"
+    return Sample(10.0, 10.001, 10.011, body, status, cell, timing, str(length), content)
 
 
 def test_payloads_survive_their_file(payloads: Payloads) -> None:
-    """Bodies, head lengths and expected answers come back as they were."""
+    """Bodies, head lengths, classes and expected answers come back as they were."""
     assert payloads.bodies == [b"abc", b"defgh"]
     assert payloads.header_lengths == [3, 4]
-    np.testing.assert_array_equal(payloads.expected["y"], EXPECTED)
+    assert payloads.classes.tolist() == [0, 1]
+    np.testing.assert_array_equal(payloads.expected[1]["y"], [[2.0]])
 
 
-def test_every_kind_of_answer_is_counted(payloads: Payloads) -> None:
-    """Right, wrong, failed, unanswered and strange answers each land in their own place."""
+def test_joined_payloads_are_classes(payloads: Payloads) -> None:
+    """Several payloads become the classes of one, each with its own expected answers."""
+    both = Payloads.join([payloads, payloads])
+    assert both.classes.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(both.expected[3]["y"], [[2.0]])
+
+
+def test_every_kind_of_answer_is_kept(payloads: Payloads) -> None:
+    """Right, wrong, failed, unanswered, unsent and strange answers each show as what they are."""
     tally = Tally(payloads, "c", check_every=1)
-    tally.offered = 6
     for one in (
         sample(0, 1.0),
         sample(1, 2.0),
         sample(0, 9.0),
         sample(0, 1.0, status=503),
         sample(0, 1.0, cell="another"),
-        Sample(10, 10.1, 10.2, 0, 0, None, None),
+        Sample(10, 10.1, 10.2, 0, NO_ANSWER, "", "", "", None),
     ):
         tally.add(one)
-    assert tally.complete
-    result = tally.summarise(10.0, 11.0)
-    assert result["ok"] == 3
-    assert (result["checked"], result["wrong"], result["other_cell"]) == (3, 1, 1)
-    assert result["errors"] == {"http_503": 1, "no_answer": 1}
-    assert result["inference"] == "thread"
-    histogram = Histogram(**result["due_to_done"])
-    assert histogram.quantile_s(0.5) == pytest.approx(0.011, rel=1e-3)
-    assert Histogram(**result["sent_to_done"]).quantile_s(0.5) == pytest.approx(0.01, rel=1e-3)
-    assert Histogram(**result["queue"]).quantile_s(0.5) == pytest.approx(0.0015, rel=1e-3)
+    tally.add_unsent(12.0, 1)
+    samples = tally.finish(10.0)
+    assert len(tally) == len(samples) == 7
+    assert (tally.checked, tally.wrong) == (3, 1)
+    assert np.count_nonzero(samples.ok) == 3
+    assert sorted(samples.status.tolist()) == [UNSENT, NO_ANSWER, 200, 200, 200, 200, 503]
+    assert np.count_nonzero(~np.isfinite(samples.latency_s)) == 4
+    first = samples.take(samples.ok)
+    np.testing.assert_allclose(first.latency_s, 0.011, rtol=1e-6)
+    np.testing.assert_allclose(first.queue_s, 0.0015)
+    np.testing.assert_allclose(first.service_s, 0.0025)
+    assert not first.inline.any()
 
 
 def test_only_some_bodies_are_kept(payloads: Payloads) -> None:
@@ -71,13 +75,27 @@ def test_only_some_bodies_are_kept(payloads: Payloads) -> None:
     tally = Tally(payloads, "c", check_every=10)
     for _ in range(100):
         tally.add(sample(0, 1.0))
-    assert tally.summarise(10.0, 11.0)["checked"] == 10
+    tally.finish(10.0)
+    assert tally.checked == 10
 
 
-def test_a_growing_backlog_shows() -> None:
-    """A server at half the offered rate falls behind by half the rate; a fast one does not."""
-    due = np.arange(0, 10, 0.01)
-    slow = [Sample(t, t, 2 * t + 0.01, 0, 200, None, None) for t in due]
-    fast = [Sample(t, t, t + 0.005, 0, 200, None, None) for t in due]
-    assert backlog_growth(slow, 0, 10) == pytest.approx(50, rel=0.05)
-    assert abs(backlog_growth(fast, 0, 10)) < 0.2
+def test_a_foreign_server_may_say_what_it_likes() -> None:
+    """Only durations count; a database's timing or nonsense does not stop the run."""
+    assert parse_server_timing("db;dur=fast, cache;desc=hit, service;dur=2") == {"service": 0.002}
+    assert parse_server_timing("") == {}
+
+
+def test_samples_of_workers_merge_by_due_time(payloads: Payloads, tmp_path: Path) -> None:
+    """The merged samples are those of one worker that had sent everything."""
+    parts, whole = [Tally(payloads, None, 10), Tally(payloads, None, 10)], Tally(payloads, None, 10)
+    for index in range(20):
+        one = sample(0, 1.0)._replace(due=10.0 + (index * 7 % 20))
+        parts[index % 2].add(one)
+        whole.add(one)
+    files = []
+    for index, part in enumerate(parts):
+        files.append(tmp_path / f"{index}.npz")
+        part.finish(10.0).save(files[-1])
+    merged = Samples.merge([Samples.load(path) for path in files])
+    np.testing.assert_array_equal(merged.due_s, whole.finish(10.0).due_s)
+    assert len(Samples.empty()) == 0

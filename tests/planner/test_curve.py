@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtests.histogram import Histogram
-from planner.curve import curve, predict, predict_quantile, unloaded_ms
+from planner.curve import curve, predict, predict_quantile, predictor
 from planner.occupancy import occupancy, quota_of
 from planner.records import Interval, MeasuredPoint, ServiceProfile
 from serving.errors import BadInput
@@ -49,14 +49,14 @@ def test_mean_occupancy_is_the_inverse_of_capacity(
 def test_hidden_work_is_not_added_twice(profile: Build) -> None:
     """An idle replica answers after service and overhead, of which hidden work is a part."""
     p = profile(service_ms=(0.05,), capacity_rps=4000, overhead_ms=0.43)
-    assert unloaded_ms(p, 0.5) == pytest.approx(0.48, rel=0.01)
+    assert predictor(p, 0).unloaded(0.5) == pytest.approx(0.48, rel=0.01)
 
 
 def test_sparse_histograms_keep_their_values(profile: Build) -> None:
     """Two far apart service times stay where they are, not halfway between."""
     p = profile(service_ms=(10.0, 100.0), capacity_rps=18, overhead_ms=0)
-    assert unloaded_ms(p, 0.25) == pytest.approx(10 + 1e3 / 18 - 55, rel=0.01)
-    assert unloaded_ms(p, 0.75) == pytest.approx(100 + 1e3 / 18 - 55, rel=0.01)
+    assert predictor(p, 0).unloaded(0.25) == pytest.approx(10 + 1e3 / 18 - 55, rel=0.01)
+    assert predictor(p, 0).unloaded(0.75) == pytest.approx(100 + 1e3 / 18 - 55, rel=0.01)
 
 
 def test_under_a_quota_capacity_counts_cpu_time(

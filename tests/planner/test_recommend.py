@@ -216,10 +216,10 @@ def test_what_was_not_measured_says_why(world: World, demand: Build) -> None:
 
 def test_too_much_load_is_a_matter_of_capacity(world: World, demand: Build) -> None:
     """The reason says how many replicas are needed, and how many are allowed."""
-    answer = world.ask(demand(rate_rps=10_000))
+    answer = world.ask(demand(rate_rps=6_000))
     ((bottleneck, reason),) = rejected_for(answer, instance="sim-1", variant="fp32", size="sim-1")
     assert bottleneck is Bottleneck.CAPACITY
-    assert "need 159 working replicas of 63.2 req/s" in reason
+    assert "need 95 working replicas of 63.2 req/s" in reason
     assert "16 fit into max_replicas = 16" in reason
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from loadtests.histogram import Histogram
-from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Slo, Throttling
+from loadtests.objective import Slo
+from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
 from planner.records import (
     Bottleneck,
     Candidate,
@@ -31,6 +32,7 @@ from serving.records import (
     Environment,
     Grant,
     InstanceType,
+    OwnLimits,
     Parity,
     Quality,
     TensorSpec,
@@ -250,6 +252,9 @@ def _measurement(
                 throttled_s=0.0 if quota is None else 0.3,
             ),
             "peak_memory_bytes": 310_000_000,
+            "startup_s": 2.1 + 0.01 * len(variant.name),
+            "worker_start_s": 1.4,
+            "model_load_s": 0.02 * SPEEDS[variant.name],
             "environment": "abcdefabcdef",
             "faults": lag if lagging else (),
         }
@@ -429,4 +434,5 @@ def _environment() -> Environment:
         platform_cpus=(0,),
         generator_priority="fifo",
         settings={"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+        own_limits=OwnLimits(cpus=(0, 1), quota_cpus=None, memory_bytes=8 << 30),
     )

@@ -9,7 +9,10 @@ import pytest
 
 from reports import markdown, terminal
 from reports.bundle import Bundle
+from reports.doctor import doctor_text
 from reports.tables import all_tables
+from serving.checkup import Checkup, Groups, Now, Proof, SizeCheck
+from serving.records import Grant, OwnLimits
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -31,6 +34,82 @@ def test_terminal_is_golden(bundle: Bundle) -> None:
     """The result on stdout is the committed text."""
     text = terminal.recommendation_text(bundle, "runs/credit/2026-01-02/report.html")
     _same_as_golden("terminal.txt", text)
+
+
+def _checkup(**changes: object) -> Checkup:
+    good = {
+        "environment": {
+            "cpu_model": "Example CPU @ 2.5 GHz",
+            "logical_cpus": 4,
+            "threads_per_core": 2,
+            "instruction_sets": ("avx2", "avx512f", "avx512_vnni"),
+            "memory_gib": 7.7,
+            "kernel": "6.1.0",
+            "governor": "performance",
+            "virtualised": False,
+            "python": "3.11.2",
+            "packages": {},
+            "enforcement": "cgroup-v2",
+            "replica_cpus": (2, 3),
+            "platform_cpus": (0, 1),
+            "generator_priority": "fifo",
+            "settings": {},
+            "own_limits": {"cpus": (0, 1, 2, 3), "quota_cpus": None, "memory_bytes": None},
+        },
+        "physical_cores": 2,
+        "groups": Groups(version=2, permitted=True, cpusets=True),
+        "now": Now(load_average=0.12, busy=0.01, steal=0.0),
+        "haproxy": "HAProxy version 2.8.25",
+        "port": 8080,
+        "port_free": True,
+        "sizes": (
+            SizeCheck(name="sim-1", measurable=True),
+            SizeCheck(name="sim-4", measurable=False, reason="too large", change="use 6 CPUs"),
+        ),
+        "proofs": (
+            Proof(
+                what="a quota of half a CPU", granted_cpus=0.5, used_cpus=0.501, periods=10,
+                throttled_periods=10, holds=True,
+            ),
+            Proof(what="CPU 3 alone", granted_cpus=1, used_cpus=1.6, holds=False),
+        ),
+    }  # fmt: skip
+    return Checkup.model_validate({**good, **changes})
+
+
+def test_doctor_is_golden() -> None:
+    """What the doctor says of a good host is the committed text."""
+    _same_as_golden("doctor.txt", doctor_text(_checkup()))
+
+
+def test_doctor_of_a_poor_host_is_golden() -> None:
+    """A busy container without permissions: each lack comes with what to change."""
+    good = _checkup()
+    poor = good.environment.model_copy(
+        update={
+            "governor": "powersave",
+            "virtualised": True,
+            "instruction_sets": (),
+            "enforcement": "affinity",
+            "generator_priority": "normal",
+            "replica_cpus": (0,),
+            "platform_cpus": (0,),
+            "own_limits": OwnLimits(cpus=(0,), quota_cpus=0.5, memory_bytes=1 << 30),
+        }
+    )
+    text = doctor_text(
+        _checkup(
+            environment=poor,
+            physical_cores=1,
+            groups=Groups(version=2, permitted=False),
+            now=Now(load_average=None, busy=0.6, steal=0.2),
+            haproxy=None,
+            port_free=False,
+            proofs=(),
+        )
+    )
+    _same_as_golden("doctor_poor.txt", text)
+    assert max(map(len, text.splitlines())) <= terminal.WIDTH
 
 
 def test_first_screen_answers(bundle: Bundle) -> None:
@@ -91,3 +170,35 @@ def test_refused_figures_are_withheld(bundle: Bundle, column: str) -> None:
     for row in refused:
         assert row[found.header.index(column)] == "-"
         assert "lag p99 4.2 ms" in row[-1]
+
+
+def test_a_shared_container_is_said(bundle: Bundle) -> None:
+    """Where generator and ingress shared the replica's container, the report says how much."""
+    grant = Grant(method="container", cpus=(0, 1), quota_cpus=1.5, memory_bytes=1 << 30)
+    runs = [m for m in bundle.measurements if m.valid][:3]
+    shared = [
+        m.model_copy(
+            update={
+                "grant": grant,
+                "cpu": m.cpu.model_copy(update={"others_on_replica_cores": 0.01 * i}),
+            }
+        )
+        for i, m in enumerate(runs, 1)
+    ]
+    changed = bundle.model_copy(update={"measurements": tuple(shared)})
+    found = next(t for t in all_tables(changed) if t.name == "carried")
+    value, why = found.rows[0][1:]
+    assert value == "1.5 vCPU by a quota per 100 ms, on CPUs 0, 1; 1.00 GiB; by container"
+    assert why.startswith("generator and ingress shared it with the replica, at most 3")
+
+
+def test_start_up_is_the_median_of_its_starts(bundle: Bundle) -> None:
+    """All runs of one deployment carry its one start; three deployments make three starts."""
+    first = next(m for m in bundle.measurements if m.role == "cell")
+    runs = [
+        first.model_copy(update={"startup_s": start, "model_load_s": start / 10})
+        for start in (2.0, 2.0, 2.0, 4.0, 3.0)
+    ]
+    changed = bundle.model_copy(update={"measurements": tuple(runs)})
+    (row,) = next(t for t in all_tables(changed) if t.name == "startup").rows
+    assert row[3:] == ("3.00", "1.40", "0.300", "3")

@@ -66,6 +66,19 @@ def test_binary_inference(app: ModelApp) -> None:
     )
 
 
+def test_limits_of_a_variant_are_held(make_stub: Callable[..., Variant]) -> None:
+    """They are not in the model's file; a request beyond them never reaches the model."""
+    variant = make_stub()
+    limits = {"low": 0, "high": 9}
+    inputs = tuple(spec.model_copy(update=limits) for spec in variant.inputs)
+    limited = variant.model_copy(update={"inputs": inputs})
+    app = ModelApp(load_runtime(limited, 1), limited, "cell-1")
+    assert infer(app, np.full((1, 4), 9, np.float32))[0] == 200
+    status, _, body = infer(app, np.full((1, 4), 10, np.float32))
+    assert status == 400
+    assert "input 'features': holds 10" in json.loads(body)["error"]
+
+
 def test_json_inference(app: ModelApp) -> None:
     """The same in plain JSON, by the versioned path."""
     tensor = {"name": "features", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}

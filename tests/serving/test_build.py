@@ -124,6 +124,14 @@ def test_other_inputs_build_everything_again(change: dict) -> None:
     assert CALLS == ["first", "second"] * 2
 
 
+def test_what_a_workload_says_of_its_inputs_is_recorded() -> None:
+    """Limits and names of dimensions, which a model's file does not hold."""
+    workload = second(WriteStub(1.0))
+    said = {"low": 0.0, "high": 9.0, "longest": 5, "symbols": ("batch", None)}
+    workload.inputs = (Sums.inputs[0].model_copy(update=said),)
+    assert all(v.inputs == workload.inputs for v in build(workload, "second"))
+
+
 def test_a_changed_parameter_rebuilds_what_follows_only() -> None:
     """What a step was made from stays; the step itself is done again."""
     build(second(WriteStub(1.0)), "second")

@@ -56,3 +56,21 @@ def test_a_fraction_needs_a_quota() -> None:
     """A cpuset of half a CPU is refused when the instance type is read."""
     with pytest.raises(ValueError, match="needs quota"):
         size(0.5, "cpuset")
+
+
+def test_the_quota_of_a_container_is_no_ones_twice() -> None:
+    """Four CPUs and a quota of two and a half: the platform's CPU comes off it first."""
+    parts = divide([(0,), (1,), (2,), (3,)], quota_cpus=2.5)
+    assert (parts.platform_cpus, parts.quota_left) == ((0,), 1.5)
+    check_measurable(size(1, "cpuset"), 1, parts)
+    with pytest.raises(CannotBeMeasured, match=r"quota of this container leaves 1\.5"):
+        check_measurable(size(1, "cpuset"), 2, parts)
+    large = divide([(cpu,) for cpu in range(64)], quota_cpus=8)
+    assert (large.platform_cpus, large.quota_left) == ((0, 1), 6)
+
+
+def test_the_container_itself_always_fits() -> None:
+    """On a single core, too: whether it could be shared is judged by what is measured."""
+    container = size(1, "cpuset").model_copy(update={"name": "container"})
+    check_measurable(container, 1, divide([(0,)]))
+    check_measurable(container, 1, divide([(0,), (1,)], quota_cpus=1.5))

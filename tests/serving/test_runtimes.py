@@ -102,8 +102,9 @@ def test_several_inputs_and_their_types(
 ) -> None:
     """Names, types and shapes come from the file; read-only inputs are taken."""
     loaded = open_model(runtime, write(tmp_path / name), 1)
-    assert loaded.inputs == INPUTS
-    assert loaded.outputs == OUTPUTS
+    # ONNX files also name their free dimensions.
+    nameless = [s.model_copy(update={"symbols": ()}) for s in (*loaded.inputs, *loaded.outputs)]
+    assert tuple(nameless) == (*INPUTS, *OUTPUTS)
     for values in ROWS.values():
         values.flags.writeable = False
     assert loaded.predict(ROWS)["total"].tolist() == TOTAL
@@ -138,9 +139,9 @@ def test_a_renamed_file_is_one_line(tmp_path: Path, runtime: str, name: str) -> 
 
 
 def test_a_future_opset_is_one_line(tmp_path: Path) -> None:
-    """Onnxruntime's own sentence says which opsets it knows."""
+    """Which opset the file has, and which onnxruntime knows."""
     path = write_onnx(tmp_path / "m.onnx", opset=99)
-    with pytest.raises(BadInput, match=r"m\.onnx: onnxruntime cannot load this file \(.*opset"):
+    with pytest.raises(BadInput, match=r"m\.onnx: opset 99, and onnxruntime .* goes up to"):
         open_model("onnxruntime", path, 1)
 
 
@@ -258,7 +259,7 @@ def test_an_unknown_runtime_is_refused(make_stub: Callable[..., Variant]) -> Non
 def test_runtimes_import_their_library_only() -> None:
     """Loading a stub imports none of the others' libraries."""
     code = (
-        "import sys, serving.runtimes, serving.runtimes.stub, serving.noop\n"
+        "import sys, serving.runtimes, serving.runtimes.stub, serving.stub_variant\n"
         "print([m for m in ('torch', 'openvino', 'onnxruntime', 'skops') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -136,3 +136,50 @@ def test_an_unknown_output_is_refused() -> None:
     request = InferRequest(id=None, inputs={}, outputs={"q": True}, binary_default=False)
     with pytest.raises(V2Error, match="unknown output 'q'"):
         encode_response("m", "1", request, {"y": np.ones(1, np.float32)})
+
+
+def token_specs() -> dict[str, TensorSpec]:
+    """Ids and a mask of one length, up to four, as of a model with a table of ten words."""
+    return {
+        name: TensorSpec(
+            name=name,
+            datatype="INT64",
+            shape=(-1, -1),
+            symbols=("batch", "sequence"),
+            low=0,
+            high=high,
+            longest=4,
+        )
+        for name, high in (("ids", 9), ("mask", 1))
+    }
+
+
+@given(st.integers(0, 4), st.integers(1, 3), st.data())
+def test_what_is_within_its_limits_passes(length: int, batch: int, data: st.DataObject) -> None:
+    """Every id of the vocabulary, at every length and batch, none at all included."""
+    ids = data.draw(arrays(np.int64, (batch, length), elements=st.integers(0, 9)))
+    body, head = encode_request({"ids": ids, "mask": np.ones_like(ids)})
+    np.testing.assert_array_equal(decode_request(body, head, token_specs()).inputs["ids"], ids)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(
+    ("ids", "mask", "says"),
+    [
+        ([[1, 10]], [[1, 1]], "input 'ids': holds 10; the model takes values from 0 to 9"),
+        ([[-1, 2]], [[1, 1]], "input 'ids': holds -1; the model takes values from 0 to 9"),
+        ([[1, 2]], [[1, 2]], "input 'mask': holds 2; the model takes values from 0 to 1"),
+        ([[1] * 5], [[1] * 5], "input 'ids': dimension 1 is 5, at most 4 fit"),
+        ([[1, 2]], [[1]], "input 'mask': dimension 1 is 1, that of 'ids' is 2; they must agree"),
+        ([[1], [2]], [[1]], "input 'mask': dimension 0 is 1, that of 'ids' is 2; they must agree"),
+    ],
+    ids=["above", "below", "mask", "long", "lengths", "batches"],
+)
+def test_what_is_beyond_its_limits_is_refused(
+    ids: list[list[int]], mask: list[list[int]], says: str, binary: bool
+) -> None:
+    """The error names the input, what it holds, and what the model takes."""
+    body, head = encode_request({"ids": np.array(ids), "mask": np.array(mask)}, binary=binary)
+    with pytest.raises(V2Error, match=f"^{says}$") as caught:
+        decode_request(body, head, token_specs())
+    assert caught.value.status == 400

@@ -1,0 +1,1 @@
+"""Servers of other frameworks, sized as black boxes through ``tonnage run --cmd``."""

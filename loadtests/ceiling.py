@@ -1,0 +1,87 @@
+"""What generator and ingress carry in this topology, from no-op replicas in a closed loop.
+
+A measurement near it says how fast the platform is, not the model, and is not believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from loadtests.records import Fault, FaultCode, Measurement
+from serving.records import Record
+
+HIGHEST_SHARE = 0.7
+"""Beyond this share of the ceiling, waiting for the platform shows in the latency."""
+
+_REPLICA_FULL = 0.9
+
+
+class Ceiling(Record):
+    """Requests per second that generator and ingress carry at one batch size.
+
+    Where the no-op replica itself was full before they were, their ceiling follows from
+    how busy their cores were: X = U / D (utilisation law).
+    """
+
+    batch: int = Field(ge=1)
+    rate_rps: float = Field(gt=0)
+    basis: Literal["measured", "extrapolated"]
+    measured_rps: float = Field(gt=0)
+    platform_busy: float = Field(gt=0)
+
+    def __str__(self) -> str:
+        if self.basis == "measured":
+            return f"{self.rate_rps:,.0f} req/s"
+        return (
+            f"about {self.rate_rps:,.0f} req/s ({self.measured_rps:,.0f} kept them "
+            f"{self.platform_busy:.0%} busy)"
+        )
+
+
+def ceilings(measurements: Iterable[Measurement]) -> dict[int, Ceiling]:
+    """The ceiling of each batch size at which no-ops were measured in a closed loop."""
+    found: dict[int, Ceiling] = {}
+    for m in measurements:
+        if m.role not in ("floor", "ceiling") or m.run.mode != "closed" or not m.ok:
+            continue
+        one = _ceiling(m)
+        if one and (m.run.batch not in found or one.measured_rps > found[m.run.batch].measured_rps):
+            found[m.run.batch] = one
+    return found
+
+
+def with_ceiling(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Mark every measurement of a model that came too near the ceiling of its batch size."""
+    known = ceilings(measurements)
+    return [_judged(m, known.get(m.run.batch)) for m in measurements]
+
+
+def _ceiling(m: Measurement) -> Ceiling | None:
+    busy = m.cpu.platform_busy
+    if not busy or not m.completed_rps:
+        return None
+    full = m.utilisation > _REPLICA_FULL and busy < 1
+    return Ceiling(
+        batch=m.run.batch,
+        rate_rps=m.completed_rps / busy if full else m.completed_rps,
+        basis="extrapolated" if full else "measured",
+        measured_rps=m.completed_rps,
+        platform_busy=busy,
+    )
+
+
+def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
+    if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
+        return m
+    share = m.completed_rps / ceiling.rate_rps
+    if share <= HIGHEST_SHARE:
+        return m
+    fault = Fault(
+        code=FaultCode.GENERATOR_AT_LIMIT,
+        detail=f"{m.completed_rps:,.0f} req/s are {share:.0%} of what generator and ingress "
+        f"carry, {ceiling}",
+    )
+    return m.model_copy(update={"faults": (*m.faults, fault)})

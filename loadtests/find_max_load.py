@@ -1,0 +1,74 @@
+"""Drive the search for the highest load under an objective: each probe is one open-loop run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from loadtests.max_load import MaxLoad, MaxLoadSearch, Probe
+from loadtests.objective import Slo, Verdict
+from loadtests.records import Fault, FaultCode, LoadRun
+from loadtests.summary import LoadResult
+from loadtests.verdict import verdict_of
+from serving.errors import InvalidMeasurement
+
+# That the server cannot keep up is an answer. Everything else is no answer at all.
+_OVERLOAD = {
+    FaultCode.BACKLOG_GROWING,
+    FaultCode.RATE_NOT_MET,
+    FaultCode.ERRORS,
+    FaultCode.STALLED,
+    FaultCode.TOO_FEW_SAMPLES,
+}
+_TRIES = 3
+
+Ran = tuple[LoadResult, tuple[Fault, ...]]
+
+
+def find_max_load(
+    search: MaxLoadSearch,
+    slo: Slo,
+    like: LoadRun,
+    run: Callable[[LoadRun], Ran],
+    *,
+    replicas: int | None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> MaxLoad:
+    """Make the runs that ``search`` asks for, each like ``like`` but for rate and length.
+
+    A run with a fault that is not the server's is made again, three times in all; then
+    InvalidMeasurement says what keeps going wrong.
+    """
+    while probe := search.ask():
+        result, faults, made = _believable(probe, like, run)
+        verdict = verdict_of(result, made, slo, replicas=replicas)
+        if any(f.code in _OVERLOAD - {FaultCode.TOO_FEW_SAMPLES} for f in faults):
+            verdict = verdict.model_copy(update={"verdict": Verdict.FAILS})
+        search.tell(probe, verdict)
+        name, seen = f"p{100 * slo.quantile:g}", verdict.quantile_ms or math.inf
+        progress(f"{probe.rate_rps:,.1f} req/s: {name} {seen:.3g} ms, {verdict.verdict}")
+    return search.result()
+
+
+def _believable(
+    probe: Probe, like: LoadRun, run: Callable[[LoadRun], Ran]
+) -> tuple[LoadResult, tuple[Fault, ...], LoadRun]:
+    asked = like.model_copy(
+        update={
+            "mode": "open",
+            "users": None,
+            "arrivals": None,
+            "rate_rps": probe.rate_rps,
+            "duration_s": probe.samples / probe.rate_rps,
+            "seed": like.seed + probe.seed,
+        }
+    )
+    for _ in range(_TRIES):
+        result, faults = run(asked)
+        if all(fault.code in _OVERLOAD for fault in faults):
+            return result, faults, asked
+    worst = next(fault for fault in faults if fault.code not in _OVERLOAD)
+    raise InvalidMeasurement(
+        f"at {probe.rate_rps:,.1f} req/s no run of {_TRIES} can be believed: "
+        f"{worst.code}: {worst.detail}"
+    )

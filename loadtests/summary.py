@@ -1,0 +1,152 @@
+"""What the samples of a run say in numbers: counts, histograms, and where it was steady."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtests.histogram import Histogram
+from loadtests.samples import UNSENT, Samples
+from loadtests.steady import Steady, steady_from
+
+_BACKLOG_SAMPLES = 20
+# A due time is split into whole seconds and nanoseconds for the timer.
+_ROUNDING_S = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What the generator saw, over all its workers.
+
+    Counts are of the whole run; histograms begin at the due time ``steady_from_s``. ``lost``
+    are requests whose worker was lost with what it knew of them. ``silence_s`` is the longest
+    time without an answer while requests waited, ``usual_s`` what one of them takes.
+    """
+
+    offered: int
+    ok: int
+    unsent: int
+    lost: int
+    errors: dict[str, int]
+    other_cell: int
+    checked: int
+    wrong: int
+    inference: str
+    elapsed_s: float
+    backlog_growth: float
+    silence_s: float
+    usual_s: float
+    backwards: int
+    generator_cpu_s: float
+    busiest_worker: float
+    lost_workers: tuple[int, ...]
+    stopped_workers: tuple[int, ...]
+    steady: Steady
+    steady_from_s: float
+    due_to_done: Histogram
+    sent_to_done: Histogram
+    dispatch_lag: Histogram
+    queue: Histogram
+    service: Histogram
+    samples: Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """What the workers report beside their samples; CPU-seconds are one per worker."""
+
+    checked: int = 0
+    wrong: int = 0
+    unfinished: int = 0
+    cpu_s: tuple[float, ...] = ()
+    lost: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()
+
+
+def summarise(samples: Samples, duration_s: float, workers: Workers, lost: int = 0) -> LoadResult:
+    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all."""
+    errors = Counter(samples.error[samples.error != ""].tolist())
+    if workers.unfinished:
+        errors["no_answer"] += workers.unfinished
+    answered = (samples.error == "") & (samples.status != UNSENT)
+    good = samples.take(samples.ok)
+    sent = samples.take(samples.status != UNSENT)
+    steady = steady_from(np.maximum(good.latency_s, 0.0))
+    cut = good.due_s[steady.index] if steady.index else 0.0
+    used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
+    elapsed = float(np.max(sent.done_s, initial=0.0)) or duration_s
+    known = used.service_s[~np.isnan(used.service_s)]
+    return LoadResult(
+        offered=len(samples) + workers.unfinished + lost,
+        ok=len(good),
+        unsent=int(np.count_nonzero(samples.status == UNSENT)),
+        lost=lost,
+        errors=dict(errors),
+        other_cell=int(np.count_nonzero(answered & ~samples.own_cell)),
+        checked=workers.checked,
+        wrong=workers.wrong,
+        inference=_inference(good),
+        elapsed_s=elapsed,
+        backlog_growth=backlog_growth(samples, duration_s),
+        silence_s=longest_silence_s(samples),
+        usual_s=float(np.median(known if len(known) else used.done_s - used.sent_s))
+        if len(used)
+        else 0.0,
+        backwards=_backwards(sent),
+        generator_cpu_s=sum(workers.cpu_s),
+        busiest_worker=max(workers.cpu_s, default=0.0) / max(elapsed, duration_s),
+        lost_workers=workers.lost,
+        stopped_workers=workers.stopped,
+        steady=steady,
+        steady_from_s=float(cut),
+        due_to_done=Histogram.of(used.done_s - used.due_s),
+        sent_to_done=Histogram.of(used.done_s - used.sent_s),
+        dispatch_lag=Histogram.of((sent.sent_s - sent.due_s)[~sent.waited]),
+        queue=Histogram.of(used.queue_s[~np.isnan(used.queue_s)]),
+        service=Histogram.of(known),
+        samples=samples,
+    )
+
+
+def backlog_growth(samples: Samples, duration_s: float) -> float:
+    """Growth of the number of due but unfinished requests, per second, least squares.
+
+    Sampled at 50 moments after the first fifth of the run, where it is still filling.
+    """
+    if len(samples) < _BACKLOG_SAMPLES:
+        return 0.0
+    done = np.sort(np.where(np.isnan(samples.done_s), np.inf, samples.done_s))
+    at = np.linspace(duration_s / 5, duration_s, 50)
+    backlog = np.searchsorted(samples.due_s, at) - np.searchsorted(done, at)
+    return float(np.polyfit(at, backlog, 1)[0])
+
+
+def longest_silence_s(samples: Samples) -> float:
+    """Longest stretch without any answer while at least one request was under way.
+
+    A request under way from ``sent`` to ``done``: the stretch before each answer begins at
+    the answer before it, or when the first request of a busy spell was sent.
+    """
+    sent = samples.take(~np.isnan(samples.done_s))
+    if not len(sent):
+        return 0.0
+    done = np.sort(sent.done_s)
+    order = np.argsort(sent.done_s, kind="stable")
+    # Of all requests answered at or after each answer, the earliest that was sent.
+    earliest = np.minimum.accumulate(sent.sent_s[order][::-1])[::-1]
+    begins = np.maximum(np.concatenate([[-np.inf], done[:-1]]), earliest)
+    return float(np.max(done - begins))
+
+
+def _backwards(sent: Samples) -> int:
+    """Requests of which something ended before it began: the clock cannot be trusted."""
+    wrong = (sent.done_s < sent.sent_s) | (sent.sent_s < sent.due_s - _ROUNDING_S)
+    return int(np.count_nonzero(wrong | (sent.queue_s < 0) | (sent.service_s < 0)))
+
+
+def _inference(good: Samples) -> str:
+    if not len(good):
+        return "none"
+    return "inline" if 2 * np.count_nonzero(good.inline) > len(good) else "thread"

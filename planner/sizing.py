@@ -1,0 +1,195 @@
+"""Sizing: the fewest instances of one kind that hold a demand, or what they fail on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from planner.curve import Predictor
+from planner.records import Bottleneck, CpuFactor, Demand, Interval
+from planner.staffing import MANY, carried, may_wait, staffed
+from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS
+
+UTILISATION_CAP = 0.7
+"""Share of the measured capacity that a plan may use: beyond it latency grows faster than
+any prediction is certain, and nothing is left for a burst. Bursts of very many replicas
+cancel out: there the staffing law allows more, up to what is predicted at all."""
+
+
+class Shortage(NamedTuple):
+    """What a number of instances fails on."""
+
+    bottleneck: Bottleneck
+    reason: str
+
+
+class Sizing:
+    """A profile under one CPU factor, ``held`` replicas an instance, against one demand.
+
+    Nothing here depends on what the instance is called or costs, so that one sizing serves
+    every shape that holds as many replicas of a CPU family.
+    """
+
+    def __init__(self, predictor: Predictor, factor: CpuFactor, held: int, demand: Demand) -> None:
+        self._predictor, self._factor, self._held = predictor, factor, held
+        self._demand = demand
+        # One replica at the lower bound, in requests per second.
+        self._replica_rps = predictor.profile.capacity_interval.low * factor.low
+        self._most = demand.max_replicas // held
+        self._may_wait = may_wait(demand.slo.quantile)
+
+    @cached_property
+    def needed(self) -> int:
+        """Replicas that the utilisation cap asks for, spares not counted."""
+        load = self._demand.rate_rps / self._replica_rps
+        capped = max(1, math.ceil(load / UTILISATION_CAP - 1e-9))
+        if capped <= MANY or not self._predictor.staffable:
+            return capped
+        full = math.ceil(load / HIGHEST_UTILISATION - 1e-9)
+        return max(MANY, min(capped, max(full, staffed(load, self._may_wait))))
+
+    @cached_property
+    def fewest(self) -> int:
+        """Instances below which the rate alone cannot be carried, spares counted."""
+        return math.ceil((self.needed + self._demand.spare_replicas) / self._held)
+
+    @cached_property
+    def hopeless(self) -> Shortage | None:
+        """What no number of instances cures; found without simulating anything."""
+        demand = self._demand
+        floor = self._predictor.unloaded(demand.slo.quantile) / self._factor.low
+        if floor > demand.slo.limit_ms:
+            return Shortage(
+                Bottleneck.LATENCY,
+                f"{quantile_name(demand)} is {floor:.3g} ms without any load, "
+                f"over the limit of {demand.slo.limit_ms:g} ms",
+            )
+        working = self._most * self._held - demand.spare_replicas
+        if working < self.needed:
+            each = self._replica_rps
+            share = UTILISATION_CAP
+            if self.needed * share * each < demand.rate_rps * (1 - 1e-9):  # the staffing law's
+                share = demand.rate_rps / self.needed / each
+            return Shortage(
+                Bottleneck.CAPACITY,
+                f"{demand.rate_rps:g} req/s need {_working(self.needed)} of "
+                f"{share * each:.3g} req/s (at {share:.0%} of capacity, "
+                f"lower bound), {max(working, 0)} fit into max_replicas = {demand.max_replicas}",
+            )
+        return None
+
+    @cached_property
+    def smallest(self) -> int | Shortage:
+        """Find the smallest number of instances that holds, or why none up to the limit does."""
+        if self.hopeless is not None:
+            return self.hopeless
+        for begin, end in self._segments():
+            if not self._over(begin):
+                return begin
+            if self._over(end):
+                continue
+            while end - begin > 1:
+                middle = (begin + end) // 2
+                begin, end = (middle, end) if self._over(middle) else (begin, middle)
+            return end
+        return self.shortage(self._most) or self._most
+
+    def shortage(self, number: int) -> Shortage | None:
+        """Name what ``number`` instances fail on, without their spares or with them."""
+        demand = self._demand
+        working = number * self._held - demand.spare_replicas
+        if working < self.needed:
+            working = max(working, 0)
+            return Shortage(
+                Bottleneck.CAPACITY,
+                f"{_working(working)} carr{'ies' if working == 1 else 'y'} "
+                f"{self.carried_rps(working):.3g} req/s at {self._share(working):.0%} "
+                f"of capacity, {demand.rate_rps:g} are demanded",
+            )
+        if self._over(number):
+            return Shortage(
+                Bottleneck.LATENCY,
+                f"{quantile_name(demand)} may be {self.upper_ms(number):.3g} ms with "
+                f"{_working(working)} (upper bound), over the limit of {demand.slo.limit_ms:g} ms",
+            )
+        return None
+
+    def upper_ms(self, number: int) -> float:
+        """Upper bound of the demanded quantile, with and without the spare replicas."""
+        replicas, slo, speed = number * self._held, self._demand.slo, self._factor.low
+        rate = self._demand.rate_rps / speed
+        return max(
+            self._predictor.latency(k, rate, slo.quantile).high / speed
+            for k in {replicas, replicas - self._demand.spare_replicas}
+        )
+
+    def latency(self, replicas: int, quantile: float) -> Interval:
+        """Latency in ms where a vCPU is ``factor`` times as fast as the measured one.
+
+        A queue on a faster CPU is the same queue in faster time: latency(rate) there is
+        latency(rate / factor) / factor here.
+        """
+        factor, rate = self._factor, self._demand.rate_rps
+        low, mid, high = (
+            self._predictor.latency(replicas, rate / speed, quantile)[part] / speed
+            for part, speed in enumerate((factor.high, factor.mid, factor.low))
+        )
+        return Interval(low=low, mid=max(low, mid), high=max(low, mid, high))
+
+    def carried_rps(self, replicas: int) -> float:
+        """Rate that so many replicas may be given, at the lower bound."""
+        return replicas * self._share(replicas) * self._replica_rps
+
+    def staffing(self, number: int) -> str:
+        """Say by which law so many replicas are planned; "" where they were simulated."""
+        replicas = number * self._held
+        working = replicas - self._demand.spare_replicas
+        wait = self._predictor.share_waiting(working, self._demand.rate_rps / self._factor.low)
+        if wait > self._may_wait:
+            return ""
+        load = self._demand.rate_rps / self._replica_rps
+        spread = (working - load) / math.sqrt(load)
+        return (
+            f"{working:,} working replicas follow from a staffing law, not from a simulation: "
+            f"{load:,.1f} erlangs + {spread:.2f} times their square root; by Erlang C {wait:.2g} "
+            "of all requests wait. One router has to see every replica."
+        )
+
+    def _share(self, replicas: int) -> float:
+        """Share of the capacity that so many replicas may be used to."""
+        if replicas < MANY or not self._predictor.staffable:
+            return UTILISATION_CAP
+        allowed = carried(replicas, self._may_wait) / replicas
+        return min(max(UTILISATION_CAP, allowed), HIGHEST_UTILISATION)
+
+    def _over(self, number: int) -> bool:
+        return self.upper_ms(number) > self._demand.slo.limit_ms
+
+    def _segments(self) -> Iterator[tuple[int, int]]:
+        """Numbers of instances between which only the utilisation changes, ends included.
+
+        From one to the next another simulation may be used; within one, more instances are
+        never slower, so that the first that holds is found by bisection.
+        """
+        spare, held = self._demand.spare_replicas, self._held
+        edges = {
+            math.ceil((count + kept) / held)
+            for count in (*SIMULATED_REPLICAS, MANY)
+            for kept in (0, spare)
+        }
+        inside = sorted(e for e in edges if self.fewest < e <= self._most)
+        starts = [self.fewest, *inside]
+        ends = [*(e - 1 for e in inside), self._most]
+        yield from zip(starts, ends, strict=True)
+
+
+def quantile_name(demand: Demand) -> str:
+    """The demanded quantile as one says it: p99."""
+    return f"p{100 * demand.slo.quantile:g}"
+
+
+def _working(replicas: int) -> str:
+    """Replicas that answer, spares not counted."""
+    return f"{replicas} working replica" + ("" if replicas == 1 else "s")

@@ -1,0 +1,162 @@
+"""Latency surfaces: what one profile's queue does at each utilisation, simulated.
+
+A surface spans bootstrap replicates (B. Efron, 1979): each resamples the service histogram,
+takes another capacity from the measured interval, and has arrivals of its own. It does not
+depend on any demand, which is why a run keeps its surfaces: a what-if simulates nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from planner import occupancy as occupancy_module
+from planner import simulate as simulate_module
+from planner.occupancy import Occupancy, occupancy
+from planner.records import ServiceProfile
+from planner.simulate import draw, sojourns
+from serving.records import Record
+
+HIGHEST_UTILISATION = 0.85
+"""Beyond it a latency is mostly luck: no run is long enough to be stationary."""
+
+SIMULATED_REPLICAS = (1, 2, 3, 4, 8)
+"""Other numbers are taken as the next lower one: at one utilisation more replicas only queue
+less, so that is on the safe side."""
+
+_GRID = np.array([0.1, 0.3, 0.5, 0.65, 0.75, HIGHEST_UTILISATION])
+# In 1 / (1 - u) the waiting time of a queue is close to a straight line (Pollaczek-Khinchine).
+_PLACES = (1 / (1 - _GRID)).tolist()
+_REPLICATES = 8
+_LANES = 8
+_WARM_UP = 300
+_REQUESTS = 700
+
+
+class Range(NamedTuple):
+    """Low, middle and high value of one figure."""
+
+    low: float
+    mid: float
+    high: float
+
+
+class Surface(Record):
+    """Latencies in ms by quantile and, within, over the grid of utilisations.
+
+    What it was simulated from identifies it: ``profile`` is the profile's hash, ``code``
+    that of the modules that simulate.
+    """
+
+    profile: str
+    code: str
+    seed: int
+    replicas: int
+    quantiles: tuple[float, ...]
+    low: tuple[tuple[float, ...], ...]
+    mid: tuple[tuple[float, ...], ...]
+    high: tuple[tuple[float, ...], ...]
+
+    def at(self, utilisation: float, quantile: float) -> Range:
+        """Interpolated latencies of one of its quantiles; beyond the grid those of its ends."""
+        row = self.quantiles.index(quantile)
+        x = 1 / (1 - min(utilisation, HIGHEST_UTILISATION))
+        after = min(bisect_right(_PLACES, x), len(_PLACES) - 1)
+        before = max(after - 1, 0)
+        width = _PLACES[after] - _PLACES[before]
+        share = min(max((x - _PLACES[before]) / width, 0.0), 1.0) if width else 0.0
+        low, mid, high = (
+            part[row][before] + share * (part[row][after] - part[row][before])
+            for part in (self.low, self.mid, self.high)
+        )
+        mid = max(low, mid)
+        return Range(low, mid, max(mid, high))
+
+
+def simulated_as(replicas: int) -> int:
+    """The number of replicas that stands in for ``replicas`` in a simulation."""
+    return max(k for k in SIMULATED_REPLICAS if k <= replicas)
+
+
+def simulate_surface(
+    profile: ServiceProfile, replicas: int, seed: int, quantiles: Sequence[float]
+) -> Surface:
+    """Simulate every replicate at every utilisation of the grid, all in one pass.
+
+    The same random numbers serve all utilisations, so that curves are smooth, and all
+    profiles, so that two of them differ by their service times and not by luck.
+    """
+    rng = np.random.default_rng(seed)
+    length = _WARM_UP + _REQUESTS
+    gaps = rng.exponential(size=(length, 1, _REPLICATES, _LANES))
+    places = rng.random((length, _REPLICATES, _LANES))
+    occupancies = replicates(profile, rng)
+    busy = _drawn(occupancies, places, first=False)
+    cold = any(o.first_s is not o.busy_s for o in occupancies)
+    first = _drawn(occupancies, places, first=True) if cold else None
+    rates = _GRID * profile.capacity_rps * replicas
+    arrivals = np.cumsum(gaps, axis=0) / rates[:, None, None]
+    times = sojourns(
+        arrivals.reshape(length, -1),
+        busy,
+        first=first,
+        replicas=replicas,
+        quota=occupancies[0].quota,
+    )
+    kept = times[_WARM_UP:].reshape(_REQUESTS, len(_GRID), _REPLICATES, _LANES)
+    pooled = kept.transpose(1, 2, 0, 3).reshape(len(_GRID), _REPLICATES, -1)
+    beyond = np.array([o.beyond_s for o in occupancies])
+    # [quantiles, utilisations, replicates]
+    latency = 1e3 * (np.quantile(pooled, quantiles, axis=2) + beyond)
+    # More load is never faster; where it seems so, it is noise or a warm cache.
+    rising = np.maximum.accumulate(latency, axis=1)
+    return Surface(
+        profile=profile.content_hash(),
+        code=code_hash(),
+        seed=seed,
+        replicas=replicas,
+        quantiles=tuple(quantiles),
+        low=rising.min(axis=2).tolist(),
+        mid=np.median(rising, axis=2).tolist(),
+        high=rising.max(axis=2).tolist(),
+    )
+
+
+@cache
+def code_hash() -> str:
+    """Identifies the code that a surface comes from: an old one is never taken for a new one."""
+    files = (__file__, str(simulate_module.__file__), str(occupancy_module.__file__))
+    return sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
+
+
+def replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occupancy]:
+    """One occupancy per replicate: resampled counts, a capacity from its interval."""
+    values, counts = profile.service.values()
+    interval = profile.capacity_interval
+    capacities = np.interp(
+        np.linspace(0, 1, _REPLICATES), (0, 0.5, 1), (interval.low, interval.mid, interval.high)
+    )
+    resampled = rng.multinomial(int(counts.sum()), counts / counts.sum(), size=_REPLICATES)
+    return [
+        occupancy(profile, values, chosen, float(capacity))
+        for chosen, capacity in zip(resampled, capacities, strict=True)
+    ]
+
+
+def _drawn(occupancies: Sequence[Occupancy], places: np.ndarray, *, first: bool) -> np.ndarray:
+    """Occupancies at the quantiles ``places`` [n, replicates, lanes], repeated over the grid."""
+    one_rate = np.stack(
+        [
+            draw(o.first_s if first else o.busy_s, o.counts, places[:, r])
+            for r, o in enumerate(occupancies)
+        ],
+        axis=1,
+    )
+    tiled = np.broadcast_to(one_rate[:, None], (len(places), len(_GRID), *one_rate.shape[1:]))
+    return np.ascontiguousarray(tiled).reshape(len(places), -1)

@@ -1,0 +1,118 @@
+"""What was in force when a recommendation was measured: all that an export has to carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Self
+
+from planner.records import Demand, Plan, ServiceProfile
+from reports.bundle import Bundle
+from serving.errors import BadInput
+from serving.instances import resolve
+from serving.records import Deployment, Environment, Grant, InstanceType, Record
+
+MODEL_FOLDER = "model"
+
+
+class Proven(Record):
+    """One plan with the deployment that its figures were measured on.
+
+    ``deployment`` is what to run: the measured one, with the plan's number of replicas and
+    its model file named relative to the export. ``bought`` is the shape that the plan buys,
+    null when it is the measured size itself. ``source`` is the model file in the store.
+    """
+
+    demand: Demand
+    plan: Plan
+    deployment: Deployment
+    source: str
+    bought: InstanceType | None
+    grant: Grant
+    environment: Environment
+    startup_s: float
+    ingress_cpu_ms: float
+    config_hash: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, profile: str | None, catalogue: Mapping[str, InstanceType]) -> Self:
+        """The best plan of one profile of use, by default the run's first.
+
+        ``catalogue`` are the run's instance types by name. BadInput without a recommendation,
+        for an unknown profile, and for one that no candidate holds.
+        """
+        answers = {answer.demand.name: answer for answer in bundle.recommendations}
+        if not answers or bundle.environment is None:
+            raise BadInput("the run holds no recommendation; let 'tonnage run' finish, then export")
+        if profile is not None and profile not in answers:
+            raise BadInput(f"--profile {profile}: unknown; known are {', '.join(answers)}")
+        answer = answers[profile or next(iter(answers))]
+        plan = answer.best
+        if plan is None:
+            raise BadInput(
+                f"no candidate holds '{answer.demand.name}', so there is nothing to export; "
+                f"another profile: --profile with one of {', '.join(answers)}"
+            )
+        size = resolve(plan.candidate.size, catalogue)
+        key = (plan.candidate.variant, size.label, plan.candidate.threads, answer.demand.batch)
+        measured = [m for m in bundle.measurements if m.key == key and m.valid]
+        found = next((p for p in bundle.profiles if _key(p) == key), None)
+        if not measured or found is None:
+            raise BadInput(
+                f"{plan.candidate.variant} on {size.label} has no valid measurement in this run, "
+                "so nothing says what was in force; run the study again"
+            )
+        deployment = measured[-1].deployment
+        variant = deployment.variant
+        name = f"{MODEL_FOLDER}/{PurePosixPath(variant.file).name}"
+        return cls(
+            demand=answer.demand,
+            plan=plan,
+            deployment=deployment.model_copy(
+                update={
+                    "replicas": plan.replicas,
+                    "variant": variant.model_copy(update={"file": name}),
+                }
+            ),
+            source=variant.file,
+            bought=catalogue[plan.candidate.instance] if _is_bought(plan) else None,
+            grant=measured[-1].grant,
+            environment=bundle.environment,
+            startup_s=found.startup_s or max(m.startup_s or 0.0 for m in measured),
+            ingress_cpu_ms=found.ingress_cpu_ms,
+            config_hash=bundle.info.config_hash,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the model as it is served, in the form that Kubernetes takes."""
+        return self.deployment.variant.model_name.replace("_", "-").lower()[:50]
+
+    @property
+    def image(self) -> str:
+        """Name of the container image: of this model file and no other."""
+        return f"{self.name}:{self.deployment.variant.sha256[:12]}"
+
+    @property
+    def size(self) -> InstanceType:
+        """The measured size of one replica."""
+        return self.deployment.instance
+
+    @property
+    def replicas_on_one_machine(self) -> int:
+        """Replicas that share a machine: those of one bought instance, or all on this host."""
+        held = self.plan.candidate.replicas_per_instance
+        return held if self.bought is not None else self.plan.replicas
+
+    @property
+    def whole_cpus(self) -> bool:
+        """Whether a replica has CPUs of its own, rather than a share of time."""
+        return self.size.enforcement == "cpuset"
+
+
+def _is_bought(plan: Plan) -> bool:
+    return plan.candidate.instance != plan.candidate.size
+
+
+def _key(profile: ServiceProfile) -> tuple[str, str, int, int]:
+    return (profile.variant.name, profile.instance.label, profile.threads, profile.batch)

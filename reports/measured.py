@@ -1,0 +1,124 @@
+"""One load test in words: what was asked, what came back, and whether to believe it."""
+
+from __future__ import annotations
+
+from loadtests.arrivals import Constant, Poisson, Ramp, Recorded, Steps
+from loadtests.max_load import MaxLoad, StopReason
+from loadtests.objective import Slo, SloVerdict
+from loadtests.records import EndpointMeasurement, LoadRun, Measurement
+from reports import formatting as f
+
+_QUANTILES = (0.5, 0.95, 0.99)
+_ENDED = {
+    StopReason.FOUND: "found",
+    StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
+    StopReason.CEILING_HOLDS: "it still holds at the most that generator and ingress carry",
+    StopReason.LOWEST_FAILS: "it fails at the lowest rate tried already",
+    StopReason.BUDGET_SPENT: "the budget of requests is spent; give more with --budget",
+}
+
+
+def measured_text(m: Measurement | EndpointMeasurement) -> str:
+    """Plain text for the terminal."""
+    run = m.run
+    lines = [
+        f"{m.model_name} at {m.url}"
+        if isinstance(m, EndpointMeasurement)
+        else f"{m.deployment.variant.workload}: {m.deployment.label}",
+        f"  load       {load_in_words(run)}, {batches_in_words(run)}, {run.duration_s:g} s",
+        f"  answered   {f.count(m.ok)} of {f.count(m.offered)}, {f.rate(m.completed_rps)}",
+    ]
+    if m.errors or m.unsent or m.lost:
+        parts = [f"{f.count(n)} x {name}" for name, n in sorted(m.errors.items())]
+        parts += [f"{f.count(m.unsent)} never sent"] if m.unsent else []
+        parts += [f"{f.count(m.lost)} lost with their load worker"] if m.lost else []
+        lines.append(f"  failed     {', '.join(parts)}")
+    rows = [("latency", m.due_to_done), ("server", m.sent_to_done), ("late", m.dispatch_lag)]
+    if isinstance(m, Measurement):
+        rows += [("queue", m.queue), ("model", m.service)]
+    for label, histogram in rows:
+        p50, p95, p99 = (f.ms(1e3 * q) for q in histogram.quantiles_s(_QUANTILES))
+        lines.append(f"  {label:<10} p50 {p50}, p95 {p95}, p99 {p99}")
+    inside = "; queue, model: inside the replica" if isinstance(m, Measurement) else ""
+    lines += [
+        "             (latency: from due to done; server: from sent to done; "
+        f"late: dispatch lag{inside})"
+    ]
+    if m.steady is not None:
+        lines.append(f"  warm-up    {m.steady.reason} [{m.steady.method}]")
+    if isinstance(m, Measurement):
+        lines += [f"  law        {law}" for law in m.broken_laws]
+    lines += [f"  objective  {verdict_in_words(verdict)}" for verdict in m.verdicts]
+    if m.valid:
+        lines.append("  verdict    valid [measured]")
+    else:
+        lines.append("  verdict    INVALID [refused]: do not use these figures")
+        lines += [f"             {fault.code}: {fault.detail}" for fault in m.faults]
+    return "\n".join(lines) + "\n"
+
+
+def max_load_text(found: MaxLoad, slo: Slo) -> str:
+    """The result of a search for the highest load, and the probes behind it."""
+    limit = f.objective(slo)
+    if found.rate_rps and found.high_rps is not None:
+        answer = (
+            f"{f.rate(found.rate_rps)} "
+            f"({f.rate(found.low_rps)} to {f.rate(found.high_rps)}) [measured]"
+        )
+    elif found.rate_rps == found.low_rps > 0:
+        answer = f"at least {f.rate(found.rate_rps)} [measured]"
+    elif found.high_rps is None:
+        proven = f"{f.rate(found.low_rps)} held" if found.low_rps else "no rate held"
+        answer = f"about {f.rate(found.rate_rps)} ({proven}, none failed for certain) [measured]"
+    else:
+        answer = f"below {f.rate(found.high_rps)} [measured]"
+    lines = [
+        f"Highest load with {limit}: {answer}",
+        f"  ended      {_ENDED[found.stop_reason]}",
+        f"  effort     {f.count(len(found.probes))} probes, {f.count(found.samples)} requests",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict_in_words(verdict: SloVerdict) -> str:
+    """One sentence: the objective, what is known of it, and from how many requests."""
+    return (
+        f"{f.objective(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
+        f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over; {verdict.reason}"
+    )
+
+
+def load_in_words(run: LoadRun) -> str:
+    """The traffic a run asked for."""
+    if run.mode == "closed":
+        return f"{f.count_of(run.users or 0, 'user')}, closed loop"
+    if run.mode == "paced":
+        return f"{f.rate(run.rate_rps)} due (paced)"
+    match run.arrivals:
+        case Constant():
+            how = "evenly spaced"
+        case Ramp():
+            how = f"ramp from {run.arrivals.from_rps:g} to {run.arrivals.to_rps:g} req/s"
+        case Steps():
+            pieces = ", ".join(
+                f"{s.rate_rps:g} req/s for {s.seconds:g} s" for s in run.arrivals.steps
+            )
+            how = f"steps: {pieces}"
+        case Recorded():
+            how = f"trace {run.arrivals.file}"
+        case Poisson() | None:
+            how = "Poisson"
+    return f"{f.rate(run.rate_rps)} due ({how})"
+
+
+def batches_in_words(run: LoadRun) -> str:
+    """The rows of a request, or the mix of them."""
+    if run.mix is None:
+        return f"batch {run.batch:,}"
+    total = sum(run.mix.weights)
+    names = run.mix.inputs or ("",) * len(run.mix.batches)
+    parts = [
+        f"{weight / total:.0%} batch {size:,}{f' of {name}' if name else ''}"
+        for size, weight, name in zip(run.mix.batches, run.mix.weights, names, strict=True)
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,227 @@
+"""Kinds of model files that a user may bring, and what can be made of each."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from serving.compressors.checks import is_smaller
+from serving.compressors.convert import ConvertEstimator
+from serving.compressors.given import ConstantsAsWeights, GivenOnnx, GivenPickle, GivenSkops
+from serving.compressors.given_torch import (
+    ExportProgram,
+    GivenProgram,
+    GivenTorchScript,
+    exported_program,
+)
+from serving.compressors.onnx_int8 import DynamicInt8
+from serving.compressors.torch_signature import script_signature
+from serving.errors import BadInput
+from serving.generate import Hints
+from serving.onnx_file import hints, precision, quantizable, read_graph
+from serving.records import sha256_of
+from serving.runtimes import Runtime, open_model
+from serving.steps import Making
+from serving.wishes import Wish
+from serving.workloads import Recipe
+
+_PICKLES = {".pkl", ".pickle", ".joblib"}
+_HOW_TO_CONVERT = {
+    ".h5": "convert it with tf2onnx",
+    ".keras": "convert it with tf2onnx",
+    ".pb": "convert it with tf2onnx",
+    ".tflite": "convert it with tf2onnx",
+    ".safetensors": "it holds weights alone; export the model to ONNX",
+    ".pth": "it holds weights alone, as a rule; export the model to ONNX or .pt2",
+    ".bin": "it holds weights alone, as a rule; export the model to ONNX",
+    ".gguf": "language models with a cache are not served here",
+}
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive (torch, skops or npz)",
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"GGUF": "a GGUF file",
+    b"version http": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
+}
+# Convolutions that choose their scales in every call are slower in eight bits than in float.
+_NO_CONVOLUTION = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
+_WORTHWHILE = 0.75
+
+
+@dataclass(frozen=True)
+class MatrixInt8(DynamicInt8):
+    """Matrix products alone become int8, where they are what the file is made of."""
+
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """As before, and a quarter of the file is saved."""
+        super().check(source, target, making)
+        is_smaller(source, target, self.title, at_most=_WORTHWHILE)
+
+
+class Given(Protocol):
+    """What of the user's choice decides the kind."""
+
+    @property
+    def path(self) -> str:
+        """A file, or ``module:name``."""
+        ...
+
+    @property
+    def wishes(self) -> Sequence[Wish]:
+        """What the user says of the inputs."""
+        ...
+
+    @property
+    def allow_pickle_sha256(self) -> str | None:
+        """Hash of the pickle that may be loaded."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How a file is opened and stored, and which variants may be tried, best recipe first."""
+
+    original: Recipe
+    open: Callable[[], Runtime]
+    sha256: str
+    hints: Hints = field(default_factory=Hints)
+    offers: Mapping[str, tuple[Recipe, ...]] = field(default_factory=dict)
+    not_offered: Mapping[str, str] = field(default_factory=dict)
+
+
+def kind_of(given: Given) -> Kind:
+    """What the file is; BadInput, with what to do instead, for a kind that is not served."""
+    path = Path(given.path)
+    suffix = path.suffix.lower()
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", given.path) and not path.exists():
+        return _torch_code(given)
+    if not path.is_file():
+        raise BadInput(f"--model {path}: no such file")
+    if not path.stat().st_size:
+        raise BadInput(f"{path}: is empty")
+    if suffix == ".onnx":
+        return _onnx(path)
+    if suffix == ".skops":
+        step = GivenSkops(str(path.absolute()), sha256_of(path))
+        return _sklearn(path, step, lambda: open_model("sklearn", path, 1))
+    if suffix in (".pt2", ".pt", ".ts", ".torchscript"):
+        return _torch(path, given)
+    if suffix in _PICKLES:
+        return _pickle(path, given.allow_pickle_sha256)
+    known = f".onnx, .skops, .pt2, .pt, and {', '.join(sorted(_PICKLES))}"
+    instead = _HOW_TO_CONVERT.get(suffix, f"known are {known}")
+    raise BadInput(f"{path}: this kind of file is not served; {instead}")
+
+
+def _onnx(path: Path) -> Kind:
+    try:
+        graph = read_graph(path)
+    except BadInput as error:
+        looks = _looks_like(path)
+        raise BadInput(f"{error}; it looks like {looks}" if looks else str(error)) from None
+    runtime = open_model("onnxruntime", path, 1)
+    width = precision(graph)
+    offers: dict[str, tuple[Recipe, ...]] = {}
+    not_offered = {}
+    if width == "int8":
+        not_offered["int8"] = "it is quantized already"
+    elif not quantizable(graph):
+        not_offered["int8"] = "it holds no float weights that dynamic quantization shrinks"
+    else:
+        steps = (MatrixInt8(_NO_CONVOLUTION), DynamicInt8())
+        offers["int8"] = tuple(
+            Recipe("onnxruntime", "int8", (ConstantsAsWeights(), step), needs="original")
+            for step in steps
+        )
+    return Kind(
+        original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), sha256_of(path)),)),
+        open=lambda: runtime,
+        sha256=sha256_of(path),
+        hints=hints(graph, runtime.inputs, runtime.outputs),
+        offers=offers,
+        not_offered=not_offered,
+    )
+
+
+def _pickle(path: Path, allowed: str | None) -> Kind:
+    found = sha256_of(path)
+    if allowed is None:
+        raise BadInput(
+            f"{path}: a pickle runs code when it is loaded; if you trust this one, add "
+            f"--allow-pickle-sha256 {found}"
+        )
+    if allowed.lower() != found:
+        raise BadInput(f"{path}: its sha256 is {found}, --allow-pickle-sha256 says {allowed}")
+    step = GivenPickle(str(path.absolute()), found)
+    return _sklearn(path, step, lambda: step.opened())
+
+
+def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Runtime]) -> Kind:
+    return Kind(
+        original=Recipe("sklearn", "fp64", (step,)),
+        open=opened,
+        sha256=step.sha256,
+        offers={
+            "onnx": (Recipe("onnxruntime", "fp32", (ConvertEstimator(),), needs="original"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+        },
+    )
+
+
+def _torch(path: Path, given: Given) -> Kind:
+    _need_torch(str(path))
+    place, digest = str(path.absolute()), sha256_of(path)
+    if path.suffix.lower() == ".pt2":
+        return _program(GivenProgram(place, digest))
+    step = GivenTorchScript(place, digest, script_signature(path, given.wishes))
+    return Kind(
+        original=Recipe("torch", "fp32", (step,)),
+        open=step.opened,
+        sha256=digest,
+        not_offered={
+            "onnx": "TorchScript is not converted here; export the model to .pt2 or ONNX instead"
+        },
+    )
+
+
+def _torch_code(given: Given) -> Kind:
+    _need_torch(f"--model {given.path}")
+    # It lives as long as the process: the step that stores it reads it later.
+    target = Path(_exports().name) / "model.pt2"
+    exported_program(given.path, given.wishes, target)
+    return _program(GivenProgram(str(target), sha256_of(target)))
+
+
+def _program(step: GivenProgram) -> Kind:
+    return Kind(
+        original=Recipe("torch", "fp32", (step,)),
+        open=step.opened,
+        sha256=step.sha256,
+        offers={
+            "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+        },
+    )
+
+
+@cache
+def _exports() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tonnage-torch-")
+
+
+def _need_torch(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise BadInput(f"{what}: needs PyTorch; pip install 'tonnage[torch]'")
+
+
+def _looks_like(path: Path) -> str | None:
+    with path.open("rb") as stream:
+        begin = stream.read(16)
+    return next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)

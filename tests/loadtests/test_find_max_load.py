@@ -1,0 +1,88 @@
+"""The search's driver: a simulated server in the place of a real one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loadtests.find_max_load import Ran, find_max_load
+from loadtests.max_load import MaxLoad, MaxLoadSearch, StopReason
+from loadtests.objective import Slo
+from loadtests.records import Fault, FaultCode, LoadRun
+from loadtests.samples import Samples
+from loadtests.summary import Workers, summarise
+from serving.errors import InvalidMeasurement
+
+SLO = Slo(quantile=0.99, limit_ms=100)
+LIKE = LoadRun(mode="open", batch=1, duration_s=1, rate_rps=1)
+SERVICE_S = 0.01
+
+
+def served(asked: LoadRun) -> Ran:
+    """One server, exponential service times; a tenth of a millisecond on the way."""
+    draw = np.random.default_rng(asked.seed)
+    assert asked.rate_rps
+    n = draw.poisson(asked.rate_rps * asked.duration_s)
+    due = np.sort(draw.uniform(0, asked.duration_s, n))
+    service = draw.exponential(SERVICE_S, n)
+    free, done = 0.0, np.empty(n)
+    for i, (at, time) in enumerate(zip(due.tolist(), service.tolist(), strict=True)):
+        free = max(free, at) + time
+        done[i] = free
+    samples = Samples(
+        due_s=due,
+        sent_s=due,
+        done_s=done + 1e-4,
+        body=np.zeros(n, int),
+        status=np.full(n, 200),
+        error=np.full(n, "", dtype="<U20"),
+        waited=np.zeros(n, bool),
+        own_cell=np.ones(n, bool),
+        inline=np.zeros(n, bool),
+        queue_s=done - due - service,
+        service_s=service,
+    )
+    return summarise(samples, asked.duration_s, Workers()), ()
+
+
+def searched(budget: int, replicas: int | None) -> MaxLoad:
+    search = MaxLoadSearch(SLO, 2, 1000, budget, 0)
+    return find_max_load(search, SLO, LIKE, served, replicas=replicas)
+
+
+def test_the_highest_load_is_found() -> None:
+    """M/M/1 holds a p99 of 100 ms up to mu + ln(0.01) / 0.1 s; service times find it sooner."""
+    truth = 1 / SERVICE_S + np.log(0.01) / 0.1
+    ours, foreign = searched(150_000, 1), searched(150_000, None)
+    for found in (ours, foreign):
+        assert found.high_rps is not None
+        assert found.low_rps <= truth <= found.high_rps
+    assert ours.stop_reason == StopReason.FOUND
+    assert ours.rate_rps == pytest.approx(truth, rel=0.06)
+    assert ours.samples < foreign.samples
+
+
+def test_an_overloaded_server_fails_its_probe() -> None:
+    """Falling behind is the server's answer: the lowest rate fails at once."""
+
+    def behind(asked: LoadRun) -> Ran:
+        return served(asked)[0], (Fault(code=FaultCode.BACKLOG_GROWING, detail="it grew"),)
+
+    search = MaxLoadSearch(SLO, 2, 1000, 50_000, 0)
+    found = find_max_load(search, SLO, LIKE, behind, replicas=1)
+    assert found.stop_reason == StopReason.LOWEST_FAILS
+    assert len(found.probes) == 1
+
+
+def test_runs_that_cannot_be_believed_end_the_search() -> None:
+    """A fault that is not the server's is tried three times, then named."""
+    tries = []
+
+    def shaken(asked: LoadRun) -> Ran:
+        tries.append(asked.rate_rps)
+        return served(asked)[0], (Fault(code=FaultCode.NOISY_HOST, detail="load 9"),)
+
+    search = MaxLoadSearch(SLO, 2, 1000, 50_000, 0)
+    with pytest.raises(InvalidMeasurement, match="noisy_host: load 9"):
+        find_max_load(search, SLO, LIKE, shaken, replicas=1)
+    assert tries == [2, 2, 2]

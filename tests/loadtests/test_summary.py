@@ -1,0 +1,112 @@
+"""What the samples of a run say in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtests.samples import Samples
+from loadtests.summary import Workers, backlog_growth, longest_silence_s, summarise
+
+
+def samples_of(due: np.ndarray, done: np.ndarray, **changed: Any) -> Samples:
+    n = len(due)
+    columns: dict[str, Any] = {
+        "due_s": due,
+        "sent_s": due,
+        "done_s": done,
+        "body": np.zeros(n, int),
+        "status": np.full(n, 200),
+        "error": np.full(n, "", dtype="<U20"),
+        "waited": np.zeros(n, bool),
+        "own_cell": np.ones(n, bool),
+        "inline": np.zeros(n, bool),
+        "queue_s": np.full(n, 0.001),
+        "service_s": np.full(n, 0.004),
+    }
+    return Samples(**{**columns, **changed})
+
+
+DUE = np.arange(0, 10, 0.01)
+
+
+def test_a_growing_backlog_shows() -> None:
+    """A server at half the offered rate falls behind by half the rate; a fast one does not."""
+    assert backlog_growth(samples_of(DUE, 2 * DUE + 0.01), 10) == pytest.approx(50, rel=0.05)
+    assert abs(backlog_growth(samples_of(DUE, DUE + 0.005), 10)) < 0.2
+
+
+def test_a_silence_counts_only_while_requests_wait() -> None:
+    """An idle server is not silent; one that answers nothing for a second is."""
+    pause = np.concatenate([np.arange(0, 2, 0.1), np.arange(5, 7, 0.1)])
+    assert longest_silence_s(samples_of(pause, pause + 0.02)) == pytest.approx(0.02)
+    stalled = np.where((DUE > 4) & (DUE < 5), 5.0, DUE) + 0.005
+    assert longest_silence_s(samples_of(DUE, stalled)) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_slow_request_beside_fast_ones_is_no_silence() -> None:
+    """As long as others are answered, the server is not silent."""
+    done = DUE + 0.005
+    done[100] += 3.0
+    assert longest_silence_s(samples_of(DUE, done)) < 0.03
+
+
+def test_counts_and_histograms() -> None:
+    """Everything lands in its own count; latency is from the due time, lag without waiting."""
+    status = np.full(len(DUE), 200)
+    status[:3] = (503, 0, -1)
+    error = np.full(len(DUE), "", dtype="<U20")
+    error[:2] = ("http_503", "no_answer")
+    own = np.ones(len(DUE), bool)
+    own[3] = False
+    sent = DUE + 0.0002
+    done = sent + 0.005
+    sent[2] = done[2] = np.nan
+    waited = np.zeros(len(DUE), bool)
+    waited[10] = True
+    sent[10] += 0.5
+    done[10] += 0.5
+    made = samples_of(
+        DUE, done, sent_s=sent, status=status, error=error, own_cell=own, waited=waited
+    )
+    workers = Workers(checked=5, wrong=1, unfinished=2, cpu_s=(1.0, 4.0))
+    result = summarise(made, 10.0, workers, lost=7)
+    assert (result.offered, result.ok, result.unsent, result.lost) == (1009, 996, 1, 7)
+    assert result.errors == {"http_503": 1, "no_answer": 3}
+    assert (result.other_cell, result.checked, result.wrong) == (1, 5, 1)
+    assert result.due_to_done.quantile_s(0.5) == pytest.approx(0.0052, rel=2e-3)
+    assert result.dispatch_lag.quantile_s(1.0) == pytest.approx(0.0002, rel=5e-3)
+    assert result.busiest_worker == pytest.approx(0.4, rel=0.01)
+    assert (result.inference, result.backwards) == ("thread", 0)
+    assert result.usual_s == 0.004
+
+
+def test_the_histograms_begin_where_the_run_is_steady() -> None:
+    """A slow start is found, said and left out of the histograms, not out of the counts."""
+    noise = np.random.default_rng(1).gamma(20, 0.0002, len(DUE))
+    slow = np.where(DUE < 1.0, 0.05, 0.0)
+    result = summarise(samples_of(DUE, DUE + noise + slow), 10.0, Workers(cpu_s=(1.0,)))
+    assert result.steady.steady
+    assert result.steady_from_s == pytest.approx(1.0, abs=0.1)
+    assert result.due_to_done.quantile_s(0.99) < 0.01
+    assert result.ok == result.offered == 1000
+
+
+def test_a_run_of_a_lost_worker_is_still_a_result() -> None:
+    """No samples at all: nothing is known, and nothing is made up."""
+    result = summarise(Samples.empty(), 2.0, Workers(lost=(0,)), lost=200)
+    assert (result.offered, result.ok, result.lost) == (200, 0, 200)
+    assert result.elapsed_s == 2.0
+    assert result.due_to_done.count == 0
+
+
+def test_clocks_that_run_backwards_show() -> None:
+    """An answer before its question, a question before it was due, a negative service time."""
+    done, sent, service = DUE + 0.005, DUE.copy(), np.full(len(DUE), 0.004)
+    done[7] = DUE[7] - 0.1
+    sent[9] -= 0.5
+    service[11] = -0.2
+    made = samples_of(DUE, done, sent_s=sent, service_s=service)
+    assert summarise(made, 10.0, Workers(cpu_s=(1.0,))).backwards == 3

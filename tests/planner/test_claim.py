@@ -1,0 +1,387 @@
+"""Claims: judged by a rule whose answers are known, said in one sentence, and lapsing in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from loadtests.histogram import Histogram
+from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.records import Fault, FaultCode, Measurement
+from planner.claim import (
+    LAPSE_AFTER_DAYS,
+    Claim,
+    TrackPoint,
+    held_share,
+    lapsed,
+    recommend_instead,
+)
+from planner.confirm import judge_confirmation
+from planner.records import Candidate, Demand, Interval, Plan, Recommendation
+from serving.errors import BadInput, InvalidMeasurement
+from serving.records import Environment
+
+Build = Callable[..., Any]
+
+ENVIRONMENT = Environment(
+    cpu_model="Example CPU",
+    logical_cpus=2,
+    threads_per_core=1,
+    instruction_sets=("avx2",),
+    memory_gib=8,
+    kernel="6.1",
+    governor=None,
+    virtualised=True,
+    python="3.11.2",
+    packages={"onnxruntime": "1.31.1", "ray": "2.60.0"},
+    enforcement="cgroup-v2",
+    replica_cpus=(1,),
+    platform_cpus=(0,),
+    generator_priority="fifo",
+    settings={"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+)
+TODAY = date(2026, 3, 1)
+FAST_MS, LATE_MS = 10.0, 80.0
+
+
+def plan_of(size: str = "sim-0.5", replicas: int = 2, **changes: Any) -> Plan:
+    figure = Interval(low=20, mid=30, high=45)
+    values: dict[str, Any] = {
+        "candidate": Candidate(
+            variant="onnx_int8", size=size, threads=1, instance=size, replicas_per_instance=1
+        ),
+        "replicas": replicas,
+        "instances": replicas,
+        "vcpus": 1,
+        "memory_gib": 2,
+        "replica_memory_gib": 0.3,
+        "model_file": "m.onnx",
+        "p50_ms": figure,
+        "p99_ms": figure,
+        "capacity_rps": 90,
+        "rows_per_s": 60,
+        "utilisation": 0.6,
+        "latency_basis": "predicted",
+        "usd_per_month": None,
+        "usd_per_million": None,
+        "price_basis": "host vCPU: no price",
+        "margin": "",
+    }
+    return Plan(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def run(measurement: Build, variant: Build, instance: Build) -> Callable[..., Measurement]:
+    """Build one confirmation run: ``n`` requests fell due, ``over`` were late, ``lost`` failed."""
+
+    def make(n: int, over: int = 0, lost: int = 0, rate: float = 60.0, **changes: Any) -> Any:
+        answered = n - lost
+        times = [FAST_MS / 1e3] * (answered - over) + [LATE_MS / 1e3] * over
+        values: dict[str, Any] = {
+            "variant": variant("onnx_int8", sha256="a" * 64),
+            "instance": instance("sim-0.5"),
+            "replicas": 2,
+            "offered": n,
+            "ok": answered,
+            "errors": {"http_503": lost} if lost else {},
+            "due_to_done": Histogram.of(times),
+            "environment": ENVIRONMENT.content_hash(),
+            "faults": (),
+        }
+        return measurement("open", completed_rps=rate, **(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def judge(demand: Build) -> Callable[..., Claim]:
+    """Judge runs against p99 <= 50 ms at 60 req/s on 2 x sim-0.5."""
+
+    def make(runs: Sequence[Measurement], **changes: Any) -> Claim:
+        values: dict[str, Any] = {
+            "demand": demand(60, 50, spare_replicas=changes.pop("spare", 0)),
+            "plan": plan_of(),
+            "environment": ENVIRONMENT,
+            "config_hash": "c0ffee",
+            "confirmed_on": TODAY,
+        }
+        return judge_confirmation(runs, **(values | changes))
+
+    return make
+
+
+def test_the_sentence_is_that_of_the_issue(run: Build, judge: Build) -> None:
+    """Word for word, with the figures of three deployments pooled."""
+    claim = judge([run(1101, 4), run(1101, 4), run(1102, 4)])
+    assert claim.sentence == (
+        "p99 <= 50 ms at 60 req/s on 2 x sim-0.5 (quota) with onnx_int8: "
+        "holds at 99 %, n = 3,304, 12 over, 3 deployments"
+    )
+    assert claim.verdict == "holds"
+    assert claim.differs == ()
+    assert [one.n for one in claim.each] == [1101, 1101, 1102]
+
+
+@pytest.mark.parametrize(
+    ("n", "over", "verdict"),
+    [
+        (459, 0, "holds"),
+        (458, 0, "undecided"),
+        (1307, 5, "holds"),
+        (1306, 5, "undecided"),
+        (3304, 20, "holds"),
+        (3303, 20, "undecided"),
+        (1000, 30, "fails"),
+    ],
+)
+def test_the_pool_follows_the_published_table(
+    run: Build, judge: Build, n: int, over: int, verdict: str
+) -> None:
+    """LoadGen's required numbers for 0, 5 and 20 late requests, over three deployments."""
+    parts = [(n + i) // 3 for i in range(3)]
+    late = [(over + i) // 3 for i in range(3)]
+    claim = judge([run(*pair) for pair in zip(parts, late, strict=True)])
+    assert (claim.verdict, claim.judged.n, claim.judged.over) == (verdict, n, over)
+    assert (claim.more_requests is not None) == (verdict == "undecided")
+
+
+def test_it_says_how_many_requests_are_missing(run: Build, judge: Build) -> None:
+    """Without a late one: as many as bring n to 459; on the limit itself, no number does."""
+    claim = judge([run(100), run(100), run(100)])
+    assert claim.more_requests == pytest.approx(159, abs=1)
+    on_it = judge([run(1000, 10), run(1000, 10), run(1000, 10)])
+    assert (on_it.verdict, on_it.more_requests) == ("undecided", None)
+
+
+def test_verdicts_are_rarely_wrong(run: Build, judge: Build) -> None:
+    """50 claims each: with 1.5 % late none holds; with 0.5 % hardly one fails, and most hold."""
+    rng = np.random.default_rng(1)
+    seen: dict[float, list[str]] = {0.015: [], 0.005: []}
+    for share, verdicts in seen.items():
+        for _ in range(50):
+            late = rng.binomial(1000, share, 3).tolist()
+            verdicts.append(judge([run(1000, k) for k in late]).verdict)
+    assert seen[0.015].count("holds") == 0
+    assert seen[0.005].count("fails") <= 1
+    assert seen[0.005].count("holds") > 25
+
+
+def test_correlated_requests_count_for_less(run: Build, judge: Build) -> None:
+    """The effective numbers of the runs' own verdicts add up; independent ones would hold."""
+    runs = [run(500), run(500), run(500)]
+    verdict = SloVerdict(
+        slo=Slo(limit_ms=1.0),
+        verdict=Verdict.UNDECIDED,
+        reason="",
+        n=500,
+        over=0,
+        share_over=0,
+        quantile_ms=None,
+        quantile_error=None,
+        effective_n=100,
+        replayed=False,
+        backlog_growing=False,
+        confidence=0.99,
+    )
+    claim = judge(runs, verdicts=[verdict] * 3)
+    assert judge(runs).verdict == "holds"
+    assert (claim.verdict, claim.judged.effective_n) == ("undecided", 300)
+    assert claim.more_requests == pytest.approx(5 * 159, rel=0.02)
+    with pytest.raises(BadInput, match="2 verdicts for 3 runs"):
+        judge(runs, verdicts=[verdict] * 2)
+
+
+def test_one_deployment_that_fails_is_enough(run: Build, judge: Build) -> None:
+    """Two lucky deployments do not make up for it, though the pool would hold."""
+    claim = judge([run(20_000), run(20_000), run(1000, 40)])
+    assert claim.judged.verdict == "holds"
+    assert (claim.verdict, claim.reason) == ("fails", "1 of 3 deployments fail by themselves")
+
+
+def test_too_few_redeployments_prove_nothing(run: Build, judge: Build) -> None:
+    """However many requests one deployment answered; but it can fail."""
+    claim = judge([run(10_000), run(10_000)])
+    assert (claim.verdict, claim.reason) == ("undecided", "2 of 3 redeployments are made")
+    assert claim.more_requests is None
+    assert judge([run(10_000, 300)]).verdict == "fails"
+
+
+def test_failed_requests_are_late(run: Build, judge: Build) -> None:
+    """Of 1,000 requests 30 were never answered: that is no p99 of 10 ms."""
+    claim = judge([run(1000, lost=30), run(1000), run(1000)])
+    assert claim.verdict == "fails"
+    assert claim.judged.over == 30
+    assert claim.judged.measured_ms == pytest.approx(FAST_MS, rel=0.01)  # of all three
+    assert claim.each[0].measured_ms is None
+
+
+def test_a_growing_backlog_is_a_failure_and_other_faults_are_not_an_answer(
+    run: Build, judge: Build
+) -> None:
+    """What fell behind fails, however its latencies look; a noisy host proves nothing."""
+    grown = Fault(code=FaultCode.BACKLOG_GROWING, detail="200 more waiting")
+    noisy = Fault(code=FaultCode.NOISY_HOST, detail="12 % steal")
+    claim = judge([run(5000), run(5000), run(5000, faults=(grown,))])
+    assert claim.verdict == "fails"
+    with pytest.raises(InvalidMeasurement, match="noisy_host: 12 % steal; repeat it"):
+        judge([run(5000), run(5000), run(5000, faults=(noisy,))])
+
+
+@pytest.mark.parametrize(("spare", "verdict"), [(0, "holds"), (1, "fails")])
+def test_a_killed_replica_counts_where_the_demand_has_spares(
+    run: Build, judge: Build, spare: int, verdict: str
+) -> None:
+    """Judged by itself and named in the sentence; its own errors are no fault of the run."""
+    faults = (
+        Fault(code=FaultCode.REPLICA_CHANGED, detail="1 of 2 gone"),
+        Fault(code=FaultCode.ERRORS, detail="3 x http_503"),
+    )
+    good = [run(2000), run(2000), run(2000)]
+    killed = run(2000, over=90, lost=3, faults=faults)
+    claim = judge(good, killed=killed, spare=spare)
+    assert claim.verdict == verdict
+    assert claim.judged.n == 6000
+    assert claim.sentence.endswith("; with a replica killed: fails, n = 2,000, 93 over")
+    assert judge(good, killed=run(2000, faults=faults), spare=spare).verdict == "holds"
+    missing = judge(good, spare=1)
+    assert (missing.verdict, missing.reason) == (
+        "undecided",
+        "the run with a killed replica is missing",
+    )
+    with pytest.raises(InvalidMeasurement, match="replica_changed"):
+        judge([*good[:2], run(2000, faults=faults)])
+
+
+def test_a_share_of_a_plan_says_so(run: Build, judge: Build, demand: Build) -> None:
+    """Two of six replicas at a third of the rate, elsewhere than recommended."""
+    elsewhere = plan_of().candidate.model_copy(update={"instance": "c7i.large"})
+    plan = plan_of(replicas=6, candidate=elsewhere, instances=3, price_basis="0.1 USD/h")
+    held = held_share(plan, 180, 2)
+    assert (held.replicas, held.rate_rps) == (2, 60)
+    assert held_share(plan, 180, 99) == (6, 180)
+    claim = judge([run(2000)] * 3, plan=plan, demand=demand(180, 50))
+    assert "at 60 req/s on 2 x sim-0.5 (quota) with onnx_int8 " in claim.sentence
+    assert "(2 of 6 replicas at 2/6 of 180 req/s): holds" in claim.sentence
+    share, host = claim.differs
+    assert "2 of 6 replicas were held" in share
+    assert host == "confirmed on Example CPU, recommended on 3 x c7i.large; 0.1 USD/h"
+
+
+def test_runs_that_do_not_belong_are_refused(
+    run: Build, judge: Build, variant: Build, instance: Build, measurement: Build
+) -> None:
+    """Each with what to change: environment, rate, batch, loop, deployment, plan."""
+    good = [run(2000), run(2000)]
+    cases = [
+        ([], "no confirmation run"),
+        ([*good, run(2000, environment="e2")], "run all of them in one"),
+        ([*good, run(2000, rate=50)], "driven at 50 req/s, its share of the demand is 60"),
+        ([*good, run(2000, batch=7)], "has batch 7, the demand 1"),
+        ([*good, run(2000, replicas=1)], "redeploy the same one"),
+        ([run(2000, variant=variant("onnx_fp32"))], "onnx_int8 on sim-0.5 with 1 threads"),
+        ([run(2000, instance=instance("sim-1"))], "sim-0.5"),
+        ([run(2000, replicas=3)], "3 replicas were run, the plan has 2"),
+        ([run(2000, run=measurement("closed").run)], "closed-loop; only open-loop"),
+    ]
+    for runs, says in cases:
+        with pytest.raises(BadInput, match=says):
+            judge(runs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    late=st.lists(st.integers(0, 60), min_size=3, max_size=3),
+    more=st.integers(0, 30),
+    order=st.permutations([0, 1, 2]),
+)
+def test_more_late_requests_never_help(
+    run: Build, judge: Build, late: list[int], more: int, order: list[int]
+) -> None:
+    """Holds, undecided, fails: the verdict only falls; the order of deployments is nothing."""
+    rank = {"holds": 0, "undecided": 1, "fails": 2}
+    runs = [run(900, k) for k in late]
+    worse = [run(900, late[0] + more), *runs[1:]]
+    assert rank[judge(runs).verdict] <= rank[judge(worse).verdict]
+    assert judge([runs[i] for i in order]).judged == judge(runs).judged
+
+
+@pytest.fixture
+def claim(run: Build, judge: Build) -> Claim:
+    made: Claim = judge([run(2000, 3)] * 3, predicted=Interval(low=8, mid=12, high=20))
+    return made
+
+
+def test_a_claim_is_a_file(claim: Claim) -> None:
+    """It reads back as it was written, and its sentence cannot be changed alone."""
+    text = claim.model_dump_json()
+    assert Claim.model_validate_json(text) == claim
+    with pytest.raises(ValidationError, match="the sentence does not follow"):
+        Claim.model_validate_json(text.replace("3 deployments", "9 deployments"))
+    assert claim.content_hash() == Claim.model_validate_json(text).content_hash()
+
+
+def test_a_claim_lapses_for_what_it_says(claim: Claim, variant: Build) -> None:
+    """Model, versions, host, settings, age: each by itself, none while nothing changed."""
+    same = variant("onnx_int8", sha256="a" * 64)
+    assert lapsed(claim, TODAY, ENVIRONMENT, same) == []
+    last = TODAY + timedelta(days=LAPSE_AFTER_DAYS)
+    assert lapsed(claim, last, ENVIRONMENT, same) == []
+    (old,) = lapsed(claim, last + timedelta(days=1), ENVIRONMENT, same)
+    assert old == f"confirmed on 2026-03-01, {LAPSE_AFTER_DAYS + 1} days ago, and good for 180"
+    (model,) = lapsed(claim, TODAY, ENVIRONMENT, variant("onnx_int8", sha256="b" * 64))
+    assert "sha256 aaaaaaaaaaaa was confirmed, this is bbbbbbbbbbbb" in model
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"packages": {"onnxruntime": "1.32", "ray": "2.60.0"}}, "onnxruntime 1.31.1 became 1.32"),
+        ({"packages": {"ray": "2.60.0"}}, "onnxruntime 1.31.1 became absent"),
+        ({"python": "3.12.1"}, "Python 3.11.2 became 3.12.1"),
+        ({"cpu_model": "Other"}, "CPU: Example CPU became Other"),
+        ({"instruction_sets": ("avx2", "amx")}, "instruction sets: avx2 became avx2, amx"),
+        ({"enforcement": "affinity"}, "enforcement: cgroup-v2 became affinity"),
+        ({"settings": {}}, "RAY_SERVE_ENABLE_HA_PROXY=1 became unset"),
+    ]
+    for change, says in changes:
+        assert lapsed(claim, TODAY, ENVIRONMENT.model_copy(update=change), same) == [says]
+    assert len(claim.lapses) == 5
+    assert "aaaaaaaaaaaa" in claim.lapses[0]
+
+
+def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Build) -> None:
+    """Inside or not, and by how much; nothing to hold when nothing was predicted or decided."""
+    point = TrackPoint.of(claim, "credit")
+    assert point is not None
+    assert (point.inside, point.verdict, point.replicas) == (True, "holds", 2)
+    assert point.measured_ms == pytest.approx(FAST_MS, rel=0.01)
+    assert point.error == pytest.approx(0.2, abs=0.01)
+    missed = claim.model_copy(update={"predicted": Interval(low=11, mid=12, high=13)})
+    outside = TrackPoint.of(missed, "credit")
+    assert outside is not None
+    assert not outside.inside
+    assert TrackPoint.of(claim.model_copy(update={"predicted": None}), "credit") is None
+    assert TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit") is None
+
+
+def test_what_failed_is_not_recommended_again(demand: Callable[..., Demand]) -> None:
+    """Neither the plan nor another made from the profile that was just found wrong."""
+
+    def other(variant: str, instance: str) -> Plan:
+        update = {"variant": variant, "instance": instance}
+        return plan_of(candidate=plan_of().candidate.model_copy(update=update))
+
+    best, same, next_best = (
+        other("onnx_int8", "a"),
+        other("onnx_int8", "b"),
+        other("onnx_fp32", "a"),
+    )
+    answer = Recommendation(
+        demand=demand(), best=best, alternatives=(same, next_best), rejections=()
+    )
+    assert recommend_instead(answer, best) == next_best
+    alone = answer.model_copy(update={"alternatives": (same,)})
+    assert recommend_instead(alone, best) is None

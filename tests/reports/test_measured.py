@@ -1,0 +1,145 @@
+"""One load test in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtests.arrivals import Constant, Mix, Ramp, Recorded, Step, Steps
+from loadtests.histogram import Histogram
+from loadtests.max_load import MaxLoad, StopReason
+from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
+from loadtests.steady import Steady
+from reports.measured import batches_in_words, load_in_words, max_load_text, measured_text
+
+OPEN = LoadRun(mode="open", batch=8, duration_s=10, rate_rps=200)
+SLO = Slo(quantile=0.99, limit_ms=20)
+BURSTS = Steps(steps=(Step(rate_rps=20, seconds=9), Step(rate_rps=400, seconds=1)))
+
+
+def endpoint(**changed: object) -> EndpointMeasurement:
+    latency = Histogram.of([0.005] * 2000)
+    verdict = SloVerdict(
+        slo=SLO,
+        verdict=Verdict.HOLDS,
+        reason="binomial rule on the effective number of requests",
+        n=2000,
+        over=3,
+        share_over=0.0015,
+        quantile_ms=5.0,
+        quantile_error=0.01,
+        effective_n=1500,
+        replayed=False,
+        backlog_growing=False,
+        confidence=0.99,
+    )
+    made = EndpointMeasurement(
+        url="http://127.0.0.1:9000",
+        model_name="resnet",
+        run=OPEN,
+        started_at="",
+        elapsed_s=10.0,
+        offered=2004,
+        ok=2000,
+        errors={"http_503": 3},
+        unsent=1,
+        steady=Steady(index=0, steady=True, reason="no warm-up found"),
+        due_to_done=latency,
+        sent_to_done=latency,
+        dispatch_lag=latency,
+        generator_cpu_s=1.0,
+        verdicts=(verdict,),
+    )
+    return made.model_copy(update=changed)
+
+
+def test_a_measured_endpoint_reads_well() -> None:
+    """What was asked, what came back, what failed, and what it proves."""
+    assert (
+        measured_text(endpoint())
+        == """\
+resnet at http://127.0.0.1:9000
+  load       200 req/s due (Poisson), batch 8, 10 s
+  answered   2,000 of 2,004, 200 req/s
+  failed     3 x http_503, 1 never sent
+  latency    p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
+  server     p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
+  late       p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
+             (latency: from due to done; server: from sent to done; late: dispatch lag)
+  warm-up    no warm-up found [mser-5]
+  objective  p99 <= 20 ms: holds at 99%, n = 2,000, 3 over; binomial rule on the effective \
+number of requests
+  verdict    valid [measured]
+"""
+    )
+
+
+def test_what_must_not_be_believed_says_so() -> None:
+    """An invalid measurement carries every fault with its figures."""
+    fault = Fault(code=FaultCode.WORKER_LOST, detail="1 load workers were lost, with 400 requests")
+    text = measured_text(endpoint(faults=(fault,), lost=400))
+    assert "400 lost with their load worker" in text
+    assert "INVALID [refused]" in text
+    assert "worker_lost: 1 load workers were lost" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"arrivals": Constant(rate_rps=200)}, "200 req/s due (evenly spaced)"),
+        (
+            {"arrivals": Ramp(from_rps=10, to_rps=390)},
+            "200 req/s due (ramp from 10 to 390 req/s)",
+        ),
+        (
+            {
+                "arrivals": Steps(
+                    steps=(Step(rate_rps=20, seconds=9), Step(rate_rps=400, seconds=1))
+                )
+            },
+            "200 req/s due (steps: 20 req/s for 9 s, 400 req/s for 1 s)",
+        ),
+        (
+            {"arrivals": Recorded(file="day.csv", sha256="", time_scale=1, requests=5)},
+            "200 req/s due (trace day.csv)",
+        ),
+    ],
+)
+def test_every_kind_of_arrivals_has_words(changed: dict[str, object], words: str) -> None:
+    """The reader sees what traffic it was."""
+    assert load_in_words(OPEN.model_copy(update=changed)) == words
+
+
+def test_a_mix_is_told_by_its_shares() -> None:
+    """Batch sizes and inputs with their share of the requests."""
+    mix = Mix(batches=(1, 8), weights=(3, 1), inputs=("short.npz", "long.npz"))
+    run = OPEN.model_copy(update={"mix": mix})
+    assert batches_in_words(run) == "75% batch 1 of short.npz, 25% batch 8 of long.npz"
+
+
+@pytest.mark.parametrize(
+    ("rate", "low", "high", "reason", "words"),
+    [
+        (100, 95, 104, StopReason.FOUND, "100 req/s (95.0 req/s to 104 req/s) [measured]"),
+        (4000, 4000, None, StopReason.CEILING_HOLDS, "at least 4,000 req/s [measured]"),
+        (0, 0, 10, StopReason.LOWEST_FAILS, "below 10.0 req/s [measured]"),
+        (50, 20, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (20.0 req/s held, none failed"),
+        (50, 0, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (no rate held, none failed"),
+    ],
+)
+def test_the_highest_load_is_an_interval(
+    rate: float, low: float, high: float | None, reason: StopReason, words: str
+) -> None:
+    """Found, at least, below, or not proven: the answer says which."""
+    found = MaxLoad(
+        rate_rps=rate,
+        low_rps=low,
+        high_rps=high,
+        stop_reason=reason,
+        cliff=False,
+        samples=5000,
+        probes=(),
+    )
+    text = max_load_text(found, SLO)
+    assert f"Highest load with p99 <= 20 ms: {words}" in text
+    assert "0 probes, 5,000 requests" in text

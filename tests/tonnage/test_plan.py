@@ -1,0 +1,75 @@
+"""``tonnage plan``: what-ifs from a run's records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import pytest
+
+from planner import curve
+from planner.surface import Surface
+from tonnage.config import load_study
+from tonnage.planning import SURFACES, changed, plan, study_demands
+from tonnage.run_folder import RunFolder
+
+Tonnage = Callable[..., CompletedProcess[str]]
+
+
+def test_a_what_if_simulates_nothing_that_the_run_kept(
+    stub_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rate, another limit, no simulation; without the kept surfaces, the same answer."""
+    folder = stub_run("sim-0.5", "sim-1")
+    config, path = load_study(str(folder.path / "study.toml"))
+    demands = changed(study_demands(config, path), "steady", 300, 90, 64)
+    curve.predictor.cache_clear()
+    with monkeypatch.context() as patch:
+
+        def none(*_: object) -> Surface:
+            raise AssertionError("simulated again")
+
+        patch.setattr(curve, "simulate_surface", none)
+        _, (kept,), _ = plan(folder, config, path, demands)
+    assert kept.best is not None
+    (folder.path / SURFACES).write_text('{"of": "another version"}\n')
+    curve.predictor.cache_clear()
+    _, (simulated,), _ = plan(folder, config, path, demands)
+    assert simulated == kept
+
+
+def test_figures_on_the_command_line_replace_those_of_the_profile(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """Rate, p99 and replicas allowed; the run's own profile stays as it was."""
+    folder = stub_run()
+    done = tonnage(
+        "plan", folder.path, "--profile", "steady", "--rate", "40000", "--p99", "90ms",
+        "--max-replicas", "1000", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert (answer["demand"]["rate_rps"], answer["demand"]["max_replicas"]) == (40_000, 1000)
+    assert answer["demand"]["slo"]["limit_ms"] == 90
+    assert "staffing law" in answer["best"]["staffing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--profile", "nope"], "known are steady, absurd"),
+        (["--rate", "-1"], "--rate -1: must be a positive number"),
+        (["--p99", "soon"], "--p99 soon"),
+        (["--max-replicas", "0"], "--max-replicas"),
+        (["--price-file", "none.toml"], "none.toml: no such file"),
+    ],
+)
+def test_bad_what_ifs_are_one_line(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage, arguments: list[str], named: str
+) -> None:
+    """Exit code 2, and what to change."""
+    done = tonnage("plan", stub_run().path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr

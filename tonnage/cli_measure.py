@@ -1,0 +1,138 @@
+"""The verb ``tonnage measure``: a study's deployments, one of them, or any V2 server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadtests.objective import Verdict
+from serving.errors import BadInput
+from serving.records import Endpoint
+from serving.wishes import parse_wish
+from tonnage.cli_common import Budget, Fresh, Json, Quick, Runs, log_file, print_result, study_run
+from tonnage.config import load_study
+from tonnage.durations import seconds_of
+from tonnage.load import Options, load_of, parse_headers
+from tonnage.own_options import Input
+from tonnage.progress import Steps
+
+_LOCUST_S = 3.0  # that starting it takes, for the progress bar
+
+
+def measure(
+    study: Annotated[str | None, typer.Argument(help="a study; or give --endpoint")] = None,
+    quick: Quick = False,
+    time_budget: Budget = None,
+    fresh: Fresh = False,
+    runs: Runs = Path("runs"),
+    variant: Annotated[str | None, typer.Option(help="only this variant, under a load")] = None,
+    instance: Annotated[str, typer.Option(help="what it is deployed on")] = "sim-1",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
+    model: Annotated[str | None, typer.Option(help="its model")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Poisson arrivals, requests per second")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="closed loop instead of a rate")] = None,
+    arrivals: Annotated[
+        str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
+    time_scale: Annotated[float, typer.Option(help="0.5 plays a trace twice as fast")] = 1.0,
+    batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
+    duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
+    timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
+    p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    p99: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    max_load: Annotated[
+        bool, typer.Option("--max-load", help="search the highest rate that holds the limit")
+    ] = False,
+    budget: Annotated[int, typer.Option(help="of a search: requests in all", min=1_000)] = 50_000,
+    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    payload: Annotated[
+        list[str] | None, typer.Option(help=".npz with rows by input; FILE=WEIGHT for a mix")
+    ] = None,
+    input_: Input = None,
+    header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
+    json: Json = False,
+) -> None:
+    """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
+    if (study is None) == (endpoint is None):
+        raise BadInput("measure: give either a study or --endpoint URL")
+    options = Options(
+        rate=rate,
+        users=users,
+        arrivals=arrivals,
+        trace=trace,
+        time_scale=time_scale,
+        batch=batch,
+        payload=tuple(payload or ()),
+        duration_s=seconds_of(duration, "--duration"),
+        timeout_s=seconds_of(timeout, "--timeout"),
+        workers=workers,
+        seed=seed,
+        p95_ms=None if p95 is None else 1e3 * seconds_of(p95, "--p95"),
+        p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
+    )
+    if endpoint is None and variant is None:
+        if options.asked() or max_load or options.slos():
+            raise BadInput("measure STUDY: a load needs a deployment to go to; give --variant")
+        run_of_study = study_run(study or "", quick, time_budget, fresh, runs, until="measure")
+        run_of_study.run()
+        path = run_of_study.folder.path / "measurements.jsonl"
+        count = len(run_of_study.folder.measurements())
+        print_result(
+            {"measurements": str(path), "count": count}, f"{count} measurements in {path}", json
+        )
+        return
+    # What only a load needs: judging and searching stand on scipy, which is slow to import.
+    from reports.measured import max_load_text, measured_text
+    from tonnage.deployment import DeploymentTest
+    from tonnage.endpoint import EndpointTest
+
+    slos = options.slos()
+    if max_load and (len(slos) != 1 or options.asked()):
+        raise BadInput("measure --max-load: give one limit, --p99 or --p95, and no rate")
+    # The search chooses its rates itself; any will do to say the rest.
+    load = load_of(replace(options, rate=1.0) if max_load else options)
+    test: EndpointTest | DeploymentTest
+    if endpoint is not None:
+        if model is None:
+            raise BadInput("measure --endpoint: name its model with --model")
+        test = EndpointTest(
+            endpoint=Endpoint(url=endpoint.rstrip("/"), model_name=model),
+            load=load,
+            headers=parse_headers(header or []),
+            insecure=insecure,
+            wishes=tuple(parse_wish(text) for text in input_ or ()),
+        )
+    else:
+        config, study_path = load_study(study or "")
+        test = DeploymentTest(
+            study=config,
+            study_path=study_path,
+            variant=variant or "",
+            instance=instance,
+            threads=threads,
+            replicas=replicas,
+            load=load,
+        )
+    log = log_file("measure")
+    with Steps(load.run.duration_s + _LOCUST_S) as steps:
+        steps.step("starting", load.run.duration_s + _LOCUST_S)
+        if max_load:
+            found = test.max_load(slos[0], budget, log, steps.say)
+        else:
+            made = test.measure(log, steps.say)
+    if max_load:
+        print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
+        raise typer.Exit(0 if found.rate_rps else 1)
+    print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
+    failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
+    raise typer.Exit(3 if not made.valid else 1 if failed else 0)

@@ -1,0 +1,166 @@
+"""``tonnage measure STUDY --variant V``: one deployment of ours under the traffic asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from loadtests.ceiling import ceilings, with_ceiling
+from loadtests.cell import QUICK, CellContext, measure, measure_ceiling, observe
+from loadtests.find_max_load import Ran, find_max_load
+from loadtests.fleet import Fleet
+from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.objective import Slo
+from loadtests.payloads import Payloads, make_payloads
+from loadtests.records import LoadRun, Measurement
+from serving.build import build_variants
+from serving.errors import BadInput
+from serving.generate import generated_rows
+from serving.instances import load_instances, resolve
+from serving.placement import check_measurable
+from serving.ray_host.client import RayHost
+from serving.records import Deployment, Endpoint
+from serving.rows import read_rows
+from serving.stub_variant import noop_variant
+from serving.workloads import find_workload
+from tonnage.config import Study, beside
+from tonnage.load import CEILING_RPS_PER_WORKER, Load
+
+_LOWEST_SHARE = 0.25
+_ROWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentTest:
+    """What to deploy, and the load to put on it."""
+
+    study: Study
+    study_path: Path
+    variant: str
+    instance: str
+    threads: int
+    replicas: int
+    load: Load
+
+    def measure(self, log: Path, progress: Callable[[str], None]) -> Measurement:
+        """Deploy, find what the platform carries with no-ops, run the load once, and judge it."""
+        with _running(self, log, progress) as running:
+            progress(f"measuring for {self.load.run.duration_s:g} s")
+            made = measure(running.context, self.load.run, len(running.floor))
+            return with_ceiling([*running.floor, made])[-1]
+
+    def max_load(
+        self, slo: Slo, budget_samples: int, log: Path, progress: Callable[[str], None]
+    ) -> MaxLoad:
+        """The highest rate at which the deployment holds ``slo``, within a budget of requests."""
+        with _running(self, log, progress) as running:
+            context = running.context
+            one = LoadRun(mode="closed", batch=context.batch, duration_s=1.0, users=1)
+            alone = measure(context, one, len(running.floor))
+            if not alone.ok:
+                raise BadInput(f"{context.deployment.label}: one user got no answer in a second")
+
+            def drive(asked: LoadRun) -> Ran:
+                made, result = observe(context, asked, len(running.floor))
+                judged = with_ceiling([*running.floor, made])[-1]
+                return result, judged.faults
+
+            lowest = min(_LOWEST_SHARE * alone.completed_rps, running.ceiling_rps / 2)
+            like = self.load.run
+            search = MaxLoadSearch(slo, lowest, running.ceiling_rps, budget_samples, like.seed)
+            return find_max_load(
+                search, slo, like, drive, replicas=self.replicas, progress=progress
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    context: CellContext
+    floor: list[Measurement]
+    ceiling_rps: float
+
+
+@contextmanager
+def _running(
+    test: DeploymentTest, log: Path, progress: Callable[[str], None]
+) -> Iterator[_Running]:
+    study, load = test.study, test.load
+    size = resolve(test.instance, load_instances(beside(test.study_path, study.plan.instances)))
+    workload = find_workload(study.workload, study.data.length)
+    progress(f"building {test.variant}")
+    data = workload.load(study.data.source, study.seed)
+    built = build_variants(
+        workload,
+        [test.variant],
+        data,
+        seed=study.seed,
+        max_loss=study.quality.max_loss,
+    )
+    variant = next(v for v in built if v.name == test.variant)
+    deployment = Deployment(
+        variant=variant, instance=size, threads=test.threads, replicas=test.replicas
+    )
+    with RayHost(log) as host:
+        check_measurable(size, test.replicas, host.placement)
+        with Fleet(log, workers=load.run.workers, cpus=host.placement.platform_cpus) as fleet:
+            progress("what generator and ingress carry, with no-op replicas")
+            features = max(1, sum(values[:1].size for values in data.test.values()))
+            floor = _floor(host, fleet, deployment, load, features)
+            known = ceilings(floor).get(load.run.batch)
+            progress(f"deploying {deployment.label}")
+            endpoint = host.deploy(deployment)
+            parts = [
+                make_payloads(
+                    deployment,
+                    read_rows(path, variant.inputs) if path else data.test,
+                    batch,
+                    load.run.seed,
+                )
+                for batch, path in load.classes
+            ]
+            yield _Running(
+                context=_context(host, fleet, deployment, endpoint, Payloads.join(parts), load),
+                floor=floor,
+                ceiling_rps=known.rate_rps if known else CEILING_RPS_PER_WORKER,
+            )
+
+
+def _floor(
+    host: RayHost, fleet: Fleet, deployment: Deployment, load: Load, features: int
+) -> list[Measurement]:
+    model = deployment.variant
+    noop = deployment.model_copy(update={"variant": noop_variant(model.workload, features)})
+    endpoint = host.deploy(noop)
+    seed = load.run.seed
+    rows = generated_rows(noop.variant.inputs, max(_ROWS, load.run.batch), seed)
+    payloads = make_payloads(noop, rows, load.run.batch, seed)
+    context = _context(host, fleet, noop, endpoint, payloads, load)
+    sequence = count()
+    made = list(measure_ceiling(replace(context, role="ceiling"), QUICK, lambda: next(sequence)))
+    host.delete(endpoint.model_name)
+    return made
+
+
+def _context(
+    host: RayHost,
+    fleet: Fleet,
+    deployment: Deployment,
+    endpoint: Endpoint,
+    payloads: Payloads,
+    load: Load,
+) -> CellContext:
+    return CellContext(
+        host=host,
+        fleet=fleet,
+        deployment=deployment,
+        endpoint=endpoint,
+        payloads=fleet.store("payloads", payloads),
+        batch=load.run.batch,
+        seed=load.run.seed,
+        environment=host.environment().content_hash(),
+        trace=load.trace,
+        slos=load.slos,
+    )

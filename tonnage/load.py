@@ -1,0 +1,207 @@
+"""What traffic the options of ``tonnage measure`` ask for."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loadtests.arrivals import (
+    Made,
+    Mix,
+    Poisson,
+    Trace,
+    mean_rps,
+    parse_arrivals,
+    peak_rps,
+)
+from loadtests.objective import Slo
+from loadtests.records import LoadRun
+from loadtests.trace_file import read_trace
+from serving.errors import BadInput
+
+CEILING_RPS_PER_WORKER = 4000.0
+"""One worker on one core keeps its dispatch lag below 2 ms up to about here."""
+
+_MOST_CLASSES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """A run to make, the trace it follows if any, and the objectives to judge it by.
+
+    ``classes`` are the batch size and the file of rows of each class of request; None is
+    rows made to fit.
+    """
+
+    run: LoadRun
+    trace: Trace | None
+    slos: tuple[Slo, ...]
+    classes: tuple[tuple[int, Path | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options as given, durations already in seconds."""
+
+    rate: float | None = None
+    users: int | None = None
+    arrivals: str | None = None
+    trace: Path | None = None
+    time_scale: float = 1.0
+    batch: str = "1"
+    payload: tuple[str, ...] = ()
+    duration_s: float = 10.0
+    timeout_s: float = 10.0
+    workers: int = 1
+    seed: int = 0
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+
+    def asked(self) -> list[str]:
+        """Which of the ways to say how much load were used."""
+        ways = {
+            "--rate": self.rate,
+            "--users": self.users,
+            "--arrivals": self.arrivals,
+            "--trace": self.trace,
+        }
+        return [name for name, value in ways.items() if value is not None]
+
+    def slos(self) -> tuple[Slo, ...]:
+        """The objectives asked for."""
+        limits = ((0.95, self.p95_ms), (0.99, self.p99_ms))
+        return tuple(Slo(quantile=q, limit_ms=limit) for q, limit in limits if limit is not None)
+
+
+def load_of(options: Options) -> Load:
+    """The load that ``options`` ask for. BadInput in one line for whatever cannot be sent."""
+    if len(options.asked()) != 1:
+        raise BadInput("measure: give one of --rate, --users, --arrivals or --trace")
+    for name, value in (("--rate", options.rate), ("--users", options.users)):
+        if value is not None and not 0 < value < float("inf"):
+            raise BadInput(f"{name}: must be positive")
+    trace = read_trace(options.trace, options.time_scale) if options.trace else None
+    arrivals = _arrivals(options)
+    classes, weights = _classes(options, trace)
+    if arrivals is not None or trace is not None:
+        _refuse_beyond(trace or arrivals, options)
+    mixed = len(classes) > 1 and (trace is None or trace.batches is None)
+    run = LoadRun(
+        mode="closed" if options.users is not None else "open",
+        batch=max(size for size, _ in classes),
+        duration_s=options.duration_s,
+        timeout_s=options.timeout_s,
+        users=options.users,
+        rate_rps=None if options.users is not None else _mean(trace or arrivals, options),
+        arrivals=trace.source if trace else arrivals,
+        mix=_mix(classes, weights) if mixed else None,
+        workers=options.workers,
+        seed=options.seed,
+    )
+    return Load(run=run, trace=trace, slos=options.slos(), classes=classes)
+
+
+def _arrivals(options: Options) -> Made | None:
+    if options.rate is not None:
+        return Poisson(rate_rps=min(options.rate, 1e6))
+    if options.arrivals is None:
+        return None
+    try:
+        table = tomllib.loads(f"arrivals = {options.arrivals}")["arrivals"]
+    except tomllib.TOMLDecodeError as error:
+        table = error
+    if not isinstance(table, dict):
+        raise BadInput(
+            f"--arrivals {options.arrivals}: give a TOML table, such as "
+            "'{kind = \"ramp\", from_rps = 10, to_rps = 90}'"
+        )
+    return parse_arrivals(table, "--arrivals")
+
+
+def _mean(arrivals: Made | Trace | None, options: Options) -> float:
+    if arrivals is None:
+        raise ValueError("a closed loop has no rate")
+    return mean_rps(arrivals, options.duration_s)
+
+
+def _refuse_beyond(arrivals: Made | Trace | None, options: Options) -> None:
+    """BadInput for more than the generator dispatches on time, before any is sent."""
+    if arrivals is None:
+        return
+    ceiling = CEILING_RPS_PER_WORKER * options.workers
+    peak = options.rate if options.rate is not None else peak_rps(arrivals)
+    if peak > ceiling:
+        raise BadInput(
+            f"{options.asked()[0]}: {peak:g} req/s are beyond what {options.workers} worker(s) "
+            f"dispatch on time (about {ceiling:g} req/s); lower it or raise --workers"
+        )
+
+
+def _classes(
+    options: Options, trace: Trace | None
+) -> tuple[tuple[tuple[int, Path | None], ...], tuple[float, ...]]:
+    """Every class of request with its weight: batch sizes times files of rows."""
+    sizes = _weighted("--batch", options.batch)
+    files = [_weighted_file(text) for text in options.payload] or [(None, 1.0)]
+    if trace is not None and trace.batches is not None:
+        if len(sizes) > 1 or len(files) > 1:
+            raise BadInput("--trace: it names batch sizes, so --batch and --payload mixes clash")
+        of_trace = np.unique(trace.batches).tolist()
+        if len(of_trace) > _MOST_CLASSES:
+            raise BadInput(
+                f"--trace: {len(of_trace)} different batch sizes, at most {_MOST_CLASSES} can be "
+                "prepared; round them to fewer"
+            )
+        return tuple((size, files[0][0]) for size in of_trace), (1.0,) * len(of_trace)
+    classes = tuple((size, path) for size, _ in sizes for path, _ in files)
+    return classes, tuple(a * b for _, a in sizes for _, b in files)
+
+
+def _mix(classes: Sequence[tuple[int, Path | None]], weights: tuple[float, ...]) -> Mix:
+    named = [path.name if path else "generated" for _, path in classes]
+    return Mix(
+        batches=tuple(size for size, _ in classes),
+        weights=weights,
+        inputs=tuple(named) if len(set(named)) > 1 else None,
+    )
+
+
+def _weighted(option: str, text: str) -> list[tuple[int, float]]:
+    """``8``, or ``1:0.7,8:0.3``."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+(?:\.\d+)?|\.\d+)\s*)?", part)
+        if not match or int(match[1]) < 1 or float(match[2] or 1) <= 0:
+            raise BadInput(f"{option} {text}: give rows such as 8, or a mix such as 1:0.7,8:0.3")
+        found.append((int(match[1]), float(match[2] or 1)))
+    return found
+
+
+def _weighted_file(text: str) -> tuple[Path | None, float]:
+    """``rows.npz``, or ``rows.npz=0.3`` where several are mixed."""
+    name, equals, weight = text.rpartition("=")
+    if not equals:
+        return Path(text), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise BadInput(f"--payload {text}: give FILE, or FILE=WEIGHT with a weight above 0")
+    return Path(name), value
+
+
+def parse_headers(given: list[str]) -> dict[str, str]:
+    """``name: value`` pairs; BadInput for anything else."""
+    headers = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise BadInput(f"--header {text!r}: give 'name: value'")
+        headers[name.strip()] = value.strip()
+    return headers
