@@ -19,6 +19,7 @@ from serving.compressors.sensitivity import (
     damage_alone,
     distance,
     layers_of,
+    readers_of,
 )
 from serving.steps import Making, Step
 
@@ -75,15 +76,15 @@ class MixedInt8(Step):
         best, left_out = whole, list[str]()
         if whole.differing > self.tolerance:
             asked = {k: v[: self.sensitivity_rows] for k, v in judged.items()}
-            damage = damage_alone(ranges, layers_of(graph), asked, making.scratch, making.progress)
-            worst_first = sorted(damage, key=damage.__getitem__)
-            for count in _counts(len(worst_first)):
-                found = judge(ranges, worst_first[:count])
+            layers = layers_of(graph)
+            damage = damage_alone(ranges, layers, asked, making.scratch, making.progress)
+            for candidate in _candidates(damage, readers_of(graph, layers)):
+                found = judge(ranges, candidate)
                 if checks.size_of(target) * self.smaller > checks.size_of(source):
                     break
-                making.progress(f"{count} layers in float: {found.differing:.1%}")
+                making.progress(f"{len(candidate)} layers in float: {found.differing:.1%}")
                 if found.differing < best.differing:
-                    best, left_out = found, worst_first[:count]
+                    best, left_out = found, candidate
                 if best.differing <= self.tolerance:
                     break
         ranges.quantize(target, leave_out=left_out)
@@ -108,12 +109,24 @@ def _batches(making: Making, chosen: np.ndarray) -> Iterator[Batch]:
         yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
 
 
-def _counts(layers: int) -> Iterator[int]:
-    """1, 2, 3, 4, 6, 8, 11, ...: a third more each time."""
-    count = 1
-    while count <= layers:
-        yield count
-        count += max(1, count // 3)
+def _candidates(damage: dict[str, float], readers: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Growing sets of layers to leave in float, worst first, each in company.
+
+    A layer whose input and output are int8 does not stay in float alone: onnxruntime quantizes
+    its weights when it loads the file, and with one scale for all channels (its optimizer
+    WeightBiasQuantization). So the neighbour that is hurt more comes along, which also spares
+    the tensor between the two. The first layers and the last need no company.
+    """
+    before = {name: {o for o, read_by in readers.items() if name in read_by} for name in readers}
+    chosen: list[str] = []
+    for name in sorted(damage, key=damage.__getitem__):
+        if name in chosen:
+            continue
+        chosen.append(name)
+        near = before[name] | readers[name]
+        if before[name] and readers[name] and not near & set(chosen):
+            chosen.append(min(near, key=damage.__getitem__))
+        yield list(chosen)
 
 
 def _note(path: Path, notes: dict[str, str]) -> None:

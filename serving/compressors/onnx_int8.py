@@ -56,13 +56,15 @@ class StaticInt8(Step):
     """Weights and activations become int8, scaled by what ``calibration_rows`` rows show.
 
     The rows come from the training split. Quantize/dequantize pairs (QDQ); ``per_channel`` says
-    whether each channel's weights have a scale of their own. ``leave_out`` names nodes that
-    stay in float.
+    whether each channel's weights have a scale of their own. ``operators`` limits it to some
+    operator types; None means all that onnxruntime knows. ``leave_out`` names nodes that stay
+    in float.
     """
 
     calibration_rows: int = 512
     method: str = "MinMax"
     per_channel: bool = True
+    operators: tuple[str, ...] | None = None
     leave_out: tuple[str, ...] = ()
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
@@ -94,6 +96,7 @@ class StaticInt8(Step):
                 target,
                 Rows(),
                 quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(self.operators) if self.operators else None,
                 per_channel=self.per_channel,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,

@@ -16,6 +16,7 @@ import numpy as np
 from serving.compressors.quiet import quiet
 
 Batch = Mapping[str, np.ndarray]
+_RECTIFIERS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,14 @@ class Ranges:
         target: Path,
         *,
         per_channel: bool = True,
+        operators: Iterable[str] | None = None,
         only: Iterable[str] = (),
         leave_out: Iterable[str] = (),
     ) -> None:
-        """Write the int8 file (quantize/dequantize pairs), of ``only`` some nodes or of all."""
+        """Write the int8 file (quantize/dequantize pairs).
+
+        Of ``operators`` of some types or of all, of ``only`` some nodes or of all.
+        """
         from onnxruntime import quantization
 
         with quiet():
@@ -45,6 +50,7 @@ class Ranges:
                 per_channel=per_channel,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                op_types_to_quantize=list(operators) if operators else None,
                 calibrate_method=quantization.CalibrationMethod[self.method],
                 calibration_cache_path=self.kept,
                 nodes_to_quantize=list(only),
@@ -78,8 +84,27 @@ def observe(graph: Path, batches: Iterable[Batch], method: str, scratch: Path) -
         )
         for batch in batches:
             calibrator.collect_data(_one(batch))
-        save_tensors_data(calibrator.compute_data(), kept)
+        save_tensors_data(_narrowed(calibrator.compute_data(), graph), kept)
     return Ranges(graph, kept, method)
+
+
+def _narrowed(ranges: Any, graph: Path) -> Any:
+    """Give what a rectifier cuts off no levels: its input takes the range of its output.
+
+    Between two int8 layers onnxruntime removes the rectifier, and the output's range does its
+    work. Where the layer behind stays in float it would quantize the input instead, over values
+    that are cut off next; saturating at the output's range is the same, with finer levels.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    read_by: dict[str, int] = {output.name: 1 for output in model.graph.output}
+    for name in (name for node in model.graph.node for name in node.input):
+        read_by[name] = read_by.get(name, 0) + 1
+    for node in model.graph.node:
+        if node.op_type in _RECTIFIERS and read_by[node.input[0]] == 1:
+            ranges[node.input[0]] = ranges[node.output[0]]
+    return ranges
 
 
 def _one(batch: Batch) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,32 @@ def layers_of(graph: Path) -> list[Layer]:
         groups = next((a.i for a in node.attribute if a.name == "group"), 1)
         shape = constants[node.input[1]]
         found.append(Layer(node.name, node.op_type, shape, 1 < groups == shape[0]))
+    return found
+
+
+def readers_of(graph: Path, layers: Sequence[Layer]) -> dict[str, set[str]]:
+    """Per layer the layers that read what it writes.
+
+    What lies between them (rectifiers, sums, reshapes) is walked through.
+    """
+    import onnx
+
+    nodes = onnx.load(graph).graph.node
+    names = {layer.name for layer in layers}
+    reading: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            reading.setdefault(name, []).append(node)
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for node in (node for node in nodes if node.name in names):
+        left, seen = [node], set()
+        while left:
+            for reader in (r for name in left.pop().output for r in reading.get(name, ())):
+                if reader.name in names:
+                    found[node.name].add(reader.name)
+                elif reader.name not in seen:
+                    seen.add(reader.name)
+                    left.append(reader)
     return found
 
 

@@ -119,12 +119,20 @@ class EfficientVit:
     recipes: Mapping[str, Recipe] = {
         "torch": Recipe("torch", "fp32", (DrawWeights(),)),
         "onnx": Recipe("onnxruntime", "fp32", (ExportOnnx(network),), needs="torch"),
+        "onnx_int8_naive": Recipe(
+            "onnxruntime", "int8", (StaticInt8(calibration_rows=64),), needs="onnx"
+        ),
+        # The attention's products and quotient stay in float: in the tensor between them the
+        # sum of the weights is a column beside the values, and takes all levels.
         "onnx_int8_static": Recipe(
-            "onnxruntime", "int8", (StaticInt8(calibration_rows=128),), needs="onnx"
+            "onnxruntime",
+            "int8",
+            (StaticInt8(calibration_rows=64, operators=("Conv", "Gemm")),),
+            needs="onnx",
         ),
         "openvino_fp16": Recipe("openvino", "fp16", (OpenVinoIr("fp16"),), needs="onnx"),
         "openvino_int8": Recipe(
-            "openvino", "int8", (OpenVinoInt8(calibration_rows=128),), needs="onnx"
+            "openvino", "int8", (OpenVinoInt8(calibration_rows=64),), needs="onnx"
         ),
     }
 
