@@ -222,7 +222,7 @@ def _container(grant: Grant, result: LoadResult, window: Window) -> Found:
             FaultCode.CORES_SHARED,
             f"Ray, ingress and generator used {everyone:.1%} {whole}; use a larger container",
         )
-    if window.waited > WAITED_LIMIT and not window.container_throttled_periods:
+    elif window.waited > WAITED_LIMIT and not window.container_throttled_periods:
         yield (
             FaultCode.NOISY_HOST,
             f"the model waited for a CPU in {window.waited:.0%} of the time in which it wanted "
