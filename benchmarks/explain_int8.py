@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from serving.compressors.mixed_int8 import float_layers
+from serving.compressors.onnx_layers import layers_of
 from serving.compressors.onnx_ranges import observe, prepare
 from serving.compressors.sensitivity import (
     LayerError,
@@ -19,7 +20,6 @@ from serving.compressors.sensitivity import (
     damage_alone,
     distance,
     layer_errors,
-    layers_of,
 )
 from serving.model_store import model_path
 from serving.records import Variant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,19 +12,12 @@ import numpy as np
 
 from serving.compressors import checks
 from serving.compressors.onnx_int8 import has_int8_weights
-from serving.compressors.onnx_ranges import Batch, Ranges, observe, prepare
-from serving.compressors.sensitivity import (
-    Distance,
-    answers_to,
-    damage_alone,
-    distance,
-    layers_of,
-    readers_of,
-)
-from serving.steps import Making, Step
+from serving.compressors.onnx_layers import layers_of, neighbours_of, quantized_on_loading
+from serving.compressors.onnx_ranges import Ranges, batches_of, observe, prepare
+from serving.compressors.sensitivity import Distance, answers_to, damage_alone, distance
+from serving.steps import Making, Step, StepFailed
 
 FLOAT_LAYERS = "float_layers"
-_ROWS_PER_CALL = 16
 
 
 @dataclass(frozen=True)
@@ -62,37 +55,47 @@ class MixedInt8(Step):
         judged = making.data.training_rows(rest[: self.judged_rows])
         wanted = answers_to(graph, judged)
 
-        def judge(ranges: Ranges, leave_out: list[str]) -> Distance:
-            ranges.quantize(target, leave_out=leave_out)
+        def judge(ranges: Ranges, left_out: list[str]) -> Distance:
+            _write(ranges, target, left_out)
             return distance(answers_to(target, judged), wanted)
 
         tried: list[tuple[Ranges, Distance]] = []
         for method in self.methods:
             making.progress(f"observing ranges, {method}")
-            ranges = observe(graph, _batches(making, calibration), method, making.scratch)
-            tried.append((ranges, judge(ranges, [])))
-        ranges, whole = max(tried, key=lambda pair: pair[1].signal_db)
-        making.progress(f"{ranges.method}: {whole.differing:.1%} decided otherwise")
-        best, left_out = whole, list[str]()
-        if whole.differing > self.tolerance:
-            asked = {k: v[: self.sensitivity_rows] for k, v in judged.items()}
+            found = observe(graph, batches_of(making, calibration), method, making.scratch)
+            tried.append((found, judge(found, [])))
+        ranges, best = max(tried, key=lambda pair: pair[1].signal_db)
+        making.progress(f"{ranges.method}: {best.differing:.1%} decided otherwise")
+        left_out: list[str] = []
+        if best.differing > self.tolerance:
+            asked = {name: values[: self.sensitivity_rows] for name, values in judged.items()}
             layers = layers_of(graph)
             damage = damage_alone(ranges, layers, asked, making.scratch, making.progress)
-            for candidate in _candidates(damage, readers_of(graph, layers)):
-                found = judge(ranges, candidate)
-                if checks.size_of(target) * self.smaller > checks.size_of(source):
+
+            def spoiled(names: list[str]) -> list[str]:
+                _write(ranges, target, names)
+                return quantized_on_loading(target, names)
+
+            for candidate in candidates(damage, neighbours_of(graph, layers), spoiled):
+                now = judge(ranges, candidate)
+                if checks.size_of(target) * self.smaller >= checks.size_of(source):
                     break
-                making.progress(f"{len(candidate)} layers in float: {found.differing:.1%}")
-                if found.differing < best.differing:
-                    best, left_out = found, candidate
+                making.progress(f"{len(candidate)} layers in float: {now.differing:.1%}")
+                if now.differing < best.differing:
+                    best, left_out = now, candidate
                 if best.differing <= self.tolerance:
                     break
-        ranges.quantize(target, leave_out=left_out)
-        _note(target, {FLOAT_LAYERS: json.dumps(left_out), "ranges": ranges.method})
+        _write(ranges, target, left_out)
 
     def check(self, source: Path, target: Path, making: Making) -> None:
-        """Some weights are int8, and the file is as much smaller as is claimed."""
+        """Some weights are int8, those noted are float and stay so, the file is that small."""
         has_int8_weights(target)
+        noted = float_layers(target)
+        there = {layer.name for layer in layers_of(target)}
+        if absent := [name for name in noted if name not in there]:
+            raise StepFailed(f"{self.title}: {absent[0]} is said to be in float, and is not")
+        if lost := quantized_on_loading(target, noted):
+            raise StepFailed(f"{self.title}: {lost[0]} does not stay in float in onnxruntime")
         checks.is_smaller(source, target, self.title, at_most=1 / self.smaller)
 
 
@@ -104,34 +107,36 @@ def float_layers(path: Path) -> list[str]:
     return list(json.loads(notes.get(FLOAT_LAYERS, "[]")))
 
 
-def _batches(making: Making, chosen: np.ndarray) -> Iterator[Batch]:
-    for start in range(0, len(chosen), _ROWS_PER_CALL):
-        yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
+def candidates(
+    damage: Mapping[str, float],
+    neighbours: Mapping[str, set[str]],
+    spoiled: Callable[[list[str]], list[str]],
+) -> Iterator[list[str]]:
+    """Growing sets of layers to leave in float, worst first, each in company if it needs some.
 
-
-def _candidates(damage: dict[str, float], readers: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Growing sets of layers to leave in float, worst first, each in company.
-
-    A layer whose input and output are int8 does not stay in float alone: onnxruntime quantizes
-    its weights when it loads the file, and with one scale for all channels (its optimizer
-    WeightBiasQuantization). So the neighbour that is hurt more comes along, which also spares
-    the tensor between the two. The first layers and the last need no company.
+    ``damage`` is signal to noise: the lower, the worse. ``spoiled`` names those of a set that
+    would be quantized on loading after all, because all around them is int8. The neighbour
+    that is hurt most then comes along, which also spares the tensor between the two. A layer
+    whose neighbours do not help is passed over.
     """
-    before = {name: {o for o, read_by in readers.items() if name in read_by} for name in readers}
     chosen: list[str] = []
     for name in sorted(damage, key=damage.__getitem__):
         if name in chosen:
             continue
-        chosen.append(name)
-        near = before[name] | readers[name]
-        if before[name] and readers[name] and not near & set(chosen):
-            chosen.append(min(near, key=damage.__getitem__))
-        yield list(chosen)
+        larger = [*chosen, name]
+        while (lost := spoiled(larger)) and (near := neighbours[name] - set(larger)):
+            larger.append(min(near, key=damage.__getitem__))
+        if not lost:
+            chosen = larger
+            yield list(chosen)
 
 
-def _note(path: Path, notes: dict[str, str]) -> None:
+def _write(ranges: Ranges, target: Path, left_out: list[str]) -> None:
+    """Quantize all but ``left_out``, and note in the file what that is."""
     import onnx
 
-    model = onnx.load(path)
+    ranges.quantize(target, leave_out=left_out)
+    model = onnx.load(target)
+    notes = {FLOAT_LAYERS: json.dumps(left_out), "ranges": ranges.method}
     onnx.helper.set_model_props(model, notes)
-    onnx.save(model, path)
+    onnx.save(model, target)

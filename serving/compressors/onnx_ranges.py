@@ -6,17 +6,19 @@ quantization makes dozens of quantized files from the same ranges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serving.compressors.onnx_layers import RECTIFIERS
 from serving.compressors.quiet import quiet
+from serving.steps import Making
 
 Batch = Mapping[str, np.ndarray]
-_RECTIFIERS = ("Relu", "Clip")
+_ROWS_PER_CALL = 16
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Ranges:
     ) -> None:
         """Write the int8 file (quantize/dequantize pairs).
 
-        Of ``operators`` of some types or of all, of ``only`` some nodes or of all.
+        ``operators`` limits it to some operator types, ``only`` to some nodes; ``leave_out``
+        names nodes that stay in float.
         """
         from onnxruntime import quantization
 
@@ -56,6 +59,12 @@ class Ranges:
                 nodes_to_quantize=list(only),
                 nodes_to_exclude=list(leave_out),
             )
+
+
+def batches_of(making: Making, chosen: np.ndarray) -> Iterator[Batch]:
+    """The training rows ``chosen``, as a model is sent them, a few at a time."""
+    for start in range(0, len(chosen), _ROWS_PER_CALL):
+        yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
 
 
 def prepare(source: Path, target: Path) -> None:
@@ -102,7 +111,9 @@ def _narrowed(ranges: Any, graph: Path) -> Any:
     for name in (name for node in model.graph.node for name in node.input):
         read_by[name] = read_by.get(name, 0) + 1
     for node in model.graph.node:
-        if node.op_type in _RECTIFIERS and read_by[node.input[0]] == 1:
+        if node.op_type not in RECTIFIERS or read_by[node.input[0]] > 1:
+            continue
+        if node.input[0] in ranges and node.output[0] in ranges:
             ranges[node.input[0]] = ranges[node.output[0]]
     return ranges
 

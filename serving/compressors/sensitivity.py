@@ -9,34 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from serving.compressors.onnx_layers import Layer, layers_of
 from serving.compressors.onnx_ranges import Batch, Ranges
 from serving.compressors.quiet import quiet
 from serving.runtimes import open_model
 from serving.scoring import predict_in_chunks
 
-# Operators with weights; onnxruntime quantizes others only where these give reason to.
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ROWS_PER_CALL = 16
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node with constant weights."""
-
-    name: str
-    operator: str
-    shape: tuple[int, ...]
-    depthwise: bool
-
-    @property
-    def kind(self) -> str:
-        """In words: ``depthwise 5 x 5``, ``Conv 1 x 1``, ``Gemm``."""
-        kernel = " x ".join(map(str, self.shape[2:])) if len(self.shape) > 2 else ""
-        return f"{'depthwise' if self.depthwise else self.operator} {kernel}".strip()
 
 
 @dataclass(frozen=True)
@@ -47,48 +29,6 @@ class Distance:
     """Share of rows decided for another class, by the first output."""
     signal_db: float
     """20 log10(norm of the original's answers / norm of the difference)."""
-
-
-def layers_of(graph: Path) -> list[Layer]:
-    """The layers that have constant weights, in the order of the graph."""
-    import onnx
-
-    model = onnx.load(graph)
-    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    found = []
-    for node in model.graph.node:
-        if node.op_type not in _WEIGHTED or len(node.input) < 2 or node.input[1] not in constants:
-            continue
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        shape = constants[node.input[1]]
-        found.append(Layer(node.name, node.op_type, shape, 1 < groups == shape[0]))
-    return found
-
-
-def readers_of(graph: Path, layers: Sequence[Layer]) -> dict[str, set[str]]:
-    """Per layer the layers that read what it writes.
-
-    What lies between them (rectifiers, sums, reshapes) is walked through.
-    """
-    import onnx
-
-    nodes = onnx.load(graph).graph.node
-    names = {layer.name for layer in layers}
-    reading: dict[str, list[Any]] = {}
-    for node in nodes:
-        for name in node.input:
-            reading.setdefault(name, []).append(node)
-    found: dict[str, set[str]] = {name: set() for name in names}
-    for node in (node for node in nodes if node.name in names):
-        left, seen = [node], set()
-        while left:
-            for reader in (r for name in left.pop().output for r in reading.get(name, ())):
-                if reader.name in names:
-                    found[node.name].add(reader.name)
-                elif reader.name not in seen:
-                    seen.add(reader.name)
-                    left.append(reader)
-    return found
 
 
 def answers_to(model: Path, rows: Batch) -> dict[str, np.ndarray]:

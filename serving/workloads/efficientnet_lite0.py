@@ -105,7 +105,9 @@ class EfficientNetLite0:
             needs="onnx",
         ),
         "onnx_int8_static": Recipe("onnxruntime", "int8", (StaticInt8(),), needs="onnx"),
-        "onnx_int8_mixed": Recipe("onnxruntime", "int8", (MixedInt8(tolerance=0.03),), needs="onnx"),
+        "onnx_int8_mixed": Recipe(
+            "onnxruntime", "int8", (MixedInt8(tolerance=0.03),), needs="onnx"
+        ),
         "openvino_fp16": Recipe("openvino", "fp16", (OpenVinoIr("fp16"),), needs="onnx"),
         "openvino_int8": Recipe("openvino", "int8", (OpenVinoInt8(),), needs="onnx"),
     }

@@ -7,26 +7,25 @@ takes all 256 levels, and the others vanish.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
 from onnxruntime import InferenceSession
 from onnxruntime.quantization.calibrate import load_tensors_data
 
-from serving.compressors.mixed_int8 import MixedInt8, _candidates, float_layers
+from serving.compressors.mixed_int8 import FLOAT_LAYERS, MixedInt8, candidates, float_layers
 from serving.compressors.onnx_int8 import StaticInt8
+from serving.compressors.onnx_layers import layers_of, neighbours_of, quantized_on_loading
 from serving.compressors.onnx_ranges import Ranges, observe, prepare
 from serving.compressors.sensitivity import (
     answers_to,
     damage_alone,
     distance,
     layer_errors,
-    layers_of,
-    readers_of,
     signal_db,
 )
 from serving.records import TensorSpec
@@ -189,45 +188,101 @@ def test_what_a_rectifier_cuts_off_gets_no_levels(making: Making, tmp_path: Path
     assert ranges["wide_out"].range_value[0] < 0
 
 
-def test_readers_are_found_through_what_lies_between(tmp_path: Path) -> None:
-    """Rectifiers, pooling and reshapes are walked through; the last layer has no reader."""
+def test_neighbours_share_a_tensor(tmp_path: Path) -> None:
+    """A rectifier belongs to the layer before it; the pool before the last is quantized itself."""
     path = network(tmp_path / "known.onnx")
-    assert readers_of(path, layers_of(path)) == {
+    assert neighbours_of(path, layers_of(path)) == {
         "first": {"wide"},
-        "wide": {"narrow"},
-        "narrow": {"each"},
-        "each": {"last"},
-        "last": {"scores"},
+        "wide": {"first", "narrow"},
+        "narrow": {"wide", "each"},
+        "each": {"narrow", "last"},
+        "last": {"each"},
         "scores": set(),
     }
 
 
-def test_a_layer_alone_does_not_stay_in_float(making: Making, tmp_path: Path) -> None:
-    """Between int8 tensors onnxruntime quantizes the weights after all, with one scale.
+@pytest.mark.parametrize(
+    ("left_out", "lost"),
+    [
+        (["each"], ["each"]),
+        (["narrow"], ["narrow"]),
+        (["narrow", "each"], []),
+        (["first"], []),
+        (["scores"], []),
+        (["wide", "each"], ["wide", "each"]),
+    ],
+)
+def test_a_layer_alone_does_not_stay_in_float(
+    making: Making, tmp_path: Path, left_out: list[str], lost: list[str]
+) -> None:
+    """Between int8 tensors onnxruntime quantizes the weights after all, and nowhere else.
 
     This is why layers are left in float in company. Should it fail, onnxruntime has changed.
     """
     ranges = ranges_of(making, tmp_path, spread=1e-3)
-    path = tmp_path / "alone.onnx"
-    ranges.quantize(path, leave_out=["each"])
+    path = tmp_path / "int8.onnx"
+    ranges.quantize(path, leave_out=left_out)
+    assert quantized_on_loading(path, left_out) == lost
     rows = dict(making.data.training_rows(slice(100, 132)))
     name = "WeightBiasQuantization"
     as_loaded = InferenceSession(path).run(None, rows)[0]
     as_written = InferenceSession(path, disabled_optimizers=[name]).run(None, rows)[0]
-    assert np.abs(as_loaded - as_written).max() > 1e-3
+    assert bool(np.abs(as_loaded - as_written).max() > 1e-3) == bool(lost)
+
+
+def chain_of(damage: dict[str, float]) -> list[list[str]]:
+    """Candidates of layers in a row, of which only the ends stay in float alone."""
+    names = sorted(damage)
+    near = {
+        name: {*names[max(0, i - 1) : i], *names[i + 1 : i + 2]} for i, name in enumerate(names)
+    }
+
+    def spoiled(chosen: list[str]) -> list[str]:
+        inner = [name for name in chosen if len(near[name]) == 2]
+        return [name for name in inner if not near[name] & set(chosen)]
+
+    return list(candidates(damage, near, spoiled))
 
 
 def test_layers_stay_in_float_in_company() -> None:
     """Worst first; one in the middle brings the neighbour that is hurt more, the ends do not."""
-    chain = {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"e"}, "e": set[str]()}
     damage = {"a": 40.0, "b": 30.0, "c": 5.0, "d": 20.0, "e": 10.0}
-    assert list(_candidates(damage, chain)) == [
+    assert chain_of(damage) == [
         ["c", "d"],
         ["c", "d", "e"],
         ["c", "d", "e", "b"],
         ["c", "d", "e", "b", "a"],
     ]
-    assert next(_candidates({**damage, "a": 1.0}, chain)) == ["a"]
+    assert chain_of({**damage, "a": 1.0})[0] == ["a"]
+
+
+def test_a_layer_that_cannot_be_helped_is_passed_over() -> None:
+    """Without neighbours to come along it would be quantized on loading: it stays in int8."""
+    damage = {"sum": 1.0, "free": 2.0}
+    near: dict[str, set[str]] = {"sum": set(), "free": set()}
+    found = candidates(damage, near, lambda names: [name for name in names if name == "sum"])
+    assert list(found) == [["free"]]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "noted", "told"),
+    [
+        (["narrow", "each"], ["wide"], "wide is said to be in float, and is not"),
+        (["each"], ["each"], "each does not stay in float in onnxruntime"),
+    ],
+)
+def test_what_is_noted_is_checked(
+    making: Making, tmp_path: Path, left_out: list[str], noted: list[str], told: str
+) -> None:
+    """Layers that the note calls float have to be, in the file and as onnxruntime loads it."""
+    ranges = ranges_of(making, tmp_path)
+    path = tmp_path / "int8.onnx"
+    ranges.quantize(path, leave_out=left_out)
+    model = onnx.load(path)
+    helper.set_model_props(model, {FLOAT_LAYERS: json.dumps(noted)})
+    onnx.save(model, path)
+    with pytest.raises(StepFailed, match=told):
+        mixed(smaller=1.1).check(tmp_path / "known.onnx", path, making)
 
 
 def test_mixed_precision_keeps_the_decisions(making: Making, tmp_path: Path) -> None:
