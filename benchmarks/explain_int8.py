@@ -96,7 +96,7 @@ def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
             f"{gained:.0f} dB there (median). What is left is the activations' own; the mixed file "
             f"keeps {len(kept)} of {len(layers)} layers in float for it. Decibels are signal to "
             "noise: alone, of the network's answers with only that layer in int8; output, of that "
-            f"layer's answers with all in int8. Shown are the {_SHOWN} worst; models.json has all."
+            f"layer's answers with all in int8. Shown are the {_SHOWN} worst; bench.json has all."
         ),
         "header": [
             "layer",

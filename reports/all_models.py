@@ -17,7 +17,7 @@ from serving.errors import BadInput
 from serving.records import BenchRow, Variant
 
 CONTRIBUTED = "contributed"
-_MODELS = "models.json"
+_BENCH = "bench.json"
 _OURS = "tonnage"
 _HEADER = (
     "Model",
@@ -51,10 +51,11 @@ class Row:
 def read_rows(published: Path) -> list[Row]:
     """All rows, sorted by model, ours before the others'. BadInput names the file that is wrong.
 
-    ``published`` holds a folder a workload with its ``models.json``, and the folder
+    ``published`` holds a folder a workload with its ``bench.json``, and the folder
     ``contributed`` with the files that teams hand in.
     """
-    ours = [_ours(path) for path in sorted(published.glob(f"*/{_MODELS}"))]
+    benches = (_ours(path) for path in sorted(published.glob(f"*/{_BENCH}")))
+    ours = [made for made in benches if made]
     theirs = read_submissions(published / CONTRIBUTED)
     groups = [(s, Mark.MEASURED) for s in ours] + [(s, Mark.STATED) for s in theirs]
     groups.sort(key=lambda group: (group[0].model, group[1] is not Mark.MEASURED, group[0].team))
@@ -114,10 +115,15 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _ours(path: Path) -> Submission:
-    """What ``python -m benchmarks.workloads`` wrote, in the form of a submission."""
+def _ours(path: Path) -> Submission | None:
+    """What ``python -m benchmarks.workloads`` wrote, in the form of a submission.
+
+    None for a bench of something else, which names no workload.
+    """
     try:
         document = json.loads(path.read_text())
+        if "workload" not in document:
+            return None
         variants = [Variant.model_validate(item) for item in document["variants"]]
         rows = [BenchRow.model_validate(row) for repeat in document["rows"] for row in repeat]
         host = str(document["host"]["cpu"])
@@ -125,7 +131,7 @@ def _ours(path: Path) -> Submission:
         return Submission(
             team=_OURS,
             model=str(document["workload"]),
-            source=f"reports/published/{path.parent.name}/{_MODELS}",
+            source=f"reports/published/{path.parent.name}/{_BENCH}",
             dataset=f"{baseline.quality.n_rows if baseline.quality else 0:,} test rows",
             host=host,
             threads=1,

@@ -94,8 +94,10 @@ def test_ours_and_theirs_become_one_table(tmp_path: Path) -> None:
     """Rows of both kinds, each with ratios against its own original, marked by whom."""
     (tmp_path / "contributed").mkdir()
     submission(tmp_path / "contributed")
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "models.json").write_text(json.dumps(bench_document()))
+    for folder in ("net", "credit"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "credit" / "bench.json").write_text('{"in_process": {}}')  # of no workload
+    (tmp_path / "net" / "bench.json").write_text(json.dumps(bench_document()))
     table = table_of(read_rows(tmp_path))
     rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [(r["Model"], r["Method"], r["By"]) for r in rows] == [
@@ -111,9 +113,9 @@ def test_ours_and_theirs_become_one_table(tmp_path: Path) -> None:
 
 
 def test_a_bench_of_another_version_is_named(tmp_path: Path) -> None:
-    """A models.json that does not fit says how to write it again."""
+    """A bench.json of a workload that does not fit says how to write it again."""
     (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "models.json").write_text("{}")
+    (tmp_path / "net" / "bench.json").write_text('{"workload": "net"}')
     with pytest.raises(BadInput, match=r"run it again: python -m benchmarks\.workloads net"):
         read_rows(tmp_path)
 
