@@ -29,6 +29,7 @@ from tonnage.config import load_study
 Answer = dict[str, Any]
 _SHOWN = 15
 _CALLS = 20
+_CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv")
 
 
 def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
@@ -128,11 +129,8 @@ def where_the_time_goes(variants: Mapping[str, Variant]) -> Answer:
         spent["onnx_int8_static"].get(operator, 0.0)
         for operator in ("QuantizeLinear", "DequantizeLinear")
     )
-    before = spent["onnx"].get("Conv", 0.0)
-    after = sum(
-        value
-        for operator, value in spent["onnx_int8_static"].items()
-        if operator in ("Conv", "QLinearConv")
+    before, after = (
+        sum(spent[name].get(operator, 0.0) for operator in _CONVOLUTIONS) for name in kinds
     )
     return {
         "question": "Where int8 gains time at batch 1, and where it loses some",
