@@ -121,10 +121,15 @@ def mixed(**changed: object) -> MixedInt8:
 
 
 def ranges_of(
-    making: Making, tmp_path: Path, method: str = "MinMax", spread: float = 1.0
+    making: Making,
+    tmp_path: Path,
+    method: str = "MinMax",
+    *,
+    loud: float = LOUD,
+    spread: float = 1.0,
 ) -> Ranges:
     graph = tmp_path / "prepared.onnx"
-    prepare(network(tmp_path / "known.onnx", spread=spread), graph)
+    prepare(network(tmp_path / "known.onnx", loud, spread), graph)
     batches = [making.data.training_rows(slice(i, i + 16)) for i in (0, 16, 32)]
     return observe(graph, batches, method, making.scratch)
 
@@ -219,7 +224,7 @@ def test_a_layer_alone_does_not_stay_in_float(
 
     This is why layers are left in float in company. Should it fail, onnxruntime has changed.
     """
-    ranges = ranges_of(making, tmp_path, spread=1e-3)
+    ranges = ranges_of(making, tmp_path, loud=1.0, spread=1e-3)  # loud, int8 answers nothing
     path = tmp_path / "int8.onnx"
     ranges.quantize(path, leave_out=left_out)
     assert quantized_on_loading(path, left_out) == lost
@@ -227,7 +232,7 @@ def test_a_layer_alone_does_not_stay_in_float(
     name = "WeightBiasQuantization"
     as_loaded = InferenceSession(path).run(None, rows)[0]
     as_written = InferenceSession(path, disabled_optimizers=[name]).run(None, rows)[0]
-    assert bool(np.abs(as_loaded - as_written).max() > 1e-3) == bool(lost)
+    assert bool(np.abs(as_loaded - as_written).max() > 1e-2) == bool(lost)
 
 
 def chain_of(damage: dict[str, float]) -> list[list[str]]:
