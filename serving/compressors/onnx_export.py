@@ -26,6 +26,7 @@ class ExportOnnx(Step):
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     memory_gib: ClassVar[float] = 0.5
+    memory_factor: ClassVar[float] = 5.0  # the module, the program, and the file twice
 
     @property
     def title(self) -> str:

@@ -18,7 +18,9 @@ from serving.compressors.quiet import quiet
 from serving.steps import Making
 
 Batch = Mapping[str, np.ndarray]
-_ROWS_PER_CALL = 16
+# Of inputs in a call: what a network keeps of them in between is hundreds of times as much.
+_BYTES_PER_CALL = 2 << 20
+_MOST_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Ranges:
 
 
 def batches_of(making: Making, chosen: np.ndarray) -> Iterator[Batch]:
-    """The training rows ``chosen``, as a model is sent them, a few at a time."""
-    for start in range(0, len(chosen), _ROWS_PER_CALL):
-        yield making.data.training_rows(chosen[start : start + _ROWS_PER_CALL])
+    """The training rows ``chosen``, as a model is sent them; the larger, the fewer at a time."""
+    row = sum(values.nbytes for values in making.data.training_rows(chosen[:1]).values())
+    size = max(1, min(_MOST_ROWS, _BYTES_PER_CALL // row))
+    for start in range(0, len(chosen), size):
+        yield making.data.training_rows(chosen[start : start + size])
 
 
 def prepare(source: Path, target: Path) -> None:

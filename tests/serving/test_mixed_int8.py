@@ -20,7 +20,7 @@ from onnxruntime.quantization.calibrate import load_tensors_data
 from serving.compressors.mixed_int8 import FLOAT_LAYERS, MixedInt8, candidates, float_layers
 from serving.compressors.onnx_int8 import StaticInt8
 from serving.compressors.onnx_layers import layers_of, neighbours_of, quantized_on_loading
-from serving.compressors.onnx_ranges import Ranges, observe, prepare
+from serving.compressors.onnx_ranges import Ranges, batches_of, observe, prepare
 from serving.compressors.sensitivity import (
     answers_to,
     damage_alone,
@@ -183,6 +183,17 @@ def test_ranges_do_not_depend_on_how_rows_are_batched(making: Making, tmp_path: 
     batchwise = ranges.kept.read_text()
     observe(ranges.graph, [making.data.training_rows(slice(48))], "MinMax", making.scratch)
     assert ranges.kept.read_text() == batchwise
+
+
+@pytest.mark.parametrize(("side", "rows"), [(8, 32), (224, 3), (440, 1)])
+def test_large_rows_are_observed_few_at_a_time(making: Making, side: int, rows: int) -> None:
+    """What a network keeps in between grows with its inputs: two MiB of them in a call."""
+    pictures = {"image": np.zeros((40, 3, side, side), np.float32)}
+    data = Dataset(pictures, np.zeros(40, np.int64), pictures, np.zeros(40, np.int64), "", "")
+    made = Making(**{**vars(making), "data": data})
+    sizes = [len(batch["image"]) for batch in batches_of(made, np.arange(40))]
+    assert sum(sizes) == 40
+    assert sizes[0] == rows
 
 
 def test_what_a_rectifier_cuts_off_gets_no_levels(making: Making, tmp_path: Path) -> None:
