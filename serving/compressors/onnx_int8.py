@@ -66,6 +66,7 @@ class StaticInt8(Step):
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
     memory_gib: ClassVar[float] = 1.0
+    memory_factor: ClassVar[float] = 10.0  # the graph, prepared, observed and quantized
 
     @property
     def title(self) -> str:
