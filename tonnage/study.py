@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, QUICK, Dwell
+from loadtests.drift import with_drift
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
-from loadtests.judge import with_drift
 from loadtests.monitor import Host
 from loadtests.payloads import Payloads, make_payloads
 from planner.prices import load_prices
