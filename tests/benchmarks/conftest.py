@@ -157,13 +157,13 @@ def _record(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def profile() -> Callable[..., ServiceProfile]:
     """Factory of profiles; by default 10 ms of constant service."""
     return _profile
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., GridRecord]:
     """Factory of the records of one configuration."""
     return _record

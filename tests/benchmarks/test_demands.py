@@ -17,7 +17,7 @@ from planner.recommend import best_on_host
 from planner.records import ServiceProfile
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def profiles(record: Callable[..., GridRecord]) -> list[ServiceProfile]:
     """Two variants on two sizes."""
     made = [

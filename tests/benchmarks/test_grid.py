@@ -26,7 +26,7 @@ RATES = (20.0, 60.0, 120.0)
 LIMITS = (40.0, 400.0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def records(record: Build) -> list[GridRecord]:
     """A fast variant (5 ms) and a slow one (12 ms) on all that one CPU holds of two sizes."""
     shapes = (("sim-1", 1), ("sim-0.5", 1), ("sim-0.5", 2))
