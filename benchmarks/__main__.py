@@ -4,7 +4,8 @@
 
 Resumable: a part that was measured with this very code is not measured again. ``PART`` is the
 beginning of a part's name: only such parts are then measured, and what is known of the suite is
-printed; it is published as soon as all of its parts are known.
+printed; it is published as soon as all of its parts are known. A part that cannot be measured
+says why, and the others go on; the same command tries it again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks import (
 )
 from benchmarks.suite import Suite
 from serving import host_facts
+from serving.errors import TonnageError
 
 ROOT = Path(__file__).parents[1]
 CODE = ("serving", "loadtests", "planner", "reports", "tonnage", "benchmarks", "configs")
@@ -118,12 +120,19 @@ def _measured(
             sys.stderr.write(
                 f"[{time.strftime('%H:%M:%S')}] {name} {number}/{len(parts)}: {part}\n"
             )
-            draft = path.with_suffix(".draft")
-            draft.write_text(dump(measure()))
-            draft.rename(path)
+            try:
+                _keep(path, dump(measure()))
+            except TonnageError as error:
+                sys.stderr.write(f"{part}: {error}\n")
         if path.is_file():
             results[part] = json.loads(path.read_text())
     return results, len(results) == len(parts)
+
+
+def _keep(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.rename(path)
 
 
 def _rendered(suite: Suite, results: Mapping[str, Any], host: dict[str, Any]) -> str:

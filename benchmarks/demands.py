@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.grid_records import GRIDS, append, behind, drop_unfinished, read_grid
+from benchmarks.grid_records import (
+    GRIDS,
+    append,
+    behind,
+    drop_unfinished,
+    spec_of,
+    whole_grid,
+)
 from benchmarks.grid_replay import Choice, answered, chosen
 from benchmarks.live import SEED, Live, built, held, host_size, live
 from benchmarks.prediction import met
@@ -92,7 +99,8 @@ def next_cheaper(profiles: Sequence[ServiceProfile], best: Choice) -> Choice | N
         number = int(np.ceil(best.vcpus / p.instance.vcpus - 1e-9)) - 1
         if number >= 1:
             choice = Choice(
-                (p.variant.name, p.instance.name, p.threads, number), number * p.instance.vcpus
+                (p.variant.name, spec_of(p.instance), p.threads, number),
+                number * p.instance.vcpus,
             )
             found.append((choice.vcpus, number * p.capacity_rps, choice))
     return max(found)[2] if found else None
@@ -194,11 +202,8 @@ def _asked(number: int) -> Question:
     """Ten in a row are of one workload, so that a part builds one."""
     workloads = list(GRIDS)
     workload = workloads[number // CHUNK % len(workloads)]
-    records = [r for r in read_grid(workload) if r.deployment.variant.barred is None]
-    profiles = [p for r in records for p in build_profiles(r.cell)[0]]
-    if not profiles:
-        sys.exit(f"demands: measure the grid of {workload} first: planner:grid_{workload}")
-    return question(number, workload, profiles)
+    records = [r for r in whole_grid(workload) if r.deployment.variant.barred is None]
+    return question(number, workload, [p for r in records for p in build_profiles(r.cell)[0]])
 
 
 def _kept() -> list[Result]:

@@ -7,6 +7,7 @@ would have chosen from a few profiles is computed from them, see :mod:`benchmark
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,15 +22,15 @@ from benchmarks.grid_records import (
     GridRecord,
     append,
     behind,
-    keys_of,
     path_of,
-    progress,
     read_grid,
+    whole_grid,
 )
 from benchmarks.grid_replay import BUDGET_SHARE, WITHIN, score
-from benchmarks.live import Live, built, host_size, live
+from benchmarks.live import SEED, Live, built, host_size, live
 from benchmarks.prediction import met
 from loadtests.records import Measurement
+from serving.errors import BadInput
 from serving.records import Deployment, Variant
 
 Result = dict[str, Any]
@@ -40,6 +41,7 @@ def measured(grid: Grid, variant: str) -> Result:
     """All shapes of one variant that are not measured yet."""
     done = {record.key for record in read_grid(grid.workload)}
     left = [shape for shape in SHAPES if (variant, *shape) not in done]
+    random.Random(SEED).shuffle(left)  # so that a host that slows down favours no size
     if left:
         made = built(grid.workload, grid.variants)[variant]
         with live() as bench:
@@ -50,7 +52,7 @@ def measured(grid: Grid, variant: str) -> Result:
                 sys.stderr.write(f"  {variant} on {shape[2]} x {shape[0]}, {shape[1]} thread(s)\n")
                 record = _configuration(bench, grid, _deployment(made, shape))
                 append(path_of(grid.workload), record.model_dump_json())
-    return progress(grid, read_grid(grid.workload))
+    return {"measured": len([r for r in read_grid(grid.workload) if r.key[0] == variant])}
 
 
 def _deployment(variant: Variant, shape: tuple[str, int, int]) -> Deployment:
@@ -61,9 +63,9 @@ def _deployment(variant: Variant, shape: tuple[str, int, int]) -> Deployment:
 def _same_environment(grid: Grid, environment: str) -> None:
     found = {record.environment for record in read_grid(grid.workload)}
     if found - {environment}:
-        sys.exit(
-            f"{path_of(grid.workload)} was measured in another environment; remove it to measure "
-            "the grid anew"
+        raise BadInput(
+            f"{path_of(grid.workload).name} was measured in another environment; remove it to "
+            "measure the grid anew"
         )
 
 
@@ -103,11 +105,7 @@ def _configuration(bench: Live, grid: Grid, deployment: Deployment) -> GridRecor
 
 def scored(grid: Grid) -> Result:
     """What the planner, random search and the rule of thumb make of the records."""
-    records = read_grid(grid.workload)
-    missing = set(keys_of(grid)) - {record.key for record in records}
-    if missing:
-        sys.exit(f"grid of {grid.workload}: {len(missing)} configurations are not measured yet")
-    return score(records, grid.rates_rps, grid.limits_ms)
+    return score(whole_grid(grid.workload), grid.rates_rps, grid.limits_ms)
 
 
 def parts() -> dict[str, Callable[[], Result]]:

@@ -7,14 +7,18 @@ which one CPU carries a few hundred requests a second of the smallest models her
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from loadtests.records import FaultCode, Measurement
+from planner.candidates import size_name
 from reports.bundle import read_lines
-from serving.records import Deployment, Record
+from serving.errors import InvalidMeasurement
+from serving.instances import load_instances
+from serving.records import Deployment, InstanceType, Record
+from tonnage.config import shipped
 
 FOLDER = Path(__file__).parents[1] / "reports" / "published" / "planner" / "grid"
 DWELL_S = 12.0
@@ -27,9 +31,10 @@ SHAPES = (
     ("sim-0.5", 1, 1),
     ("sim-0.5", 1, 2),
     ("sim-1", 1, 1),
-    ("sim-1", 2, 1),
+    ("sim-1:quota", 1, 1),
 )
-"""(size, threads, replicas): all that one CPU holds. Two threads on one CPU are a trap."""
+"""(size, threads, replicas): all that one CPU holds; more threads than CPUs only wait for each
+other, and the product measures none."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class GridRecord(Record):
     def key(self) -> Key:
         """What identifies it within its workload."""
         d = self.deployment
-        return (d.variant.name, d.instance.name, d.threads, d.replicas)
+        return (d.variant.name, spec_of(d.instance), d.threads, d.replicas)
 
     @property
     def vcpus(self) -> float:
@@ -116,6 +121,18 @@ class GridRecord(Record):
             if abs((run.run.rate_rps or 0) / rate_rps - 1) < 1e-3:
                 return run_holds(run, limit_ms) if run.valid else None
         return None
+
+
+@cache
+def host_sizes() -> dict[str, InstanceType]:
+    """The sizes of the shipped catalogue that are cut out of this host."""
+    catalogue = load_instances(shipped("instances.toml"))
+    return {name: size for name, size in catalogue.items() if size.is_host_size}
+
+
+def spec_of(instance: InstanceType) -> str:
+    """A host size as one asks for it: ``sim-1``, or ``sim-1:quota``."""
+    return size_name(instance.label, host_sizes())
 
 
 def behind(run: Measurement) -> bool:
@@ -162,6 +179,13 @@ def keys_of(grid: Grid) -> list[Key]:
     return [(variant, *shape) for variant in grid.variants for shape in SHAPES]
 
 
-def progress(grid: Grid, records: list[GridRecord]) -> dict[str, Any]:
-    """How far the measuring is."""
-    return {"workload": grid.workload, "measured": len(records), "of": len(keys_of(grid))}
+def whole_grid(workload: str) -> list[GridRecord]:
+    """All records of a workload; InvalidMeasurement while there are not all of them."""
+    records = read_grid(workload)
+    missing = set(keys_of(GRIDS[workload])) - {record.key for record in records}
+    if missing:
+        raise InvalidMeasurement(
+            f"{len(missing)} configurations of {workload} are not measured yet; run "
+            f"planner:grid_{workload}"
+        )
+    return records

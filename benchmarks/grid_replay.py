@@ -14,7 +14,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.grid_records import GridRecord, Key
+from benchmarks.grid_records import GridRecord, Key, host_sizes, spec_of
 from loadtests.objective import Slo
 from planner.profile import build_profiles
 from planner.recommend import best_on_host, recommend
@@ -61,7 +61,7 @@ def score(
     return {
         "exhaustive_seconds": exhaustive,
         "planner_seconds": spent,
-        "profiles": ["/".join(map(str, (p.variant.name, p.instance.name))) for p in profiles],
+        "profiles": [f"{p.variant.name} on {spec_of(p.instance)}" for p in profiles],
         "demands": [[one.rate_rps, one.limit_ms, _words(one.optimum.key)] for one in asked],
         "held_by_none": nobody,
         "planner": outcome(records, asked, lambda r, limit: planned(profiles, r, limit)),
@@ -116,19 +116,21 @@ def holds(
 def profiled(records: Sequence[GridRecord], budget_s: float) -> tuple[list[ServiceProfile], float]:
     """Profiles of the cells that are worth their time, and the seconds they took.
 
-    Every variant on the largest size first, one thread before two; then the fastest of them on
-    every other size, the next fastest, and so on, as long as the budget lasts.
+    Every variant on one largest size first, with whole CPUs where there is one; then the
+    fastest of them on the other sizes, the next fastest, and so on, as long as the budget lasts.
     """
     cells = [record for record in records if record.cell]
     largest = max((record.vcpus for record in cells), default=0.0)
-    first = [r for r in cells if r.vcpus == largest and r.deployment.threads == 1]
+    by_size = sorted(cells, key=lambda r: (-r.vcpus, r.deployment.instance.enforcement))
+    best = {record.key[0]: record for record in reversed(by_size)}
+    first = [record for record in cells if best[record.key[0]] is record]
     found: dict[Key, ServiceProfile] = {}
     spent = 0.0
     for record in first:
         spent = _take(record, budget_s, spent, found)
     speed = {key[0]: profile.capacity_rps for key, profile in found.items()}
-    rest = [r for r in cells if r not in first]
-    rest.sort(key=lambda r: (-speed.get(r.key[0], 0.0), r.deployment.threads, -r.vcpus))
+    rest = [record for record in cells if best[record.key[0]] is not record]
+    rest.sort(key=lambda r: (-speed.get(r.key[0], 0.0), r.vcpus == largest, -r.vcpus))
     for record in rest:
         spent = _take(record, budget_s, spent, found)
     return list(found.values()), spent
@@ -169,8 +171,7 @@ def answered(
         max_replicas=most_replicas,
     )
     variants = {p.variant.name: p.variant for p in profiles}
-    sizes = {p.instance.name: p.instance for p in profiles}
-    return recommend(demand, profiles, [], variants.values(), sizes, [], [], SEED)
+    return recommend(demand, profiles, [], variants.values(), host_sizes(), [], [], SEED)
 
 
 def chosen(plan: Plan) -> Choice:
@@ -182,7 +183,7 @@ def chosen(plan: Plan) -> Choice:
 def rule_of_thumb(profiles: Sequence[ServiceProfile], rate_rps: float) -> Choice | None:
     """``ceil(R / (0.7 Xmax)) + 1`` replicas of whatever is cheapest then; no latency in it."""
     choices = [
-        Choice((p.variant.name, p.instance.name, p.threads, n), n * p.instance.vcpus)
+        Choice((p.variant.name, spec_of(p.instance), p.threads, n), n * p.instance.vcpus)
         for p in profiles
         for n in (math.ceil(rate_rps / (_THUMB * p.capacity_rps)) + 1,)
     ]

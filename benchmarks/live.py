@@ -55,9 +55,9 @@ def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
     return {variant.name: variant for variant in made}
 
 
-def host_size(name: str) -> InstanceType:
-    """An instance type of the shipped catalogue, such as ``sim-0.5`` or ``sim-1:quota``."""
-    return resolve(name, load_instances(shipped("instances.toml")))
+def host_size(spec: str) -> InstanceType:
+    """A size of the shipped catalogue, such as ``sim-0.5`` or ``sim-1:quota``."""
+    return resolve(spec, load_instances(shipped("instances.toml")))
 
 
 def held(size: InstanceType, replica_cpus: int) -> int:

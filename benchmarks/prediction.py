@@ -29,6 +29,7 @@ LONGEST_S = 300.0
 SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 8.0, 60.0
 WINDOW_REQUESTS = 3000
 SLOW_MS = 5.0
+REFUSED_IN_A_ROW = 3
 AIM_COVERED = 0.85
 
 
@@ -108,13 +109,14 @@ def point(case: Case, utilisation: float, most_s: float) -> Result:
 def measured_until(
     window: Callable[[int], tuple[Window | None, str]], most_s: float, precision: float = PRECISION
 ) -> tuple[list[Window], list[str], float]:
-    """Windows until the p99 is known to ``precision`` or the time is up.
+    """Windows until the p99 is known to ``precision``, or the time is up, or none is believed.
 
     ``window`` makes the one with a number, or says why it cannot be believed. Also returned:
     these reasons, and the seconds it took.
     """
     windows: list[Window] = []
     refused: list[str] = []
+    in_a_row = 0
     began = monotonic()
     for number in count():
         made, reason = window(number)
@@ -122,6 +124,9 @@ def measured_until(
             refused.append(reason)
         else:
             windows.append(made)
+        in_a_row = 0 if made else in_a_row + 1
+        if in_a_row == REFUSED_IN_A_ROW:
+            break
         spent = monotonic() - began
         if spent * (1 + 1 / (number + 1)) > most_s + SHORTEST_WINDOW_S / 2:  # no room for another
             break

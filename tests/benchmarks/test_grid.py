@@ -20,6 +20,8 @@ from benchmarks.grid_replay import (
     score,
     searched,
 )
+from benchmarks.live import host_size
+from serving.errors import InvalidMeasurement
 
 Build = Callable[..., GridRecord]
 RATES = (20.0, 60.0, 120.0)
@@ -40,10 +42,7 @@ def records(record: Build) -> list[GridRecord]:
 def test_the_grid_is_what_was_promised() -> None:
     """Three workloads of 24 configurations, none twice."""
     assert [len(set(keys_of(one))) for one in GRIDS.values()] == [24, 24, 24]
-    assert all(
-        replicas * {"sim-0.25": 0.25, "sim-0.5": 0.5, "sim-1": 1}[size] <= 1
-        for size, _, replicas in SHAPES
-    )
+    assert all(replicas * host_size(size).vcpus <= 1 for size, _, replicas in SHAPES)
 
 
 def test_a_perfect_chooser_scores_nothing_but_hits(records: list[GridRecord]) -> None:
@@ -169,3 +168,10 @@ def test_records_survive_being_cut_short(
     assert [r.key for r in read_grid("made")] == [first.key]
     append(path, second.model_dump_json())
     assert [r.key for r in read_grid("made")] == [first.key, second.key]
+
+
+def test_a_grid_is_scored_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until all 24 are measured there is no score, and the reason names the command."""
+    monkeypatch.setattr(grid_records, "FOLDER", tmp_path)
+    with pytest.raises(InvalidMeasurement, match=r"24 configurations .* planner:grid_credit"):
+        grid_records.whole_grid("credit")

@@ -115,6 +115,12 @@ def test_measuring_gives_up_when_its_time_is_over() -> None:
     assert (windows, refused) == ([], ["noisy_host: x"])
 
 
+def test_measuring_gives_up_when_nothing_is_believed() -> None:
+    """Three windows in a row that are refused are enough, whatever time is left."""
+    windows, refused, _ = measured_until(lambda _: (None, "noisy_host: x"), 1e9)
+    assert (windows, refused) == ([], ["noisy_host: x"] * 3)
+
+
 def test_a_shorter_measurement_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured for less than the usual time never passes for the real thing."""
     usual = set(prediction.parts())

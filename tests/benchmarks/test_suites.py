@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.suite import Suite
+from serving.errors import InvalidMeasurement
 
 
 def test_everything_is_measured_unless_it_is_said_otherwise() -> None:
@@ -55,3 +56,26 @@ def test_a_part_alone_is_measured_once_and_published_with_all(
     assert made == ["a1", "b1"]
     published = json.loads((tmp_path / "published" / "made" / "bench.json").read_text())
     assert published["b1"] == {"of": "b1"}
+
+
+def test_a_part_that_cannot_be_measured_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its reason is printed, it is not kept, and nothing is published without it."""
+
+    def refuse() -> Any:
+        raise InvalidMeasurement("the host is noisy")
+
+    module = SimpleNamespace(
+        parts=lambda: {"a": refuse, "b": lambda: 1}, render=lambda found: [f"| {found} |"]
+    )
+    suite = Suite(title="Made", note="", modules=(module,), piecemeal=True)
+    monkeypatch.setattr(command, "SUITES", {"made": suite})
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("sys.argv", ["benchmarks"])
+    command.main()
+    printed = capsys.readouterr()
+    assert "a: the host is noisy" in printed.err
+    assert "{'b': 1}" in printed.out
+    assert not (tmp_path / "published").exists()
