@@ -209,9 +209,7 @@ class RayHost:
 
     def rotate(self, cpus: int) -> None:
         """Let what is deployed next have other CPUs than the last ``cpus``, if there are any."""
-        begin = len(self._available) % cpus
-        rest, used = self._available[:begin], self._available[begin:]
-        self._available = (*rest, *used[-cpus:], *used[:-cpus])
+        self._available = placement.rotated(self._available, cpus)
 
     def groups(self, name: str) -> list[Group]:
         """Control groups of a deployment's replicas; empty where there are none."""

@@ -164,6 +164,7 @@ def test_every_format_has_the_claims(proven: Bundle) -> None:
     page = html.render(proven)
     assert 'id="proven"' in page
     assert 'id="track-record"' in page
+    assert "<b>Proven.</b>" in page
     document = json.loads(json_report.render(proven))
     assert document["records"]["claims"][0]["sentence"] == proven.claims[0].sentence
     assert len(document["tables"]["track_record"]["rows"]) == 2
