@@ -6,6 +6,7 @@ from reports import (
     comparison_table,
     model_tables,
     plan_tables,
+    proven,
     run_tables,
     served_tables,
     steadiness_tables,
@@ -61,6 +62,8 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
             tables=tuple(_recommendation_tables(bundle)),
         ),
         Section(key="gpu", title="GPU", items=words.gpu(bundle)),
+        proven.section(bundle),
+        proven.track_section(bundle),
         Section(
             key="reproduce",
             title="How to reproduce",

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from loadtests.objective import Slo
+from loadtests.records import Measurement
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness
@@ -85,10 +86,12 @@ def plan(
     study_path: Path,
     demands: Sequence[Demand],
     prices_file: Path | None = None,
+    *,
+    evidence: Sequence[Measurement] = (),
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
-    """Plan from the records of a run. Returns profiles, answers and warnings.
+    """Plan from the records of a run, and from ``evidence`` that was measured since.
 
-    Raises BadInput when the run holds no measurements.
+    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
     if not bundle.measurements:
@@ -99,7 +102,7 @@ def plan(
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles(bundle.measurements)
+    profiles, refused = build_profiles([*bundle.measurements, *evidence])
     _know_surfaces(folder, profiles, study.seed)
     refused += _unmeasured(bundle, study, study_path, demands)
     answers = [

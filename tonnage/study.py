@@ -7,7 +7,6 @@ skipped when they are there, which is how an interrupted study goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,6 @@ from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.drift import with_drift
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
-from loadtests.monitor import Host
 from loadtests.payloads import Payloads, make_payloads
 from planner.prices import load_prices
 from planner.records import Demand
@@ -33,7 +31,6 @@ from serving.generate import generated_rows
 from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
 from serving.placement import CannotBeMeasured
-from serving.ray_host.client import RayHost
 from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
 from serving.stub_variant import noop_variant
@@ -62,6 +59,7 @@ from tonnage.planning import (
 )
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
+from tonnage.stage import Stage, StartedHost, ray_host
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
 _NOOP_ROWS = 6000
@@ -89,6 +87,7 @@ class StudyRun:
     own: Workload | None = None
     notes: tuple[str, ...] = ()
     assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
+    most_replicas: ClassVar[int | None] = None
     _data: Dataset | None = field(default=None, init=False)
 
     @property
@@ -341,8 +340,18 @@ class StudyRun:
                 "settings changed); start anew with --fresh"
             )
 
-    def _host(self, logs: Path) -> AbstractContextManager[Host]:
-        return RayHost(logs / "ray.log")
+    def stage(self) -> Stage:
+        """Where what this run recommends can be proven."""
+        return Stage(
+            host=self._host,
+            payloads=self._payloads,
+            workers=self.study.measure.workers,
+            call=self.call,
+            most_replicas=self.most_replicas,
+        )
+
+    def _host(self, logs: Path) -> StartedHost:
+        return ray_host(logs)
 
     def _payloads(self, cell: Cell) -> Payloads:
         rows = self.data().test
