@@ -18,6 +18,7 @@ from reports.table import Table
 WIDTH = 100
 _LABEL = 11
 _CELL = 40
+_PROBES = 3
 
 
 def recommendation_text(
@@ -77,6 +78,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("margin", best.margin))
         if best.staffing:
             lines.append(_item("staffing", best.staffing))
+        if best.predicted_size:
+            lines.append(_item("size", best.predicted_size))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
@@ -91,7 +94,14 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         lines.append(_item("rejected", rejected))
     if answer.note:
         lines.append(_item("note", answer.note))
+    # A command is never broken: it is there to be copied.
+    lines += [f"  {'measure' if n == 0 else '':<{_LABEL}}{text}" for n, text in _next(answer)]
     return "\n".join(lines)
+
+
+def _next(answer: Recommendation) -> list[tuple[int, str]]:
+    """At most three commands that may change the answer, with what they may save."""
+    return list(enumerate(words.probe(p) for p in answer.probes[:_PROBES]))
 
 
 def _item(label: str, text: str) -> str:

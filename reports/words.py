@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from loadtests.records import Measurement
-from planner.records import Bottleneck, Demand, Plan, Recommendation
+from planner.records import Bottleneck, Demand, Plan, Probe, Recommendation
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.served_tables import best_rung
@@ -89,6 +89,15 @@ def commonest(recommendation: Recommendation) -> str:
         f"{f.count_of(total, 'candidate')} rejected, {most} for {bottleneck}"
         f" (e.g. {example.candidate.variant} on {example.candidate.instance}: {example.reason})"
     )
+
+
+def probe(cell: Probe) -> str:
+    """A cell worth measuring: its command, and what it may change."""
+    if cell.saving_usd_per_month is None:
+        worth = "may give an answer"
+    else:
+        worth = f"may save {f.usd_per_month(cell.saving_usd_per_month)}"
+    return f"{cell.command}  # {cell.seconds:.0f} s, {worth}"
 
 
 def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:

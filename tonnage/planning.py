@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from loadtests.cell import FULL
 from loadtests.objective import Slo
 from loadtests.records import Measurement
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness
+from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
-from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from planner.records import Curve, Demand, PredictedProfile, Recommendation, ServiceProfile
+from planner.scaling import predict_sizes
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
-from tonnage.cells import threads_of
+from tonnage.cells import DEPLOY_S, threads_of
 from tonnage.config import Study, beside
 from tonnage.run_folder import RunFolder
 
 ASSUMPTIONS = (
     "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-    "Plans count replicas only; what Ray and the ingress need comes on top.",
+    "Of an instance that could be bought, the kubelet's published share and the ingress' CPU are "
+    "taken off (planner/allocatable.py); on this host's own sizes they come on top.",
     "One replica runs one inference call at a time; HAProxy sends each request "
     "to the replica with the fewest in flight.",
     "Prices attach to this host's figures only through the CPU factors of "
@@ -33,6 +37,8 @@ ASSUMPTIONS = (
 )
 
 SURFACES = "surfaces.jsonl"
+
+PROBE_BUDGET_S = 120.0
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -88,9 +94,11 @@ def plan(
     prices_file: Path | None = None,
     *,
     evidence: Sequence[Measurement] = (),
+    probe_budget_s: float = PROBE_BUDGET_S,
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
     """Plan from the records of a run, and from ``evidence`` that was measured since.
 
+    ``probe_budget_s`` are the seconds that an answer's list of what to measure next may fill.
     Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
@@ -103,7 +111,9 @@ def plan(
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles([*bundle.measurements, *evidence])
-    _know_surfaces(folder, profiles, study.seed)
+    predicted = predict_sizes(profiles, catalogue)
+    _know_surfaces(folder, [*profiles, *predicted], study.seed)
+    losses = quality_losses(bundle)
     refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
@@ -115,10 +125,44 @@ def plan(
             price_list.prices,
             price_list.factors,
             study.seed,
+            losses,
         )
         for demand in demands
     ]
+    answers = [
+        answer.model_copy(
+            update={
+                "probes": probes(
+                    answer,
+                    profiles,
+                    bundle.variants,
+                    catalogue,
+                    price_list,
+                    seconds=FULL.cell_s + DEPLOY_S,
+                    budget_s=probe_budget_s,
+                )
+            }
+        )
+        for answer in answers
+    ]
     return profiles, answers, warnings
+
+
+def quality_losses(bundle: Bundle) -> dict[str, float]:
+    """What each variant loses of the metric against the baseline; those that have both."""
+    metric = bundle.info.metric
+    found = {v.name: getattr(v.quality, metric, None) for v in bundle.variants if v.quality}
+    base = found.get(bundle.info.baseline)
+    if base is None:
+        return {}
+    return {name: base - value for name, value in found.items() if value is not None}
+
+
+def predicted_of(
+    profiles: Sequence[ServiceProfile], study: Study, study_path: Path
+) -> list[PredictedProfile]:
+    """Sizes of the study's catalogue that its profiles predict."""
+    return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:

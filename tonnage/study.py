@@ -53,6 +53,7 @@ from tonnage.planning import (
     SURFACES,
     curves_of,
     plan,
+    predicted_of,
     study_demands,
     study_instances,
     surfaces_of,
@@ -366,7 +367,8 @@ class StudyRun:
         self.folder.write_lines("profiles.jsonl", profiles)
         self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
-        self.folder.write_lines(SURFACES, surfaces_of(profiles, self.study.seed))
+        every = [*profiles, *predicted_of(profiles, self.study, self.path)]
+        self.folder.write_lines(SURFACES, surfaces_of(every, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()
         return warnings
