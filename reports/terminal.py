@@ -10,6 +10,7 @@ from planner.recommend import best_on_host
 from planner.records import Recommendation
 from reports import formatting as f
 from reports import words
+from reports.autoscaling_table import sentence
 from reports.bundle import Bundle
 from reports.table import Table
 
@@ -67,6 +68,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("margin", best.margin))
         if best.staffing:
             lines.append(_item("staffing", best.staffing))
+        if answer.autoscaling is not None:
+            lines.append(_item("over a day", sentence(answer)))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
