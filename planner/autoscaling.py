@@ -2,7 +2,7 @@
 
 The plan holds the peak all day. Here it shrinks with the load: the number of ongoing
 requests that Ray Serve is told to keep per replica is the largest at which it never holds
-fewer replicas than the planner asks for at that rate. Then the steepest rise of the day is
+fewer replicas than the planner asks for at that rate. Then the hardest rise of the day is
 replayed with the autoscaler acting, and the least number of replicas is raised until the
 objective holds during it, or there is nothing left to save.
 """
@@ -40,6 +40,9 @@ CALM = {"look_back_period_s": 30.0, "metrics_interval_s": 10.0, "upscale_delay_s
 BRISK = {"look_back_period_s": 10.0, "metrics_interval_s": 2.0, "upscale_delay_s": 2.0}
 """As quick as a mean over some hundred requests allows. Each replica then sends its notes
 five times as often."""
+
+_WARM_S = CALM["look_back_period_s"] + 2 * CALM["metrics_interval_s"]
+"""Before a replay is judged: fills the longest look-back period with notes."""
 
 _SCHEDULES = 3
 _SETTLE_S = 30.0
@@ -85,23 +88,23 @@ def advise(
             f"at its lowest, {min(daily.rates_rps):g} req/s, the day needs "
             f"{'the one replica' if static == 1 else f'all {static} replicas'} as well"
         )
-    burst = follower.burst
-    requests = burst.before_rps * _warm_s(follower) + sum(burst.rates_rps)
-    if requests > MOST_REPLAYED:
-        return refused(
-            f"the rise to {burst.peak_rps:g} req/s takes {requests:,.0f} requests to replay, and "
-            f"at most {MOST_REPLAYED:,} are; give a shorter rise_s"
-        )
-    tried: BurstReplay | None = None
+    why, tried = "", None
     for settings in follower.settings(fewest):
-        tried = follower.check(settings)
+        burst = follower.hardest(settings)
+        requests = burst.before_rps * _WARM_S + sum(burst.rates_rps)
+        if requests > MOST_REPLAYED:
+            return refused(
+                f"the rise to {burst.peak_rps:g} req/s takes {requests:,.0f} requests to replay, "
+                f"and at most {MOST_REPLAYED:,} are; give a shorter rise_s"
+            )
+        tried = follower.check(settings, burst)
         if tried.holds:
             found = follower.advice(settings, tried, plan, usd_per_hour)
             if found.mean_machines < plan.instances:
                 return found
             return refused("fewer replicas at night would leave no machine without any", tried)
-    assert tried is not None  # noqa: S101 - fewest < static
-    return refused(follower.too_late(tried), tried)
+        why = follower.too_late(burst, tried)
+    return refused(why, tried)
 
 
 class _Follower:
@@ -128,7 +131,7 @@ class _Follower:
         self._replica_rps = capacity * factor.low
         self._loads: dict[int, np.ndarray] = {}
         slowest = ScalingSettings(min_replicas=1, max_replicas=1, target_ongoing_requests=1)
-        self.burst: Burst = daily.burst(
+        self._rises = daily.rises(
             self._ready_s
             + slowest.look_back_period_s
             + slowest.metrics_interval_s
@@ -209,11 +212,23 @@ class _Follower:
                         **pace,
                     )
 
-    def check(self, settings: ScalingSettings) -> BurstReplay:
-        """Replay the steepest rise on several schedules, until one of them fails."""
+    def hardest(self, settings: ScalingSettings) -> Burst:
+        """The rise that asks for the most replicas beyond those that are there before it."""
+
+        def lack(burst: Burst) -> tuple[int, float]:
+            before = self._before(settings, burst)
+            return self.needed(burst.peak_rps) - before, burst.peak_rps / before
+
+        return max(self._rises, key=lack)
+
+    def _before(self, settings: ScalingSettings, burst: Burst) -> int:
+        return self.held(burst.before_rps, settings.target_ongoing_requests, settings.min_replicas)
+
+    def check(self, settings: ScalingSettings, burst: Burst) -> BurstReplay:
+        """Replay a rise on several schedules, until one of them fails."""
         worst: BurstReplay | None = None
         for number in range(_SCHEDULES):
-            found = self._replay(settings, self._seed + number)
+            found = self._replay(settings, burst, self._seed + number)
             if worst is None or found.share_over > worst.share_over:
                 worst = found
             if not found.holds:
@@ -221,18 +236,15 @@ class _Follower:
         assert worst is not None  # noqa: S101 - there is one schedule at least
         return worst
 
-    def _replay(self, settings: ScalingSettings, seed: int) -> BurstReplay:
-        burst, work, slo = self.burst, self._work, self.demand.slo
-        warm_s = _warm_s(self)
+    def _replay(self, settings: ScalingSettings, burst: Burst, seed: int) -> BurstReplay:
+        work, slo, warm_s = self._work, self.demand.slo, _WARM_S
         steps = [Step(rate_rps=burst.before_rps, seconds=warm_s)]
         steps += [Step(rate_rps=rate, seconds=1) for rate in burst.rates_rps]
         until = warm_s + len(burst.rates_rps)
         due = due_times(Steps(steps=tuple(steps)), until, seed)
         places = np.random.default_rng([seed, 2]).random(len(due))
         speed = self._factor.low
-        before = self.held(
-            burst.before_rps, settings.target_ongoing_requests, settings.min_replicas
-        )
+        before = self._before(settings, burst)
         done = replay(
             due,
             Work(
@@ -288,9 +300,9 @@ class _Follower:
             burst=burst,
         )
 
-    def too_late(self, tried: BurstReplay) -> str:
+    def too_late(self, burst: Burst, tried: BurstReplay) -> str:
         """Say why the rise comes too fast."""
-        burst, before = self.burst, tried.replicas_before
+        before = tried.replicas_before
         seconds = range(len(burst.rates_rps))
         rising = (s for s in seconds if self.needed(burst.rates_rps[s]) > before)
         full = (s for s in seconds if burst.rates_rps[s] > before * self._replica_rps)
@@ -309,11 +321,6 @@ class _Follower:
                 f"replica{'s' if before > 1 else ''}: {rise}"
             )
         return f"no fewer replicas hold the rise: {rise}"
-
-
-def _warm_s(follower: _Follower) -> float:
-    """Long enough to fill the longest look-back period with notes."""
-    return CALM["look_back_period_s"] + 2 * CALM["metrics_interval_s"]
 
 
 def _by_minute(replicas: list[int], part_s: float, delay_s: float) -> np.ndarray:

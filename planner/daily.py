@@ -25,7 +25,7 @@ _PEAK_S, _BEFORE_S, _AFTER_S = 60, 60, 240
 
 
 class Burst(NamedTuple):
-    """The steepest rise of the day, second by second; ``rise_s`` of them are the rise."""
+    """A rise in load, second by second; ``rise_s`` of them are the rise itself."""
 
     before_rps: float
     rates_rps: tuple[float, ...]
@@ -41,8 +41,8 @@ class Daily(Record):
     """Mean rates of equal parts of a day (or of a trace, which then stands for a day).
 
     ``burst_rps`` are the rates of a trace's steepest rise, second by second, the first
-    ``_BEFORE_S`` of them before it; empty for hourly rates, whose steepest step is taken to
-    rise in ``rise_s``.
+    ``_BEFORE_S`` of them before it; empty for hourly rates, each of which is taken
+    to become the next in ``rise_s``.
     """
 
     rates_rps: tuple[RateOrZero, ...] = Field(min_length=2)
@@ -103,18 +103,21 @@ class Daily(Record):
             }
         )
 
-    def burst(self, hold_s: float) -> Burst:
-        """The steepest rise, and its last rate for at least ``hold_s`` more."""
+    def rises(self, hold_s: float) -> tuple[Burst, ...]:
+        """Every rise of the day, its last rate held for at least ``hold_s`` more.
+
+        One from each hour to the next that is no lower; of a trace its steepest alone.
+        """
         held = math.ceil(hold_s)
         if self.burst_rps:
             before, rest = self.burst_rps[:_BEFORE_S], self.burst_rps[_BEFORE_S:]
             kept = (*rest, *(rest[-1:] * max(0, held + _PEAK_S - len(rest))))
-            return Burst(sum(before) / len(before), kept, self.rise_s)
-        rates = self.rates_rps
+            return (Burst(sum(before) / len(before), kept, self.rise_s),)
         # The day is followed by another one like it.
-        steps = [(rates[i] - rates[i - 1], i) for i in range(len(rates))]
-        _, i = max(steps, key=lambda step: (step[0], -step[1]))
-        low, high = rates[i - 1], rates[i]
+        pairs = zip((self.rates_rps[-1], *self.rates_rps), self.rates_rps, strict=False)
+        return tuple(self._rise(low, high, held) for low, high in pairs if high >= low)
+
+    def _rise(self, low: float, high: float, held: int) -> Burst:
         rising = max(1, round(self.rise_s))
         ramp = (low + (high - low) * (second + 0.5) / rising for second in range(rising))
         return Burst(low, (*ramp, *((high,) * held)), self.rise_s)
