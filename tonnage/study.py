@@ -6,6 +6,7 @@ skipped when they are there, which is how an interrupted study goes on.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from loadtests.drift import with_drift
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
 from loadtests.payloads import Payloads, make_payloads
+from planner.demands import trace_files
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -196,6 +198,8 @@ class StudyRun:
         """Leave the study, the files that it names, and its variants in the run's folder."""
         for name in self.study.plan.names:
             self.folder.keep(Path(name).name, beside(self.path, name))
+        for trace in trace_files(beside(self.path, self.study.plan.profiles)):
+            shutil.copy(trace, self.folder.path / trace.name)
         self._keep_container()
         self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(description))
