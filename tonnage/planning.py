@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from loadtests.cell import FULL
 from loadtests.objective import Slo
+from loadtests.records import Measurement
+from planner.advice import AutoscalingAdvice, AutoscalingRefusal
+from planner.autoscaling import advise
+from planner.candidates import HERE, size_name
 from planner.curve import curve, predictor
 from planner.demands import load_demands
-from planner.prices import load_prices, staleness
+from planner.gpu import cpu_reaches
+from planner.prices import PriceList, load_prices, staleness
+from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
-from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from planner.records import Curve, Demand, PredictedProfile, Recommendation, ServiceProfile
+from planner.scaling import predict_sizes
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
-from tonnage.cells import threads_of
+from tonnage.cells import DEPLOY_S, threads_of
 from tonnage.config import Study, beside
 from tonnage.run_folder import RunFolder
 
 ASSUMPTIONS = (
     "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-    "Plans count replicas only; what Ray and the ingress need comes on top.",
+    "Of an instance that could be bought, the kubelet's published share and the ingress' CPU are "
+    "taken off (planner/allocatable.py); on this host's own sizes they come on top.",
     "One replica runs one inference call at a time; HAProxy sends each request "
     "to the replica with the fewest in flight.",
     "Prices attach to this host's figures only through the CPU factors of "
@@ -32,6 +41,8 @@ ASSUMPTIONS = (
 )
 
 SURFACES = "surfaces.jsonl"
+
+PROBE_BUDGET_S = 120.0
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -71,6 +82,7 @@ def changed(
         d.model_copy(
             update={
                 "rate_rps": rate_rps or d.rate_rps,
+                "daily": d.daily.scaled(rate_rps / d.rate_rps) if d.daily and rate_rps else d.daily,
                 "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
                 "max_replicas": max_replicas or d.max_replicas,
             }
@@ -85,10 +97,14 @@ def plan(
     study_path: Path,
     demands: Sequence[Demand],
     prices_file: Path | None = None,
+    *,
+    evidence: Sequence[Measurement] = (),
+    probe_budget_s: float = PROBE_BUDGET_S,
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
-    """Plan from the records of a run. Returns profiles, answers and warnings.
+    """Plan from the records of a run, and from ``evidence`` that was measured since.
 
-    Raises BadInput when the run holds no measurements.
+    ``probe_budget_s`` are the seconds that an answer's list of what to measure next may fill.
+    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
     if not bundle.measurements:
@@ -99,8 +115,10 @@ def plan(
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles(bundle.measurements)
-    _know_surfaces(folder, profiles, study.seed)
+    profiles, refused = build_profiles([*bundle.measurements, *evidence])
+    predicted = predict_sizes(profiles, catalogue)
+    _know_surfaces(folder, [*profiles, *predicted], study.seed)
+    losses = quality_losses(bundle)
     refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
@@ -112,10 +130,83 @@ def plan(
             price_list.prices,
             price_list.factors,
             study.seed,
+            losses,
         )
         for demand in demands
     ]
+    answers = [
+        answer.model_copy(
+            update={
+                "probes": probes(
+                    answer,
+                    profiles,
+                    bundle.variants,
+                    catalogue,
+                    price_list,
+                    seconds=FULL.cell_s + DEPLOY_S,
+                    budget_s=probe_budget_s,
+                ),
+                "autoscaling": _advice(answer, profiles, catalogue, price_list, study.seed),
+                "cpu_reaches": cpu_reaches(
+                    answer.demand,
+                    profiles,
+                    refused,
+                    bundle.variants,
+                    catalogue,
+                    price_list,
+                    study.seed,
+                ),
+            }
+        )
+        for answer in answers
+    ]
     return profiles, answers, warnings
+
+
+def quality_losses(bundle: Bundle) -> dict[str, float]:
+    """What each variant loses of the metric against the baseline; those that have both."""
+    metric = bundle.info.metric
+    found = {v.name: getattr(v.quality, metric, None) for v in bundle.variants if v.quality}
+    base = found.get(bundle.info.baseline)
+    if base is None:
+        return {}
+    return {name: base - value for name, value in found.items() if value is not None}
+
+
+def predicted_of(
+    profiles: Sequence[ServiceProfile], study: Study, study_path: Path
+) -> list[PredictedProfile]:
+    """Sizes of the study's catalogue that its profiles predict."""
+    return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
+
+
+def _advice(
+    answer: Recommendation,
+    profiles: Sequence[ServiceProfile],
+    catalogue: Mapping[str, InstanceType],
+    prices: PriceList,
+    seed: int,
+) -> AutoscalingAdvice | AutoscalingRefusal | None:
+    """Autoscaling of the best plan, where the demand has a course over the day."""
+    demand, plan = answer.demand, answer.best
+    if demand.daily is None or plan is None:
+        return None
+    c = plan.candidate
+    key = (c.variant, c.size, c.threads, demand.batch)
+    for p in profiles:
+        if (p.variant.name, size_name(p.instance.label, catalogue), p.threads, p.batch) == key:
+            break
+    else:
+        return AutoscalingRefusal(
+            reason=f"{c.size} was not measured, so nothing says how long it takes to start",
+            static_replicas=plan.replicas,
+        )
+    factor = HERE
+    if c.instance != c.size:
+        family = catalogue[c.instance].cpu_family
+        factor = next(f for f in prices.factors if f.target_family == family)
+    price = next((one for one in prices.prices if one.instance == c.instance), None)
+    return advise(demand, plan, p, factor, price.usd_per_hour if price else None, seed)
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:
