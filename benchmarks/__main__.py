@@ -1,8 +1,11 @@
 """``make bench``: every figure that the README quotes, written to reports/published/.
 
-    python -m benchmarks [SUITE ...]
+    python -m benchmarks [SUITE[:PART] ...]
 
-Resumable: a part that was measured with this very code is not measured again.
+Resumable: a part that was measured with this very code is not measured again. ``PART`` is the
+beginning of a part's name: only such parts are then measured, and what is known of the suite is
+printed; it is published as soon as all of its parts are known. A part that cannot be measured
+says why, and the others go on; the same command tries it again.
 """
 
 from __future__ import annotations
@@ -11,13 +14,24 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import credit, generator, planted, slo_calibration
+from benchmarks import (
+    credit,
+    demands,
+    generator,
+    grid,
+    planning_speed,
+    planted,
+    prediction,
+    scale_out,
+    slo_calibration,
+)
 from benchmarks.suite import Suite
 from serving import host_facts
+from serving.errors import TonnageError
 
 ROOT = Path(__file__).parents[1]
 CODE = ("serving", "loadtests", "planner", "reports", "tonnage", "benchmarks", "configs")
@@ -35,6 +49,13 @@ SUITES: dict[str, Suite] = {
         note="Five alternating repeats, medians; the range of the five ratios in brackets.",
         modules=(credit,),
     ),
+    "planner": Suite(
+        title="Planner: its predictions and choices against measurement",
+        note="Every point is shown, hits and misses. Profiles are those that the product makes; "
+        "p99s are compared on the same arrival schedule.",
+        modules=(planning_speed, prediction, scale_out, grid, demands),
+        piecemeal=True,
+    ),
 }
 
 
@@ -51,44 +72,70 @@ def code_hash() -> str:
 
 
 def main() -> None:
-    """Measure what is not measured yet of the suites asked for, then publish them."""
-    wanted = sys.argv[1:] or list(SUITES)
-    unknown = [name for name in wanted if name not in SUITES]
-    if unknown:
-        sys.exit(f"unknown suite {unknown[0]!r}; known are {', '.join(SUITES)}")
+    """Measure what is not measured yet of what is asked for, then publish it."""
     code = code_hash()
-    for name in wanted:
-        results = _measured(name, SUITES[name], ROOT / "runs" / "bench" / code / name)
+    for name, wanted in asked(sys.argv[1:]).items():
+        suite = SUITES[name]
+        results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
-        folder = PUBLISHED / name
-        folder.mkdir(parents=True, exist_ok=True)
-        text = _rendered(SUITES[name], results, host)
-        (folder / "bench.json").write_text(json.dumps({**results, "host": host}, indent=1) + "\n")
-        (folder / "bench.md").write_text(text)
+        text = _rendered(suite, results, host)
+        if whole:
+            folder = PUBLISHED / name
+            folder.mkdir(parents=True, exist_ok=True)
+            found = json.dumps({**results, "host": host}, indent=1)
+            (folder / "bench.json").write_text(found + "\n")
+            (folder / "bench.md").write_text(text)
         sys.stdout.write(text)
 
 
-def _measured(name: str, suite: Suite, state: Path) -> dict[str, Any]:
+def asked(arguments: list[str]) -> dict[str, tuple[str, ...]]:
+    """Suites to measure, each with how the names of its parts begin; "" is all of them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for argument in arguments or SUITES:
+        name, _, part = argument.partition(":")
+        if name not in SUITES:
+            sys.exit(f"unknown suite {name!r}; known are {', '.join(SUITES)}")
+        names = list(_parts(SUITES[name]))
+        if not any(known.startswith(part) for known in names):
+            sys.exit(f"suite {name} has no part {part!r}; known are {', '.join(names)}")
+        found[name] = (*found.get(name, ()), part)
+    return found
+
+
+def _parts(suite: Suite) -> dict[str, Callable[[], Any]]:
+    return {part: measure for m in suite.modules for part, measure in m.parts().items()}
+
+
+def _measured(
+    name: str, suite: Suite, wanted: tuple[str, ...], state: Path
+) -> tuple[dict[str, Any], bool]:
+    """Results by part: those asked for, and what else is known; and whether these are all."""
     state.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
-    parts: dict[str, Callable[[], Any]] = {}
-    for module in suite.modules:
-        parts |= module.parts()
+    parts = _parts(suite)
     for number, (part, measure) in enumerate(parts.items(), 1):
         path = state / f"{part}.json"
-        if not path.is_file():
+        if not path.is_file() and part.startswith(wanted):
             sys.stderr.write(
                 f"[{time.strftime('%H:%M:%S')}] {name} {number}/{len(parts)}: {part}\n"
             )
-            draft = path.with_suffix(".draft")
-            draft.write_text(dump(measure()))
-            draft.rename(path)
-        results[part] = json.loads(path.read_text())
-    return results
+            try:
+                _keep(path, dump(measure()))
+            except TonnageError as error:
+                sys.stderr.write(f"{part}: {error}\n")
+        if path.is_file():
+            results[part] = json.loads(path.read_text())
+    return results, len(results) == len(parts)
 
 
-def _rendered(suite: Suite, results: dict[str, Any], host: dict[str, Any]) -> str:
+def _keep(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.rename(path)
+
+
+def _rendered(suite: Suite, results: Mapping[str, Any], host: dict[str, Any]) -> str:
     lines = [
         f"# {suite.title}",
         "",
@@ -99,8 +146,11 @@ def _rendered(suite: Suite, results: dict[str, Any], host: dict[str, Any]) -> st
         "|---|---|---|",
     ]
     for module in suite.modules:
-        mine = {part: results[part] for part in module.parts()}
-        lines += module.render(mine)
+        mine = {part: results[part] for part in module.parts() if part in results}
+        missing = [part for part in module.parts() if part not in results]
+        if mine and (suite.piecemeal or not missing):
+            lines += module.render(mine)
+        lines += [f"| {part} | - | not measured yet |" for part in missing]
     return "\n".join(lines) + "\n"
 
 

@@ -227,11 +227,8 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    """Measure, then publish; ``--demand NAME`` is one measurement, as JSON on stdout."""
-    if arguments[:1] == ["--demand"]:
-        print(json.dumps(plan_once(arguments[1])))
-        return
+def measured(run: Path | None = None) -> dict[str, Any]:
+    """Every demand several times, each in a process of its own, and the what-if on ``run``."""
     demands: dict[str, list[dict[str, Any]]] = {name: [] for name in DEMANDS}
     for _ in range(REPEATS):
         for name, runs in demands.items():
@@ -240,14 +237,22 @@ def main(arguments: list[str]) -> None:
             env = {**os.environ, "PYTHONPATH": str(ROOT)}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
             runs.append(json.loads(done.stdout))
-    run = Path(arguments[0]) if arguments else _newest_run()
+    run = run or _newest_run()
     sys.stderr.write(f"bench: what-if on {run}\n")
-    results = {
+    return {
         "host": host_facts.cpu_info()[0],
         "cores": len(host_facts.physical_cores()),
         "demands": demands,
         "what_if": what_if(run),
     }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, then publish; ``--demand NAME`` is one measurement, as JSON on stdout."""
+    if arguments[:1] == ["--demand"]:
+        print(json.dumps(plan_once(arguments[1])))
+        return
+    results = measured(Path(arguments[0]) if arguments else None)
     PUBLISHED.mkdir(parents=True, exist_ok=True)
     (PUBLISHED / "planning.json").write_text(json.dumps(results, indent=1) + "\n")
     (PUBLISHED / "planning.md").write_text(render(results))

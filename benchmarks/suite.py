@@ -21,8 +21,12 @@ class Module(Protocol):
 
 @dataclass(frozen=True)
 class Suite:
-    """Modules that are published together."""
+    """Modules that are published together.
+
+    Those of a ``piecemeal`` suite render whatever parts there are, the others only all of them.
+    """
 
     title: str
     note: str
     modules: Sequence[Any]
+    piecemeal: bool = False

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
+from planner.advice import AutoscalingAdvice, AutoscalingRefusal
+from planner.daily import Daily
+from planner.reach import CpuReach
 from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
 
 HOURS_PER_MONTH = 730.0
@@ -42,6 +45,7 @@ class Demand(Record):
     in_process_limit_ms: float | None = Field(
         default=None, description="a limit on the bare model call, shown apart (seed: < 1 ms)"
     )
+    daily: Daily | None = Field(default=None, description="its course over a day, if stated")
 
 
 class Price(Record):
@@ -236,6 +240,12 @@ class Recommendation(Record):
     rejections: tuple[Rejection, ...]
     note: str = ""
     probes: tuple[Probe, ...] = Field(default=(), description="what to measure next, best first")
+    autoscaling: AutoscalingAdvice | AutoscalingRefusal | None = Field(
+        default=None, description="of the best plan; null where the demand has no course"
+    )
+    cpu_reaches: tuple[CpuReach, ...] = Field(
+        default=(), description="how far CPUs reach, for the GPU verdict"
+    )
 
     @property
     def pareto(self) -> tuple[Plan, ...]:

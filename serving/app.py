@@ -26,6 +26,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CELL_HEADER = "tonnage-cell"
+MODEL_HEADER = "tonnage-model"
+"""Beside metadata: the SHA-256 of the model file, so that a claim about it can be checked."""
 MODEL_VERSION = "1"
 INLINE_LIMIT_S = 0.001
 _MAX_BODY_BYTES = 256 << 20
@@ -85,6 +87,7 @@ class ModelApp:
         self._versioned = f"{self._prefix}/versions/{MODEL_VERSION}"
         self._infer_paths = (f"{self._prefix}/infer", f"{self._versioned}/infer")
         self._cell = (_CELL_KEY, cell_id.encode())
+        self._file = (MODEL_HEADER.encode(), variant.sha256.encode())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._in_thread = 0
         self._expected_s: dict[int, float] = {}
@@ -99,7 +102,7 @@ class ModelApp:
             if scope["method"] == "POST" and path in self._infer_paths:
                 await self._infer(scope, receive, send)
             elif scope["method"] == "GET":
-                await answer(send, 200, self._describe(path), [_JSON, self._cell])
+                await answer(send, 200, self._describe(path), [_JSON, self._cell, self._file])
             else:
                 raise V2Error(400, f"{scope['method']} {path} is not part of the protocol")
         except V2Error as error:

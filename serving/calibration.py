@@ -10,10 +10,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import IO, Literal
+from typing import IO, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -153,7 +153,7 @@ class _Workers:
         self._stack = ExitStack()
         self._processes: list[subprocess.Popen[str]] = []
 
-    def __enter__(self) -> _Workers:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             for cpu in self._cpus:
                 process = subprocess.Popen(
@@ -163,8 +163,8 @@ class _Workers:
                     text=True,
                     env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
                 )
-                self._processes.append(stack.enter_context(process))
-                stack.callback(process.kill)
+                stack.callback(_end, process)
+                self._processes.append(process)
             self._stack = stack.pop_all()
         return self
 
@@ -184,6 +184,14 @@ class _Workers:
             raise Infrastructure(
                 f"calibration: a worker ended while it ran '{kernel}'; its message is above"
             ) from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):  # what was not read by a dead worker is flushed once more
+            _pipe(stream).close()
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:

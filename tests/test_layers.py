@@ -16,7 +16,7 @@ LAYERS = ["serving", "loadtests", "planner", "reports", "tonnage"]
 # Where model files are made: whatever a workload or a compressor needs, when it runs.
 MAKERS = frozenset(
     str(path.relative_to(ROOT))
-    for folder in ("serving/workloads", "serving/compressors")
+    for folder in ("serving/workloads", "serving/compressors", "serving/networks")
     for path in (ROOT / folder).glob("*.py")
 )
 # Heavy libraries, and the only files that may import them.

@@ -1,7 +1,7 @@
 """The command line: one short function a verb. Progress on stderr, result on stdout.
 
-Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement invalid;
-4 infrastructure; 130 interrupted.
+Exit codes: 0 fine; 1 no candidate holds, or a claim does not; 2 bad usage or input;
+3 measurement invalid; 4 infrastructure; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from tonnage.cli_common import (
     study_run,
     warn,
 )
+from tonnage.cli_confirm import confirm as confirm_command
+from tonnage.cli_confirm import prove_too
 from tonnage.cli_measure import measure
 from tonnage.config import beside, load_study, shipped
 from tonnage.doctor import examine
@@ -90,6 +92,9 @@ def run(
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="also prove what is recommended: minutes more")
+    ] = False,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -152,9 +157,19 @@ def run(
         asked = own.asked_of(rate, p99, batch, instance, name, seed)
         made = own.server_run(server, asked, quick=quick, budget_s=budget)
         into_folder(made, fresh, runs)
+    began = time.monotonic()
     for warning in made.run():
         warn(warning)
-    _print_answers(made.folder, json)
+    left_s = None if budget is None else budget - (time.monotonic() - began)
+    proven = True
+    if confirm and json:  # one document, which has the claims in it
+        proven = prove_too(made, left_s, json)
+    _print_answers(made.folder, json, prove=not confirm)
+    if confirm and not json:
+        proven = prove_too(made, left_s, json)
+    _exit_for(made.folder.bundle().recommendations)
+    if not proven:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -177,6 +192,7 @@ def bench(
 
 app.command()(measure)
 app.command("calibrate")(calibrate_command)
+app.command("confirm")(confirm_command)
 
 
 @app.command("plan")
@@ -203,7 +219,15 @@ def plan_command(
     budget = seconds_of(probe_budget, "--probe-budget")
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, answers, warnings = plan(folder, config, path, demands, price_file, files, budget)
+        _, answers, warnings = plan(
+            folder,
+            config,
+            path,
+            demands,
+            price_file,
+            calibrations=files,
+            probe_budget_s=budget,
+        )
     for warning in warnings:
         warn(warning)
     if json:
@@ -314,13 +338,13 @@ def doctor(
     print_result(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
 
 
-def _print_answers(folder: RunFolder, json: bool) -> None:
+def _print_answers(folder: RunFolder, json: bool, *, prove: bool) -> None:
     bundle = folder.bundle()
     if json:
         sys.stdout.write((folder.path / "report.json").read_text())
-    else:
-        sys.stdout.write(recommendation_text(bundle, str(folder.path / "report.html")))
-    _exit_for(bundle.recommendations)
+        return
+    report = str(folder.path / "report.html")
+    sys.stdout.write(recommendation_text(bundle, report, prove=str(folder.path) if prove else None))
 
 
 def _exit_for(answers: Any) -> None:

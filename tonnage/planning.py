@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 from loadtests.objective import Slo
+from loadtests.records import Measurement
+from planner.advice import AutoscalingAdvice, AutoscalingRefusal
+from planner.autoscaling import advise
+from planner.candidates import HERE, size_name
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
-from planner.prices import load_prices, staleness
+from planner.gpu import cpu_reaches
+from planner.prices import PriceList, load_prices, staleness
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
@@ -78,6 +83,7 @@ def changed(
         d.model_copy(
             update={
                 "rate_rps": rate_rps or d.rate_rps,
+                "daily": d.daily.scaled(rate_rps / d.rate_rps) if d.daily and rate_rps else d.daily,
                 "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
                 "max_replicas": max_replicas or d.max_replicas,
             }
@@ -92,14 +98,16 @@ def plan(
     study_path: Path,
     demands: Sequence[Demand],
     prices_file: Path | None = None,
+    *,
+    evidence: Sequence[Measurement] = (),
     calibrations: Sequence[Calibration] = (),
     probe_budget_s: float = PROBE_BUDGET_S,
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
-    """Plan from the records of a run. Returns profiles, answers and warnings.
+    """Plan from the records of a run, and from ``evidence`` that was measured since.
 
     ``calibrations`` take the place of assumed CPU factors. ``probe_budget_s`` are the seconds
     that an answer's list of what to measure next may fill.
-    Raises BadInput when the run holds no measurements.
+    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
     if not bundle.measurements:
@@ -112,7 +120,7 @@ def plan(
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles(bundle.measurements)
+    profiles, refused = build_profiles([*bundle.measurements, *evidence])
     predicted = predict_sizes(profiles, catalogue)
     _know_surfaces(folder, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
@@ -145,7 +153,17 @@ def plan(
                     deploy_s=DEPLOY_S,
                     budget_s=probe_budget_s,
                     measure_with=measure_with,
-                )
+                ),
+                "autoscaling": _advice(answer, profiles, catalogue, price_list, study.seed),
+                "cpu_reaches": cpu_reaches(
+                    answer.demand,
+                    profiles,
+                    refused,
+                    bundle.variants,
+                    catalogue,
+                    price_list,
+                    study.seed,
+                ),
             }
         )
         for answer in answers
@@ -177,6 +195,35 @@ def predicted_of(
 ) -> list[PredictedProfile]:
     """Sizes of the study's catalogue that its profiles predict."""
     return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
+
+
+def _advice(
+    answer: Recommendation,
+    profiles: Sequence[ServiceProfile],
+    catalogue: Mapping[str, InstanceType],
+    prices: PriceList,
+    seed: int,
+) -> AutoscalingAdvice | AutoscalingRefusal | None:
+    """Autoscaling of the best plan, where the demand has a course over the day."""
+    demand, plan = answer.demand, answer.best
+    if demand.daily is None or plan is None:
+        return None
+    c = plan.candidate
+    key = (c.variant, c.size, c.threads, demand.batch)
+    for p in profiles:
+        if (p.variant.name, size_name(p.instance.label, catalogue), p.threads, p.batch) == key:
+            break
+    else:
+        return AutoscalingRefusal(
+            reason=f"{c.size} was not measured, so nothing says how long it takes to start",
+            static_replicas=plan.replicas,
+        )
+    factor = HERE
+    if c.instance != c.size:
+        family = catalogue[c.instance].cpu_family
+        factor = next(f for f in prices.factors if f.target_family == family)
+    price = next((one for one in prices.prices if one.instance == c.instance), None)
+    return advise(demand, plan, p, factor, price.usd_per_hour if price else None, seed)
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:

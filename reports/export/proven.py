@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Self
 
+from planner.advice import AutoscalingAdvice
 from planner.records import Demand, Plan, ServiceProfile
 from reports.bundle import Bundle
 from serving.errors import BadInput
@@ -33,6 +34,7 @@ class Proven(Record):
     startup_s: float
     ingress_cpu_ms: float
     config_hash: str
+    autoscaling: AutoscalingAdvice | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, profile: str | None, catalogue: Mapping[str, InstanceType]) -> Self:
@@ -67,7 +69,7 @@ class Proven(Record):
                 f"{plan.candidate.variant} on {size.label} has no valid measurement in this run, "
                 "so nothing says what was in force; run the study again"
             )
-        deployment = measured[-1].deployment
+        deployment, advice = measured[-1].deployment, answer.autoscaling
         variant = deployment.variant
         name = f"{MODEL_FOLDER}/{PurePosixPath(variant.file).name}"
         return cls(
@@ -86,6 +88,7 @@ class Proven(Record):
             startup_s=found.startup_s or max(m.startup_s or 0.0 for m in measured),
             ingress_cpu_ms=found.ingress_cpu_ms,
             config_hash=bundle.info.config_hash,
+            autoscaling=advice if isinstance(advice, AutoscalingAdvice) else None,
         )
 
     @property

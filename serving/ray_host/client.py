@@ -207,6 +207,10 @@ class RayHost:
             group.remove()
         self._deployments.pop(name, None)
 
+    def rotate(self, cpus: int) -> None:
+        """Let what is deployed next have other CPUs than the last ``cpus``, if there are any."""
+        self._available = placement.rotated(self._available, cpus)
+
     def groups(self, name: str) -> list[Group]:
         """Control groups of a deployment's replicas; empty where there are none."""
         return self._replica_groups.get(name, [])

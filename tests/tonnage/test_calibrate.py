@@ -117,13 +117,10 @@ def test_a_calibration_replaces_the_assumed_factor(
     stub_run: Callable[..., RunFolder], tonnage: Tonnage, tmp_path: Path
 ) -> None:
     """Half as fast by measurement; the host's own file lies in the run's folder."""
-    folder = stub_run()
-    own = write(folder.path / cli_calibrate.CALIBRATION, HOST_FAMILY, "Example CPU @ 2.5 GHz", 100)
+    folder = stub_run("sim-0.5")
+    write(folder.path / cli_calibrate.CALIBRATION, HOST_FAMILY, "Example CPU @ 2.5 GHz", 100)
     there = write(tmp_path / "there.json", "fargate-mixed", "Slow CPU", 50)
-    try:
-        done = tonnage("plan", folder.path, "--profile", "steady", "--calibration", there, "--json")
-    finally:
-        own.unlink()
+    done = tonnage("plan", folder.path, "--profile", "steady", "--calibration", there, "--json")
     assert done.returncode == 0, done.stderr
     (basis,) = {b.partition("one vCPU there = ")[2] for b in bases(done, "fargate-0.5")}
     assert basis.startswith("0.5 to 0.5 of one here (measured: 1 kernels")
@@ -133,13 +130,14 @@ def test_bad_calibrations_are_one_line(
     stub_run: Callable[..., RunFolder], tonnage: Tonnage, tmp_path: Path
 ) -> None:
     """No file, no file of the run's host, and a family that nothing is sold of."""
+    folder = stub_run()
     there = write(tmp_path / "there.json", "fargate-mixed", "Slow CPU", 50)
     for value, named in (
         ("none.json", "none.json: no such file"),
         (str(there), "the host of the run must be calibrated"),
         (f"moon={there}", "nothing in the price list has cpu_family 'moon'"),
     ):
-        done = tonnage("plan", stub_run().path, "--calibration", value)
+        done = tonnage("plan", folder.path, "--calibration", value)
         assert done.returncode == 2, done.stderr
         assert named in done.stderr
         assert "Traceback" not in done.stderr

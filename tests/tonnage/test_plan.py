@@ -103,6 +103,6 @@ def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
     demands = changed(study_demands(config, path), "steady", 300, 200, 64)
     _, (answer,), _ = plan(folder, config, path, demands)
     plans = [p for p in (answer.best, *answer.alternatives) if p]
-    named = {p.candidate.size for p in plans if p.predicted_size}
-    named |= {r.candidate.size for r in answer.rejections if "predicted size" in r.reason}
+    named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
     assert "sim-1:quota" in named
+    assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)

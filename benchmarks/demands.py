@@ -1,0 +1,259 @@
+"""Random demands answered by the planner, each answer tested live, and the next-cheaper one too.
+
+Sixty seeded demands are answered from the profiles of the grid. Of each recommendation the
+share that this host holds is deployed and driven at its share of the rate; then the next
+cheaper configuration that the planner rejected. A recommendation that holds is right, a
+cheaper one that fails shows that it was tight. One line a demand is kept in
+``reports/published/planner/demands.jsonl``; measuring goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.grid_records import (
+    GRIDS,
+    append,
+    behind,
+    drop_unfinished,
+    spec_of,
+    whole_grid,
+)
+from benchmarks.grid_replay import Choice, answered, chosen
+from benchmarks.live import SEED, Live, built, held, host_size, live
+from benchmarks.prediction import met
+from loadtests.objective import Slo
+from planner.curve import predictor
+from planner.profile import build_profiles
+from planner.recommend import best_on_host
+from planner.records import ServiceProfile
+from serving.records import Deployment
+
+Result = dict[str, Any]
+DEMANDS = 60
+CHUNK = 10
+AIM_HOLD, AIM_TIGHT = 57, 0.5
+TRIES = 3
+REQUESTS, SHORTEST_S, LONGEST_S = 1500, 8.0, 20.0
+FILE = Path(__file__).parents[1] / "reports" / "published" / "planner" / "demands.jsonl"
+
+LOWEST_SHARE, HIGHEST_SHARE = 0.05, 3.0
+"""Rates are drawn between these shares of what the fastest profile of the workload carries."""
+
+LOWEST_LIMIT, HIGHEST_LIMIT = 1.5, 12.0
+"""Limits are drawn between these times the shortest p99 that any profile has without load."""
+
+_MOST_DRAWS = 50
+
+
+class Question(NamedTuple):
+    """A demand, what the planner recommends for it, and what it would have to beat."""
+
+    number: int
+    workload: str
+    rate_rps: float
+    limit_ms: float
+    best: Choice
+    predicted_ms: tuple[float, float, float]
+    cheaper: Choice | None
+    unanswered: int
+
+
+def question(number: int, workload: str, profiles: Sequence[ServiceProfile]) -> Question:
+    """The demand of that number. Draws that no plan answers are passed over, and counted."""
+    draw = np.random.default_rng([SEED, number])
+    fastest = max(p.capacity_rps for p in profiles)
+    least_ms = min(predictor(p, SEED).unloaded(0.99) for p in profiles)
+    for unanswered in range(_MOST_DRAWS):
+        rate = fastest * _between(draw, LOWEST_SHARE, HIGHEST_SHARE)
+        limit = least_ms * _between(draw, LOWEST_LIMIT, HIGHEST_LIMIT)
+        rate, limit = float(f"{rate:.3g}"), float(f"{limit:.3g}")
+        plan = best_on_host(answered(profiles, rate, limit))
+        if plan is not None:
+            best = chosen(plan)
+            p99 = (plan.p99_ms.low, plan.p99_ms.mid, plan.p99_ms.high)
+            cheaper = next_cheaper(profiles, best)
+            return Question(number, workload, rate, limit, best, p99, cheaper, unanswered)
+    raise ValueError(f"demand {number}: nothing is recommended in {_MOST_DRAWS} draws")
+
+
+def _between(draw: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(draw.uniform(np.log(low), np.log(high))))
+
+
+def next_cheaper(profiles: Sequence[ServiceProfile], best: Choice) -> Choice | None:
+    """The dearest configuration that is cheaper than ``best``, of several the fastest.
+
+    The planner, which takes the cheapest that holds, has rejected it. None below the
+    smallest size.
+    """
+    found = []
+    for p in profiles:
+        number = int(np.ceil(best.vcpus / p.instance.vcpus - 1e-9)) - 1
+        if number >= 1:
+            choice = Choice(
+                (p.variant.name, spec_of(p.instance), p.threads, number),
+                number * p.instance.vcpus,
+            )
+            found.append((choice.vcpus, number * p.capacity_rps, choice))
+    return max(found)[2] if found else None
+
+
+def share_held(choice: Choice, replica_cpus: int) -> int:
+    """How many replicas of the choice a host with so many CPUs for them holds."""
+    _, size, _, replicas = choice.key
+    return min(replicas, held(host_size(size), replica_cpus))
+
+
+def tested(bench: Live, asked: Question, choice: Choice, attempt_seed: int) -> Result:
+    """Deploy the share that is held, drive it at its share of the rate, and judge."""
+    variant, size, threads, replicas = choice.key
+    here = share_held(choice, bench.replica_cpus)
+    grid = GRIDS[asked.workload]
+    deployment = Deployment(
+        variant=built(asked.workload, grid.variants)[variant],
+        instance=host_size(size),
+        threads=threads,
+        replicas=here,
+    )
+    rate = asked.rate_rps * here / replicas
+    seconds = float(np.clip(REQUESTS / rate, SHORTEST_S, LONGEST_S))
+    slo = Slo(quantile=0.99, limit_ms=asked.limit_ms)
+    bench.deploy(deployment, anew=True)
+    for attempt in range(TRIES):
+        run, result = bench.drive(
+            deployment, grid.batch, rate, seconds, attempt_seed + attempt, [slo]
+        )
+        if run.valid or behind(run):
+            break
+    latencies = result.samples.latency_s[result.samples.due_s >= result.steady_from_s]
+    late = int(np.count_nonzero(latencies > asked.limit_ms / 1e3))
+    refused = None
+    if not run.valid and not behind(run):
+        refused = f"{run.faults[0].code}: {run.faults[0].detail}"
+    return {
+        "key": list(choice.key),
+        "vcpus": choice.vcpus,
+        "held_replicas": here,
+        "rate_rps": rate,
+        "seconds": seconds,
+        "n": len(latencies),
+        "late": late,
+        "p99_ms": run.due_to_done.quantile_s(0.99) * 1e3,
+        "behind": behind(run),
+        "holds": None if refused else not behind(run) and late <= 0.01 * len(latencies),
+        "verdict": run.verdicts[0].verdict.value if run.verdicts else "none",
+        "refused": refused,
+    }
+
+
+def answer(bench: Live, asked: Question) -> Result:
+    """One line: the demand, the recommendation, and what came of both tests."""
+    seed = 10_000 + 10 * asked.number
+    cheaper = asked.cheaper
+    return {
+        "number": asked.number,
+        "workload": asked.workload,
+        "rate_rps": asked.rate_rps,
+        "limit_ms": asked.limit_ms,
+        "predicted_p99_ms": list(asked.predicted_ms),
+        "unanswered_draws": asked.unanswered,
+        "environment": bench.environment,
+        "recommended": tested(bench, asked, asked.best, seed),
+        "cheaper": None if cheaper is None else tested(bench, asked, cheaper, seed),
+    }
+
+
+def same(line: Mapping[str, Any], asked: Question) -> bool:
+    """Whether a line answers this very question, with the same recommendation."""
+    cheaper = None if line["cheaper"] is None else tuple(line["cheaper"]["key"])
+    return (
+        line["number"] == asked.number
+        and (line["rate_rps"], line["limit_ms"]) == (asked.rate_rps, asked.limit_ms)
+        and tuple(line["recommended"]["key"]) == asked.best.key
+        and cheaper == (asked.cheaper.key if asked.cheaper else None)
+    )
+
+
+def chunk(begin: int) -> list[Result]:
+    """The demands from ``begin`` on that are not answered yet, then all lines of the chunk."""
+    asked = [_asked(number) for number in range(begin, min(begin + CHUNK, DEMANDS))]
+    kept = _kept()
+    lines = {q.number: line for q in asked for line in kept if same(line, q)}
+    left = [q for q in asked if q.number not in lines]
+    if left:
+        with live() as bench:
+            for q in left:
+                sys.stderr.write(f"  demand {q.number + 1} of {DEMANDS}: {q.workload}\n")
+                line = answer(bench, q)
+                append(FILE, json.dumps(line))
+                lines[q.number] = line
+    return [lines[q.number] for q in asked]
+
+
+def _asked(number: int) -> Question:
+    """Ten in a row are of one workload, so that a part builds one."""
+    workloads = list(GRIDS)
+    workload = workloads[number // CHUNK % len(workloads)]
+    records = [r for r in whole_grid(workload) if r.deployment.variant.barred is None]
+    return question(number, workload, [p for r in records for p in build_profiles(r.cell)[0]])
+
+
+def _kept() -> list[Result]:
+    drop_unfinished(FILE)
+    return [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.is_file() else []
+
+
+def parts() -> dict[str, Callable[[], list[Result]]]:
+    """Ten demands a part."""
+    return {
+        f"demands_{begin // CHUNK}": partial(chunk, begin) for begin in range(0, DEMANDS, CHUNK)
+    }
+
+
+def render(results: Mapping[str, Any]) -> list[str]:
+    """Rows of the table of aims and figures: the two aims, then every miss."""
+    lines = [line for part in results.values() for line in part]
+    if not lines:
+        return []
+    hold = [line for line in lines if line["recommended"]["holds"]]
+    proven = sum(line["recommended"]["verdict"] == "holds" for line in hold)
+    wrong = [line for line in lines if not line["recommended"]["holds"]]
+    rivals = [line for line in lines if line["cheaper"] and line["cheaper"]["holds"] is not None]
+    loose = [line for line in rivals if line["cheaper"]["holds"]]
+    tight = len(rivals) - len(loose)
+    asked = len(lines)
+    fine = asked == DEMANDS and len(hold) >= AIM_HOLD
+    share = tight / len(rivals) if rivals else 0.0
+    return [
+        f"| recommendations for random demands that hold when tested | {AIM_HOLD} of {DEMANDS} "
+        f"| {len(hold)} of {asked} ({proven} of them proven at 99 %), {met(fine)} |",
+        f"| the next cheaper configuration, rejected by the planner, fails when tested "
+        f"| at least {AIM_TIGHT:.0%} | {tight} of {len(rivals)} ({share:.0%}), "
+        f"{met(asked == DEMANDS and share >= AIM_TIGHT)} |",
+        *(f"| miss: {_miss(line, 'recommended')} |" for line in wrong),
+        *(f"| not tight: {_miss(line, 'cheaper')} |" for line in loose),
+    ]
+
+
+def _miss(line: Mapping[str, Any], which: str) -> str:
+    one = line[which]
+    variant, size, threads, replicas = one["key"]
+    found = one["refused"] or (
+        f"p99 {one['p99_ms']:.3g} ms, {one['late']} of {one['n']} late"
+        + (", fell behind" if one["behind"] else "")
+    )
+    low, mid, high = line["predicted_p99_ms"]
+    predicted = f"; predicted {mid:.3g} ms ({low:.3g}-{high:.3g})" if which == "recommended" else ""
+    return (
+        f"{line['workload']}, {line['rate_rps']:g} req/s, p99 at most {line['limit_ms']:g} ms "
+        f"| - | {variant} on {replicas} x {size}, {threads} thread(s), {one['held_replicas']} "
+        f"held: {found}{predicted}"
+    )

@@ -1,0 +1,212 @@
+"""Ray Serve and Locust, up and running: deployments one after the other, profiled and driven."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from loadtests.ceiling import with_ceiling
+from loadtests.cell import FULL, CellContext, ladder, measure_ceiling, measure_cell, observe
+from loadtests.fleet import Fleet
+from loadtests.objective import Slo
+from loadtests.payloads import make_payloads
+from loadtests.records import LoadRun, Measurement
+from loadtests.summary import LoadResult
+from planner.profile import build_profiles
+from planner.records import ServiceProfile
+from serving.build import build_variants
+from serving.errors import InvalidMeasurement
+from serving.generate import generated_rows
+from serving.instances import load_instances, resolve
+from serving.ray_host.client import RayHost
+from serving.records import Deployment, Endpoint, InstanceType, Variant
+from serving.steps import Dataset
+from serving.stub_variant import noop_variant
+from serving.workloads import find_workload
+from tonnage.config import load_study, shipped
+
+SEED = 7
+_TRIES = 3
+_NOOP_BYTES = 64 << 20
+
+
+@lru_cache(maxsize=1)
+def _data(workload: str) -> Dataset:
+    study, _ = load_study(workload)
+    return find_workload(workload).load(study.data.source, study.seed)
+
+
+@lru_cache(maxsize=4)
+def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
+    """Variants of a shipped workload by name, built where they are not yet."""
+    study, _ = load_study(workload)
+    made = build_variants(
+        find_workload(workload),
+        names,
+        _data(workload),
+        seed=study.seed,
+        max_loss=study.quality.max_loss,
+    )
+    return {variant.name: variant for variant in made}
+
+
+def host_size(spec: str) -> InstanceType:
+    """A size of the shipped catalogue, such as ``sim-0.5`` or ``sim-1:quota``."""
+    return resolve(spec, load_instances(shipped("instances.toml")))
+
+
+def held(size: InstanceType, replica_cpus: int) -> int:
+    """How many replicas of ``size`` so many CPUs hold."""
+    return int(replica_cpus / size.vcpus + 1e-9)
+
+
+def profile_of(measurements: Sequence[Measurement]) -> ServiceProfile:
+    """The one profile of a cell's measurements; InvalidMeasurement with the reason for none."""
+    profiles, refusals = build_profiles(measurements)
+    if not profiles:
+        raise InvalidMeasurement(f"no profile: {refusals[0][1]}")
+    return profiles[0]
+
+
+@dataclass(kw_only=True)
+class Live:
+    """One deployment at a time; the next one takes its place."""
+
+    host: RayHost
+    fleet: Fleet
+    environment: str
+    _running: tuple[Deployment, Endpoint] | None = field(default=None, init=False)
+    _stored: dict[tuple[str, int], Path] = field(default_factory=dict, init=False)
+    _sequence: int = field(default=0, init=False)
+    _floor: list[Measurement] = field(default_factory=list, init=False)
+
+    @property
+    def replica_cpus(self) -> int:
+        """CPUs that replicas may have."""
+        return len(self.host.placement.replica_cpus)
+
+    def deploy(self, deployment: Deployment, *, anew: bool = False) -> float:
+        """Have ``deployment`` run; the seconds that it took. ``anew`` replaces an equal one."""
+        began = time.monotonic()
+        if self._running is None or self._running[0] != deployment or anew:
+            self.remove()
+            self._running = (deployment, self.host.deploy(deployment))
+        return time.monotonic() - began
+
+    def remove(self) -> None:
+        """Have nothing run."""
+        if self._running is not None:
+            self.host.delete(self._running[1].model_name)
+        self._running = None
+
+    def floor(self, like: Deployment, batch: int, *, ladder_only: bool = False) -> None:
+        """Measure what a no-op of the same size does: the platform's floor and its ceiling.
+
+        What is measured afterwards is judged by it. ``ladder_only`` leaves out the floor.
+        """
+        features = max(1, sum(v[:1].size for v in _data(like.variant.workload).test.values()))
+        noop = noop_variant(like.variant.workload, features)
+        deployment = like.model_copy(update={"variant": noop, "replicas": 1})
+        self.deploy(deployment)
+        role = "ceiling" if ladder_only else "floor"
+        run = measure_ceiling if ladder_only else measure_cell
+        self._floor = list(run(self._context(batch, role, SEED, ()), FULL, self._next))
+
+    @property
+    def floors(self) -> Sequence[Measurement]:
+        """What :meth:`floor` measured last."""
+        return self._floor
+
+    def cell(self, deployment: Deployment, batch: int) -> list[Measurement]:
+        """The product's own measurement of a cell, from which it makes a profile.
+
+        It is measured again, up to three times in all, where no profile comes of it.
+        """
+        self.deploy(deployment)
+        for _ in range(_TRIES):
+            made = list(measure_cell(self._context(batch, "cell", SEED, ()), FULL, self._next))
+            judged = with_ceiling([*self._floor, *made])[len(self._floor) :]
+            if build_profiles(judged)[0]:
+                break
+        return judged
+
+    def ladder(self, deployment: Deployment, batch: int) -> list[Measurement]:
+        """Closed-loop rungs: what the deployment carries."""
+        self.deploy(deployment)
+        context = self._context(batch, "cell", SEED, ())
+        made = list(ladder(context, FULL, self._one_user_rps(context), self._next))
+        return with_ceiling([*self._floor, *made])[len(self._floor) :]
+
+    def drive(
+        self,
+        deployment: Deployment,
+        batch: int,
+        rate_rps: float,
+        seconds: float,
+        seed: int,
+        slos: Sequence[Slo] = (),
+    ) -> tuple[Measurement, LoadResult]:
+        """One open-loop run of Poisson arrivals."""
+        self.deploy(deployment)
+        run = LoadRun(
+            mode="open", batch=batch, duration_s=seconds, rate_rps=round(rate_rps, 3), seed=seed
+        )
+        made, result = observe(self._context(batch, "cell", seed, slos), run, self._next())
+        return with_ceiling([*self._floor, made])[-1], result
+
+    def _one_user_rps(self, context: CellContext) -> float:
+        one = LoadRun(mode="closed", batch=context.batch, duration_s=FULL.warmup_s, users=1)
+        return max(observe(context, one, self._next())[0].completed_rps, 0.5)
+
+    def _context(self, batch: int, role: str, seed: int, slos: Sequence[Slo]) -> CellContext:
+        if self._running is None:
+            raise ValueError("nothing is deployed")
+        deployment, endpoint = self._running
+        return CellContext(
+            host=self.host,
+            fleet=self.fleet,
+            deployment=deployment,
+            endpoint=endpoint,
+            payloads=self._payloads(deployment, batch),
+            batch=batch,
+            seed=seed,
+            environment=self.environment,
+            role=role,
+            slos=tuple(slos),
+        )
+
+    def _payloads(self, deployment: Deployment, batch: int) -> Path:
+        variant = deployment.variant
+        key = (variant.model_name, batch)
+        if key not in self._stored:
+            rows = dict(_data(variant.workload).test)
+            if variant.runtime == "stub":
+                numbers = max(1, sum(values[:1].size for values in rows.values()))
+                most = max(batch, min(6000, _NOOP_BYTES // (4 * numbers)))
+                rows = dict(generated_rows(variant.inputs, most, SEED))
+            one = deployment.model_copy(update={"threads": 1})
+            made = make_payloads(one, rows, batch, SEED)
+            self._stored[key] = self.fleet.store(f"{key[0]}-{batch}", made)
+        return self._stored[key]
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence - 1
+
+
+@contextmanager
+def live() -> Iterator[Live]:
+    """Everything up; taken down afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            RayHost(folder / "ray.log") as host,
+            Fleet(folder / "locust.log", cpus=host.placement.platform_cpus) as fleet,
+        ):
+            environment = host.environment().content_hash()
+            yield Live(host=host, fleet=fleet, environment=environment)

@@ -1,0 +1,150 @@
+"""From one replica to as many as this host holds: throughput and p99 against prediction.
+
+The profile is that of one replica. Its capacity times their number is what so many replicas
+should carry; their p99 is simulated on the very schedule that they were measured with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from benchmarks.live import SEED, built, held, host_size, live, profile_of
+from benchmarks.prediction import met
+from benchmarks.same_schedule import Window, half_width, measured_ms, predicted_ms
+from serving.records import Deployment
+
+Result = dict[str, Any]
+UTILISATION = 0.6
+OPEN_S = 30.0
+TRIES = 3
+AIM_THROUGHPUT, AIM_P99 = 0.08, 0.20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model at a batch size on one size of replica."""
+
+    workload: str
+    variant: str
+    batch: int
+    size: str
+
+    @property
+    def name(self) -> str:
+        """What its part is called."""
+        return f"scale_out_{self.workload}_{self.size}"
+
+
+CASES = (
+    Case("cifar_cnn", "onnx", 16, "sim-0.5"),
+    Case("cifar_cnn", "onnx", 16, "sim-0.25"),
+    Case("credit", "onnx_fp32", 6000, "sim-0.5"),
+    Case("credit", "onnx_fp32", 6000, "sim-0.25"),
+)
+
+
+def scaled(case: Case) -> Result:
+    """Profile one replica, then measure every number of them."""
+    variant = built(case.workload, (case.variant,))[case.variant]
+    size = host_size(case.size)
+    one = Deployment(variant=variant, instance=size, threads=1)
+    rows = []
+    with live() as bench:
+        bench.floor(one, case.batch, ladder_only=True)
+        profile = profile_of(bench.cell(one, case.batch))
+        for replicas in range(1, held(size, bench.replica_cpus) + 1):
+            deployment = one.model_copy(update={"replicas": replicas})
+            rungs = [m for m in bench.ladder(deployment, case.batch) if m.valid]
+            rate = float(f"{UTILISATION * replicas * profile.capacity_rps:.4g}")
+            for attempt in range(TRIES):
+                seed = 100 * SEED + 10 * replicas + attempt
+                made, result = bench.drive(deployment, case.batch, rate, OPEN_S, seed)
+                if made.valid:
+                    break
+            samples = result.samples
+            window = Window(samples.due_s, samples.latency_s, result.steady_from_s, seed)
+            rows.append(
+                {
+                    "replicas": replicas,
+                    "carried_rps": max((m.completed_rps for m in rungs), default=None),
+                    "predicted_rps": replicas * profile.capacity_rps,
+                    "rate_rps": rate,
+                    "seed": seed,
+                    "n": int(window.steady.sum()),
+                    "measured_p99_ms": measured_ms([window]),
+                    "half_width": half_width([window]),
+                    "predicted_p99_ms": list(
+                        predicted_ms(profile, [window], replicas=replicas, seed=SEED)
+                    ),
+                    "faults": [f"{fault.code}: {fault.detail}" for fault in made.faults],
+                }
+            )
+    return {
+        "workload": case.workload,
+        "variant": case.variant,
+        "batch": case.batch,
+        "size": size.label,
+        "profile": profile.model_dump(mode="json"),
+        "rows": rows,
+    }
+
+
+def parts() -> dict[str, Callable[[], Result]]:
+    """One part a case."""
+    return {case.name: partial(scaled, case) for case in CASES}
+
+
+def errors(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Relative errors of the predicted throughput and p99; None where it was not measured."""
+    carried = row["carried_rps"]
+    throughput = row["predicted_rps"] / carried - 1 if carried else None
+    p99 = None if row["faults"] else row["predicted_p99_ms"][1] / row["measured_p99_ms"] - 1
+    return throughput, p99
+
+
+def render(results: Mapping[str, Any]) -> list[str]:
+    """Rows of the table of aims and figures: every number of replicas, then the aims."""
+    lines, found = [], []
+    for one in results.values():
+        for row in one["rows"]:
+            found.append(errors(row))
+            lines.append(_row(one, row))
+    aims = (("throughput", AIM_THROUGHPUT), ("p99", AIM_P99))
+    for (what, aim), every in zip(aims, zip(*found, strict=True), strict=False):
+        known = [abs(off) for off in every if off is not None]
+        within = sum(off <= aim for off in known)
+        worst = f"worst {max(known):.1%}" if known else "none measured"
+        lines.append(
+            f"| {what} of 1 to all replicas that the host holds, against prediction "
+            f"| within {aim:.0%} | {within} of {len(every)} ({worst}), "
+            f"{met(within == len(every))} |"
+        )
+    return lines
+
+
+def _row(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    throughput, p99 = errors(row)
+    head = (
+        f"| {row['replicas']} x {one['size']}, {one['workload']} {one['variant']} at batch "
+        f"{one['batch']:,}: throughput; p99 at {row['rate_rps']:.4g} req/s "
+        f"| within {AIM_THROUGHPUT:.0%}; within {AIM_P99:.0%} |"
+    )
+    if throughput is None:
+        first = "throughput refused"
+    else:
+        first = (
+            f"predicted {row['predicted_rps']:.4g} req/s, carried {row['carried_rps']:.4g}: "
+            f"{throughput:+.1%}"
+        )
+    low, mid, high = row["predicted_p99_ms"]
+    if p99 is None:
+        second = f"p99 refused: {row['faults'][0]}"
+    else:
+        second = (
+            f"predicted {mid:.3g} ms ({low:.3g}-{high:.3g}), measured "
+            f"{row['measured_p99_ms']:.3g} ms +- {row['half_width']:.0%}: {p99:+.1%}"
+        )
+    return f"{head} {first}; {second} |"

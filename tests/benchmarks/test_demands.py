@@ -1,0 +1,142 @@
+"""Random demands: how they are drawn, what rivals a recommendation, and how tests are counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import demands
+from benchmarks.demands import DEMANDS, next_cheaper, question, render, same, share_held
+from benchmarks.grid_records import GridRecord
+from benchmarks.grid_replay import Choice, answered, profiled
+from planner.recommend import best_on_host
+from planner.records import ServiceProfile
+
+
+@pytest.fixture(scope="module")
+def profiles(record: Callable[..., GridRecord]) -> list[ServiceProfile]:
+    """Two variants on two sizes."""
+    made = [
+        record(variant, size, 1, ms, (20.0,))
+        for variant, ms in (("fast", 5.0), ("slow", 12.0))
+        for size in ("sim-1", "sim-0.5")
+    ]
+    return profiled(made, 1e9)[0]
+
+
+def test_demands_are_seeded_and_differ(profiles: list[ServiceProfile]) -> None:
+    """The same number is the same demand, and another one another."""
+    first = [question(number, "made", profiles) for number in range(5)]
+    assert first == [question(number, "made", profiles) for number in range(5)]
+    assert len({(q.rate_rps, q.limit_ms) for q in first}) == 5
+
+
+def test_what_is_recommended_is_what_the_product_recommends(
+    profiles: list[ServiceProfile],
+) -> None:
+    """The question carries the best plan for its demand."""
+    asked = question(3, "made", profiles)
+    plan = best_on_host(answered(profiles, asked.rate_rps, asked.limit_ms))
+    assert plan is not None
+    assert asked.best.vcpus == plan.vcpus
+    assert asked.best.key[3] == plan.replicas
+
+
+def test_the_rival_is_the_dearest_that_is_cheaper(profiles: list[ServiceProfile]) -> None:
+    """One and a half CPUs are rivalled by one, and of one CPU's ways by the fastest."""
+    best = Choice(("fast", "sim-0.5", 1, 3), 1.5)
+    rival = next_cheaper(profiles, best)
+    assert rival is not None
+    assert rival.vcpus == 1.0
+    assert rival.key[0] == "fast"
+    assert next_cheaper(profiles, Choice(("fast", "sim-0.5", 1, 1), 0.5)) is None
+
+
+def test_a_share_is_what_the_host_holds() -> None:
+    """Of six quarters of a CPU one CPU holds four, of two halves both."""
+    assert share_held(Choice(("fast", "sim-0.25", 1, 6), 1.5), 1) == 4
+    assert share_held(Choice(("fast", "sim-0.5", 1, 2), 1.0), 1) == 2
+    assert share_held(Choice(("fast", "sim-1", 1, 5), 5.0), 1) == 1
+
+
+def line(number: int, holds: bool | None, cheaper: bool | None = False) -> dict[str, Any]:
+    one = {
+        "key": ["fast", "sim-0.5", 1, 2],
+        "vcpus": 1.0,
+        "held_replicas": 2,
+        "n": 1500,
+        "late": 3 if holds else 40,
+        "p99_ms": 30.0,
+        "behind": False,
+        "holds": holds,
+        "verdict": "holds" if holds else "fails",
+        "refused": "noisy_host: x" if holds is None else None,
+    }
+    rival = {**one, "key": ["slow", "sim-1", 1, 1], "holds": cheaper, "refused": None}
+    return {
+        "number": number,
+        "workload": "made",
+        "rate_rps": 50.0,
+        "limit_ms": 40.0,
+        "predicted_p99_ms": [20.0, 25.0, 35.0],
+        "recommended": one,
+        "cheaper": rival,
+    }
+
+
+def test_a_perfect_planner_holds_and_is_tight() -> None:
+    """Sixty that hold, sixty rivals that fail: both aims met, nothing listed."""
+    lines = render({"demands_0": [line(number, True) for number in range(DEMANDS)]})
+    assert len(lines) == 2
+    assert "60 of 60 (60 of them proven at 99 %), met" in lines[0]
+    assert "60 of 60 (100%), met" in lines[1]
+
+
+def test_misses_are_counted_and_listed() -> None:
+    """Four that do not hold or could not be judged miss the aim, and each has a row."""
+    made = [line(n, True) for n in range(56)]
+    made += [line(n, False) for n in range(56, 59)] + [line(59, None)]
+    lines = render({"demands_0": made})
+    assert "56 of 60" in lines[0]
+    assert "**missed**" in lines[0]
+    assert sum(row.startswith("| miss: ") for row in lines) == 4
+    assert any("noisy_host: x" in row for row in lines)
+
+
+def test_loose_recommendations_are_listed() -> None:
+    """Where a cheaper one held, it is named; more than half of them miss the aim."""
+    made = [line(n, True, cheaper=n < 31) for n in range(DEMANDS)]
+    lines = render({"demands_0": made})
+    assert "29 of 60 (48%), **missed**" in lines[1]
+    assert sum(row.startswith("| not tight: ") for row in lines) == 31
+
+
+def test_half_the_demands_prove_nothing() -> None:
+    """Until all are tested no aim is met."""
+    lines = render({"demands_0": [line(n, True) for n in range(30)]})
+    assert all("**missed**" in row for row in lines[:2])
+
+
+def test_a_kept_line_answers_its_own_question_only(
+    profiles: list[ServiceProfile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line is used again for the same demand and recommendation, whole lines only."""
+    asked = question(3, "made", profiles)
+    kept = {
+        "number": 3,
+        "rate_rps": asked.rate_rps,
+        "limit_ms": asked.limit_ms,
+        "recommended": {"key": list(asked.best.key)},
+        "cheaper": None if asked.cheaper is None else {"key": list(asked.cheaper.key)},
+    }
+    path = tmp_path / "demands.jsonl"
+    path.write_text(json.dumps(kept) + "\n" + json.dumps(kept)[:20])
+    monkeypatch.setattr(demands, "FILE", path)
+    (read,) = demands._kept()
+    assert same(read, asked)
+    assert not same(read, asked._replace(best=Choice(("slow", "sim-1", 1, 1), 1.0)))
+    assert not same(read, asked._replace(limit_ms=1.0))
