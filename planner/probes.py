@@ -32,6 +32,9 @@ ODDS = 0.5
 REQUESTS = 5_000
 """So many requests a probe may take to find the highest load under the limit."""
 
+WORTH = 0.02
+"""A cell that can save less than this share of the cost would settle nothing."""
+
 _UNKNOWN = (Bottleneck.UNMEASURED, Bottleneck.INVALID)
 
 
@@ -77,7 +80,7 @@ def probes(
 
     A cell takes ``deploy_s`` and the time of ``REQUESTS`` at half of the best capacity that one
     may hope for. ``profiles`` are those that were measured; ``measure_with`` is that of
-    :func:`measure_command`. A cell that cannot save anything is left out.
+    :func:`measure_command`. A cell that cannot save anything to speak of is left out.
     """
     each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
     plans = [p for p in (answer.best, *answer.alternatives) if p and p.usd_per_month is not None]
@@ -168,7 +171,7 @@ def _if_the_unmeasured_holds(
         why = _brief(rejection.reason)
         if best_usd is None and least < math.inf:
             chances[_cell(candidate)] = _Chance(candidate, None, f"no plan holds yet; {why}")
-        elif best_usd is not None and least < best_usd:
+        elif best_usd is not None and least < (1 - WORTH) * best_usd:
             chances[_cell(candidate)] = _Chance(candidate, ODDS * (best_usd - least), why)
     return list(chances.values())
 
