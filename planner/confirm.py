@@ -79,7 +79,8 @@ def judge_confirmation(
     pool = judged(measurements, verdicts, slo, sure)
     after_kill = None if killed is None else judged([killed], [], slo, confidence)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
-    verdict, reason = _verdict(pool, each, after_kill, spare)
+    replayed = bool(verdicts) and all(v.replayed for v in verdicts)
+    verdict, reason = _verdict(pool, each, after_kill, spare, replayed=replayed)
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     return Claim.of(
         profile=demand.name,
@@ -173,7 +174,12 @@ def _check_valid(run: Measurement, why: str | None) -> None:
 
 
 def _verdict(
-    pool: Judged, each: Sequence[Judged], killed: Judged | None, spare_replicas: int
+    pool: Judged,
+    each: Sequence[Judged],
+    killed: Judged | None,
+    spare_replicas: int,
+    *,
+    replayed: bool,
 ) -> tuple[Verdict, str]:
     failed = sum(one.verdict == "fails" for one in each)
     if failed:
@@ -188,7 +194,8 @@ def _verdict(
         return Verdict.UNDECIDED, f"{len(each)} of {DEPLOYMENTS} redeployments are made"
     if spare_replicas and killed is None:
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
-    return Verdict.HOLDS, "binomial rule over all deployments; none fails by itself"
+    how = ", by the share that is expected over all schedules" if replayed else ""
+    return Verdict.HOLDS, f"binomial rule over all deployments{how}; none fails by itself"
 
 
 def _differences(

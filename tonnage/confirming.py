@@ -7,21 +7,14 @@ confirmation goes on with the next one.
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from loadtests.ceiling import with_ceiling
-from loadtests.cell import FULL, CellContext, closed, measure, observe
-from loadtests.fleet import Fleet
-from loadtests.monitor import Host
 from loadtests.records import LoadRun, Measurement
 from planner.claim import Claim
 from planner.confirm import judge_confirmation, unbelievable_loss
@@ -34,21 +27,21 @@ from reports import words
 from reports.bundle import CLAIMS, Bundle, track_record_path
 from reports.write import write_reports
 from serving.errors import InvalidMeasurement
-from serving.placement import cpus_needed
-from serving.ray_host.client import RayHost
-from serving.records import Endpoint
-from tonnage.cells import DEPLOY_S, Cell
-from tonnage.config import Study
+from serving.instances import load_instances
+from serving.records import Environment
+from tonnage.cells import DEPLOY_S
+from tonnage.config import Study, beside
 from tonnage.durations import in_words
 from tonnage.planning import plan as plan_again
 from tonnage.progress import Steps
 from tonnage.proofs import Proof, Wanted, check_records, chosen, make_proof
+from tonnage.redeploying import START_S, Redeploying
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage
 
 RUNS = "confirmations.jsonl"
 REPEATS = 2
-START_S, REPORT_S = 14.0, 3.0
+REPORT_S = 3.0
 _SEED_STEP = 7919  # each run has a schedule of its own
 _LOSS = 1000  # the number of the run that loses a replica, far from all others
 _FAILED_BEFORE = "a deployment had failed by itself"
@@ -71,28 +64,33 @@ def confirm(
     """
     bundle = folder.bundle()
     answers = chosen(bundle, profile)
-    logs = folder.path / "logs"
-    host = stage.host(logs)
+    host = stage.host(folder.path / "logs")
     environment = host.environment()
     check_records(bundle, environment)
+    catalogue = load_instances(beside(study_path, study.plan.instances))
     proofs = [
-        make_proof(bundle, answer, stage, host.placement, environment, wanted) for answer in answers
+        make_proof(bundle, answer, catalogue, stage, host.placement, environment, wanted)
+        for answer in answers
     ]
     total = START_S + sum(proof.estimate_s for proof in proofs) + REPORT_S
     with Steps(total) as steps:
         many = " and ".join(f"[{proof.demand.name}]" for proof in proofs)
         steps.say(f"proving {many}: about {in_words(total)}, more while undecided")
-        steps.step("serve: starting what serves, and Locust", START_S)
-        cpus = host.placement.platform_cpus
-        with host, Fleet(logs / "locust.log", workers=stage.workers, cpus=cpus) as fleet:
+        with Redeploying(
+            host=host,
+            stage=stage,
+            floors=bundle.measurements,
+            logs=folder.path / "logs",
+            steps=steps,
+        ) as redeploying:
             confirming = Confirming(
                 folder=folder,
                 study=study,
                 study_path=study_path,
                 bundle=bundle,
-                host=host,
-                fleet=fleet,
-                stage=stage,
+                environment=environment,
+                redeploying=redeploying,
+                differs=stage.differs,
                 wanted=wanted,
                 steps=steps,
             )
@@ -104,18 +102,20 @@ def confirm(
 
 @dataclass(kw_only=True)
 class Confirming:
-    """Proves plans on a host that is running; one :class:`Proof` after the other."""
+    """Proves plans, one :class:`Proof` after the other.
+
+    Nothing is started while all that is needed was kept.
+    """
 
     folder: RunFolder
     study: Study
     study_path: Path
     bundle: Bundle
-    host: Host
-    fleet: Fleet
-    stage: Stage
+    environment: Environment
+    redeploying: Redeploying
+    differs: tuple[str, ...]
     wanted: Wanted
     steps: Steps
-    _payloads: Path = field(default=Path(), init=False)
 
     def prove(self, proof: Proof) -> Claim:
         """Run, judge, and keep the claim and what it says of the planner.
@@ -123,8 +123,6 @@ class Confirming:
         InvalidMeasurement when a run cannot be believed however often it is repeated.
         """
         begun = time.monotonic()
-        cell = Cell(proof.deployment, proof.demand.batch)
-        self._payloads = self.fleet.store("payloads", self.stage.payloads(cell))
         runs, losses = self._kept(proof)
         protocol = proof.protocol
         failed = any(self._fails(proof, run) for run in runs)
@@ -180,7 +178,7 @@ class Confirming:
                 seed=seed,
                 timeout_s=max(10.0, 3e-3 * proof.demand.slo.limit_ms),
             )
-            made = self._drive(proof, run, number, kill=kind == "killed")
+            made = self.redeploying.drive(proof, run, number, kill=kind == "killed")
             kept = ConfirmationRun(key=proof.key, kind=kind, measurement=made)
             self.folder.append(RUNS, kept)
             why = _why_not(kept)
@@ -191,36 +189,6 @@ class Confirming:
             f"believed, the last one for {why}"
         )
 
-    def _drive(self, proof: Proof, run: LoadRun, number: int, *, kill: bool) -> Measurement:
-        """Deploy anew, warm up, put the load on it, and take it down again."""
-        deployment = proof.deployment
-        endpoint = self.host.deploy(deployment)
-        try:
-            context = CellContext(
-                host=self.host,
-                fleet=self.fleet,
-                deployment=deployment,
-                endpoint=endpoint,
-                payloads=self._payloads,
-                batch=run.batch,
-                seed=run.seed,
-                environment=self.host.environment().content_hash(),
-                slos=(proof.demand.slo,),
-                call=self.stage.call,
-            )
-            measure(context, closed(context, FULL.warmup_s, 1), number)
-            if kill:
-                with _Killer(endpoint, run.duration_s / 2) as killer:
-                    made, _ = observe(context, run, number, killer.start)
-            else:
-                made = measure(context, run, number)
-        finally:
-            self.host.delete(endpoint.model_name)
-            if isinstance(self.host, RayHost):
-                self.host.rotate(cpus_needed(deployment.instance, deployment.replicas))
-        # No-op replicas of the study say what generator and ingress carry.
-        return with_ceiling([*self.bundle.measurements, made])[-1]
-
     def _judge(
         self, proof: Proof, runs: Sequence[Measurement], losses: Sequence[Measurement]
     ) -> Claim:
@@ -230,7 +198,7 @@ class Confirming:
             runs,
             proof.demand,
             proof.plan,
-            self.host.environment(),
+            self.environment,
             config_hash=self.bundle.info.config_hash,
             confirmed_on=date.fromisoformat(newest[:10]),
             killed=losses[0] if losses else None,
@@ -238,7 +206,7 @@ class Confirming:
             verdicts=verdicts,
             predicted=proof.predicted,
             look=look_of(runs, proof.protocol.deployments),
-            differs=self.stage.differs,
+            differs=self.differs,
         )
 
     def _keep(self, proof: Proof, claim: Claim, runs: Sequence[Measurement]) -> Claim:
@@ -265,7 +233,8 @@ class Confirming:
             here = [p for p in answer.alternatives if p.candidate.instance == p.candidate.size]
             update = {"best": best_on_host(answer), "alternatives": tuple(here)}
             answer = answer.model_copy(update=update)
-        return instead_in_words(recommend_instead(answer, proof.plan), answer.note)
+        note = "" if answer.best else answer.note
+        return instead_in_words(recommend_instead(answer, proof.plan), note)
 
 
 def claim_name(profile: str) -> str:
@@ -281,24 +250,6 @@ def instead_in_words(plan: Plan | None, note: str) -> str:
         f"with these runs as evidence {words.configuration(plan)}; {words.latency(plan)}; "
         f"{words.cost(plan)}; not proven yet"
     )
-
-
-class _Killer:
-    """Kills the first replica of a deployment, some time after a run began."""
-
-    def __init__(self, endpoint: Endpoint, after_s: float) -> None:
-        pid = endpoint.replicas[0].pid
-        self._timer = threading.Timer(after_s, lambda: os.kill(pid, signal.SIGKILL))
-
-    def start(self) -> None:
-        """The clock of the run begins."""
-        self._timer.start()
-
-    def __enter__(self) -> _Killer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
 
 
 def _why_not(run: ConfirmationRun) -> str | None:

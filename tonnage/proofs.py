@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loadtests.ceiling import HIGHEST_SHARE, ceilings
@@ -14,9 +15,10 @@ from planner.records import Demand, Interval, Plan, Recommendation
 from reports.bundle import Bundle
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
+from serving.instances import resolve
 from serving.model_store import model_path
 from serving.placement import CannotBeMeasured, Placement, check_measurable
-from serving.records import COMMAND, Deployment, Environment, sha256_of
+from serving.records import COMMAND, Deployment, Environment, InstanceType, sha256_of
 from tonnage.cells import DEPLOY_S
 from tonnage.load import CEILING_RPS_PER_WORKER
 from tonnage.stage import Stage
@@ -112,6 +114,7 @@ def check_records(bundle: Bundle, here: Environment) -> None:
 def make_proof(
     bundle: Bundle,
     answer: Recommendation,
+    catalogue: Mapping[str, InstanceType],
     stage: Stage,
     placement: Placement,
     environment: Environment,
@@ -124,7 +127,8 @@ def make_proof(
             f"[{answer.demand.name}]: no plan on this host's own sizes holds, so there is none to "
             "confirm; leave out --this-host"
         )
-    measured = _measured(bundle, plan, answer.demand)
+    size = resolve(plan.candidate.size, catalogue)
+    measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)
     if measured.instance.enforcement == "quota" and not (
         enforces_quotas() or measured.instance.is_container
@@ -152,7 +156,7 @@ def make_proof(
         protocol=protocol,
         not_killed=not_killed,
         predicted=_predicted(bundle, deployment, answer.demand, held),
-        key=_key(bundle, answer.demand, plan, deployment),
+        key=_key(bundle, answer.demand, plan, deployment, stage),
     )
 
 
@@ -164,19 +168,16 @@ def _why_no_loss(killed_rps: float | None, environment: Environment, wanted: Wan
     return _NO_GROUPS if environment.enforcement == "affinity" else ""
 
 
-def _measured(bundle: Bundle, plan: Plan, demand: Demand) -> Deployment:
+def _measured(bundle: Bundle, plan: Plan, size: InstanceType, demand: Demand) -> Deployment:
     """The deployment that the plan's figures were measured on, with all its settings."""
     c = plan.candidate
-    name, _, enforcement = c.size.partition(":")
+    key = (c.variant, size.label, c.threads, demand.batch)
     for m in reversed(bundle.measurements):
-        d = m.deployment
-        same = (d.variant.name, d.instance.name, d.threads) == (c.variant, name, c.threads)
-        how = enforcement in ("", d.instance.enforcement)
-        if m.valid and m.role == "cell" and same and how and m.run.batch == demand.batch:
-            return d
+        if m.key == key and m.valid and m.role == "cell":
+            return m.deployment
     raise BadInput(
-        f"{c.variant} on {c.size} has no valid measurement in this run, so nothing says what to "
-        "deploy; run the study again"
+        f"{c.variant} on {size.label} has no valid measurement in this run, so nothing says "
+        "what to deploy; run the study again"
     )
 
 
@@ -184,14 +185,16 @@ def _check_model(deployment: Deployment) -> None:
     variant = deployment.variant
     if variant.runtime == COMMAND:
         return
-    path = model_path(variant)
-    if not path.is_file():
-        raise BadInput(f"{path}: the model that was measured is gone; run the study again")
-    if (found := sha256_of(path)) != variant.sha256:
-        raise BadInput(
-            f"{path}: the model file changed since it was measured (sha256 {variant.sha256[:12]}, "
-            f"now {found[:12]}); run the study again"
-        )
+    main = model_path(variant)
+    files = {main: variant.sha256} | {main.parent / p.name: p.sha256 for p in variant.parts}
+    for path, sha256 in files.items():
+        if not path.is_file():
+            raise BadInput(f"{path}: the model that was measured is gone; run the study again")
+        if (found := sha256_of(path)) != sha256:
+            raise BadInput(
+                f"{path}: the model file changed since it was measured (sha256 {sha256[:12]}, "
+                f"now {found[:12]}); run the study again"
+            )
 
 
 def _held(
@@ -246,9 +249,9 @@ def _predicted(
     return None
 
 
-def _key(bundle: Bundle, demand: Demand, plan: Plan, deployment: Deployment) -> str:
+def _key(bundle: Bundle, demand: Demand, plan: Plan, deployment: Deployment, stage: Stage) -> str:
     """What a kept run proves; anything else that changes begins anew."""
     environment = bundle.environment.content_hash() if bundle.environment else ""
     parts = [plan.candidate.content_hash(), str(plan.replicas), demand.content_hash()]
-    parts += [deployment.content_hash(), bundle.info.config_hash, environment]
+    parts += [deployment.content_hash(), bundle.info.config_hash, environment, *stage.differs]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:12]

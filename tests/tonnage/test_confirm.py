@@ -22,9 +22,10 @@ from serving.placement import Placement
 from serving.records import Deployment, Environment, Grant
 from tonnage import confirming, proofs
 from tonnage.config import load_study
-from tonnage.confirming import RUNS, Confirming, claim_name, confirm
+from tonnage.confirming import RUNS, claim_name, confirm
 from tonnage.planning import plan, study_demands
 from tonnage.proofs import Proof, Wanted
+from tonnage.redeploying import Redeploying
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, stage_of
 
@@ -52,21 +53,6 @@ class PaperHost:
         return self._environment
 
 
-class PaperFleet:
-    """A generator that only keeps where its payloads would be."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def store(self, name: str, _: object) -> Path:
-        return Path(name)
-
-
 Answer = Callable[[LoadRun, int, bool], dict[str, Any]]
 
 
@@ -84,9 +70,7 @@ class Script:
         self.made: list[tuple[LoadRun, bool]] = []
         self.deployments: list[Deployment] = []
 
-    def drive(
-        self, _: Confirming, proof: Proof, run: LoadRun, number: int, *, kill: bool
-    ) -> Measurement:
+    def drive(self, proof: Proof, run: LoadRun, number: int, *, kill: bool) -> Measurement:
         said = self.answer(run, number, kill)
         self.made.append((run, kill))
         self.deployments.append(proof.deployment)
@@ -119,7 +103,6 @@ class Script:
 @pytest.fixture
 def prove(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Claim]]:
     """Confirm a run by a script; verdicts take requests as independent."""
-    monkeypatch.setattr(confirming, "Fleet", PaperFleet)
     monkeypatch.setattr(proofs, "enforces_quotas", lambda: True)
     judge = confirming.judge_confirmation
 
@@ -132,7 +115,7 @@ def prove(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Claim]]:
         folder: RunFolder, script: Script, profile: str | None = "steady", **wanted: Any
     ) -> list[Claim]:
         host = wanted.pop("host", PaperHost())
-        monkeypatch.setattr(Confirming, "_drive", lambda self, *a, **k: script.drive(self, *a, **k))
+        monkeypatch.setattr(Redeploying, "drive", lambda _, *a, **k: script.drive(*a, **k))
         study, path = load_study(str(folder.path / "study.toml"))
         stage = Stage(
             host=lambda logs: host,
