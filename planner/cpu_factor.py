@@ -112,12 +112,13 @@ def measured_factor(here: Calibration, there: Calibration) -> CpuFactor:
     if not kernels:
         raise BadInput("--calibration: the files have no kernel in common; write both again")
     lows, mids, highs = zip(*_ratios(here, there, kernels), strict=True)
+    low, high = min(lows), max(highs)
     middle = math.exp(sum(map(math.log, mids)) / len(mids))
     return CpuFactor(
         target_family=there.cpu_family,
-        low=min(lows),
-        mid=middle,
-        high=max(highs),
+        low=low,
+        mid=min(max(low, middle), high),  # rounding
+        high=high,
         basis=f"measured: {len(kernels)} kernels, on a vCPU alone and with all busy, by "
         f"tonnage calibrate on {there.cpu_model}, {there.measured_at[:10]}",
     )
