@@ -29,8 +29,8 @@ RATES = (1000, 2500, 4000)
 PACED_RATES = (100, 1000, 2000)
 LAG_S = 6.0
 UTILISATIONS = (0.3, 0.5, 0.7)
-SERVICE_MS = 40.0
-ORACLE_S = 4.0
+SERVICE_MS = 80.0  # of which the way there and back, a millisecond at these rates, is little
+ORACLE_S = 8.0
 ORACLE_RUNS = 10
 QUANTILES = (0.5, 0.95, 0.99)
 BODIES = 512
@@ -120,7 +120,7 @@ def _against_recursion(
 
 
 def draw_service_ms(kind: str, seed: int) -> np.ndarray:
-    """Service times in ms with mean 40: constant, exponential, or 1 in 10 nine times as long."""
+    """Service times in ms with mean 80: constant, exponential, or 1 in 10 nine times as long."""
     draw = np.random.default_rng([seed, 9])
     if kind == "constant":
         return np.full(BODIES, SERVICE_MS, np.float32)

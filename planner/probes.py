@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from planner.allocatable import allocatable_vcpus
+from planner.candidates import size_name
 from planner.prices import PriceList
 from planner.records import (
     HOURS_PER_MONTH,
@@ -25,9 +26,15 @@ from planner.records import (
     ServiceProfile,
 )
 from planner.sizing import UTILISATION_CAP
-from serving.records import COMMAND, InstanceType, Variant
+from serving.records import InstanceType, Variant
 
 ODDS = 0.5
+REQUESTS = 5_000
+"""So many requests a probe may take to find the highest load under the limit."""
+
+WORTH = 0.02
+"""A cell that can save less than this share of the cost would settle nothing."""
+
 _UNKNOWN = (Bottleneck.UNMEASURED, Bottleneck.INVALID)
 
 
@@ -38,27 +45,23 @@ class _Chance(NamedTuple):
     saving_usd: float | None
     why: str
 
-    @property
-    def cell(self) -> tuple[str, str, int]:
-        return self.candidate.variant, self.candidate.size, self.candidate.threads
 
-    @property
-    def worth(self) -> float:
-        return math.inf if self.saving_usd is None else self.saving_usd
+def measure_command(
+    variant: Variant, candidate: Candidate, demand: Demand, measure_with: str | None = None
+) -> str:
+    """The command that measures one cell against a demand's limit.
 
-
-def measure_command(variant: Variant, candidate: Candidate, demand: Demand) -> str:
-    """The command that measures one cell against a demand's limit."""
-    slo = demand.slo
-    limit = f"--p{'95' if slo.quantile == 0.95 else '99'} {slo.limit_ms:g}ms"
-    if variant.runtime == COMMAND:
-        return (
-            f"tonnage run --cmd '{variant.file}' --instance {candidate.size} "
-            f"--batch {demand.batch} --rate {demand.rate_rps:g} --p99 {slo.limit_ms:g}ms"
-        )
+    ``measure_with`` is how the run's study is measured, ``tonnage measure STUDY``, or the command
+    of a run without one, ``tonnage run --model ...``; by default the variant's workload.
+    """
+    begin = measure_with or f"tonnage measure {variant.workload}"
+    if begin.startswith("tonnage run"):
+        return f"{begin} --instance {candidate.size}"
+    limit = f"--p{'95' if demand.slo.quantile == 0.95 else '99'} {demand.slo.limit_ms:g}ms"
     return (
-        f"tonnage measure {variant.workload} --variant {candidate.variant} --instance "
-        f"{candidate.size} --threads {candidate.threads} --batch {demand.batch} --max-load {limit}"
+        f"{begin} --variant {candidate.variant} --instance {candidate.size} "
+        f"--threads {candidate.threads} --batch {demand.batch} --max-load {limit} "
+        f"--budget {REQUESTS}"
     )
 
 
@@ -69,37 +72,63 @@ def probes(
     instances: Mapping[str, InstanceType],
     prices: PriceList,
     *,
-    seconds: float,
+    deploy_s: float,
     budget_s: float,
+    measure_with: str | None = None,
 ) -> tuple[Probe, ...]:
-    """Cells by expected saving per second, as many as ``budget_s`` allows at ``seconds`` each.
+    """Cells by expected saving per second, as many as fit into ``budget_s``.
 
-    ``profiles`` are those that were measured. A cell that cannot save anything is left out.
+    A cell takes ``deploy_s`` and the time of ``REQUESTS`` at half of the best capacity that one
+    may hope for. ``profiles`` are those that were measured; ``measure_with`` is that of
+    :func:`measure_command`. A cell that cannot save anything to speak of is left out.
     """
+    each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
     plans = [p for p in (answer.best, *answer.alternatives) if p and p.usd_per_month is not None]
-    chances = [
-        *_if_the_answer_fails(plans),
-        *_if_the_unmeasured_holds(answer, plans, profiles, instances, prices),
-    ]
-    by_cell: dict[tuple[str, str, int], _Chance] = {}
-    for chance in chances:
-        if chance.cell not in by_cell or by_cell[chance.cell].worth < chance.worth:
-            by_cell[chance.cell] = chance
-    ranked = sorted(by_cell.values(), key=lambda c: (-c.worth, c.cell))
-    named = {variant.name: variant for variant in variants}
-    return tuple(
-        Probe(
-            variant=c.candidate.variant,
-            size=c.candidate.size,
-            threads=c.candidate.threads,
-            batch=answer.demand.batch,
-            seconds=seconds,
-            saving_usd_per_month=c.saving_usd,
-            why=c.why,
-            command=measure_command(named[c.candidate.variant], c.candidate, answer.demand),
+    chances = {
+        _cell(chance.candidate): chance
+        for chance in (
+            *_if_the_unmeasured_holds(answer, plans, profiles, instances, prices),
+            *_if_the_answer_fails(plans),
         )
-        for c in ranked[: int(budget_s / seconds + 1e-9)]
-    )
+    }
+    named = {variant.name: variant for variant in variants}
+    every = []
+    for c in chances.values():
+        size = _size(c.candidate.size, instances)
+        rps = _hoped(each_vcpu, c.candidate.variant)
+        if size is None or not rps:
+            continue
+        every.append(
+            Probe(
+                variant=c.candidate.variant,
+                size=c.candidate.size,
+                threads=c.candidate.threads,
+                batch=answer.demand.batch,
+                seconds=deploy_s + REQUESTS / (0.5 * rps * size.vcpus),
+                saving_usd_per_month=c.saving_usd,
+                why=c.why,
+                command=measure_command(
+                    named[c.candidate.variant], c.candidate, answer.demand, measure_with
+                ),
+            )
+        )
+    every.sort(key=_rank)
+    chosen, left = [], budget_s
+    for probe in every:
+        if probe.seconds <= left:
+            chosen.append(probe)
+            left -= probe.seconds
+    return tuple(chosen)
+
+
+def _rank(probe: Probe) -> tuple[float, float, str, str, int]:
+    saving = math.inf if probe.saving_usd_per_month is None else probe.saving_usd_per_month
+    return -saving / probe.seconds, probe.seconds, probe.variant, probe.size, probe.threads
+
+
+def _hoped(each_vcpu: Mapping[str, float], variant: str) -> float:
+    """What a vCPU may do for a variant: its best, or else the best of any; 0 without either."""
+    return each_vcpu.get(variant, max(each_vcpu.values(), default=0.0))
 
 
 def _if_the_answer_fails(plans: Sequence[Plan]) -> list[_Chance]:
@@ -120,38 +149,59 @@ def _if_the_unmeasured_holds(
     instances: Mapping[str, InstanceType],
     prices: PriceList,
 ) -> list[_Chance]:
-    demand = answer.demand
+    each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
+    known = {
+        (p.variant.name, size_name(p.instance.label, instances), p.threads)
+        for p in profiles
+        if p.batch == answer.demand.batch
+    }
     best_usd = plans[0].usd_per_month if plans else None
-    each_vcpu = _best_per_vcpu(profiles, demand.batch)
-    factors = {factor.target_family: factor.low for factor in prices.factors}
-    chances = []
+    chances: dict[tuple[str, str, int], _Chance] = {}
     for rejection in answer.rejections:
         candidate = rejection.candidate
-        size = _size(candidate.size, instances)
-        rps = each_vcpu.get(candidate.variant, max(each_vcpu.values(), default=0.0))
-        if rejection.bottleneck not in _UNKNOWN or size is None or not rps:
+        if rejection.bottleneck not in _UNKNOWN:
             continue
-        least = min(
-            (
-                _instances_at_best(demand, rps * factors[shape.cpu_family], shape)
-                * price.usd_per_hour
-                * HOURS_PER_MONTH
-                for price in prices.prices
-                if (shape := instances.get(price.instance)) is not None
-                and shape.cpu_family in factors
-                and allocatable_vcpus(shape) >= size.vcpus
-                and (shape.enforcement == "cpuset" or size.enforcement == "quota")
-            ),
-            default=math.inf,
-        )
+        if _cell(candidate) in known:  # with whole CPUs, and a container asks for a quota
+            size = f"{candidate.size.partition(':')[0]}:quota"
+            candidate = candidate.model_copy(update={"size": size})
+        if _cell(candidate) in chances:
+            continue
+        rps = _hoped(each_vcpu, candidate.variant)
+        least = _least_usd(candidate, answer.demand, rps, instances, prices)
+        why = _brief(rejection.reason)
         if best_usd is None and least < math.inf:
-            chances.append(
-                _Chance(candidate, None, f"no plan holds yet; {_brief(rejection.reason)}")
-            )
-        elif best_usd is not None and least < best_usd:
-            saving = ODDS * (best_usd - least)
-            chances.append(_Chance(candidate, saving, _brief(rejection.reason)))
-    return chances
+            chances[_cell(candidate)] = _Chance(candidate, None, f"no plan holds yet; {why}")
+        elif best_usd is not None and least < (1 - WORTH) * best_usd:
+            chances[_cell(candidate)] = _Chance(candidate, ODDS * (best_usd - least), why)
+    return list(chances.values())
+
+
+def _least_usd(
+    candidate: Candidate,
+    demand: Demand,
+    rps: float,
+    instances: Mapping[str, InstanceType],
+    prices: PriceList,
+) -> float:
+    """Monthly cost on the cheapest shape, were every vCPU of the size worth ``rps``; or inf."""
+    size = _size(candidate.size, instances)
+    if size is None or not rps:
+        return math.inf
+    factors = {factor.target_family: factor.low for factor in prices.factors}
+    least = math.inf
+    for price in prices.prices:
+        shape = instances.get(price.instance)
+        if shape is None or shape.cpu_family not in factors:
+            continue
+        held = int(allocatable_vcpus(shape) / size.vcpus + 1e-9)
+        throttled = shape.enforcement == "quota" and size.enforcement == "cpuset"
+        if held and not throttled:
+            each = UTILISATION_CAP * rps * size.vcpus * factors[shape.cpu_family]
+            replicas = math.ceil(demand.rate_rps / each - 1e-9) + demand.spare_replicas
+            number = math.ceil(replicas / held)
+            if number * held <= demand.max_replicas:
+                least = min(least, number * price.usd_per_hour * HOURS_PER_MONTH)
+    return least
 
 
 def _best_per_vcpu(profiles: Sequence[ServiceProfile], batch: int) -> dict[str, float]:
@@ -164,8 +214,8 @@ def _best_per_vcpu(profiles: Sequence[ServiceProfile], batch: int) -> dict[str, 
     return best
 
 
-def _instances_at_best(demand: Demand, rps: float, shape: InstanceType) -> int:
-    return math.ceil(demand.rate_rps / (UTILISATION_CAP * rps * shape.vcpus) - 1e-9)
+def _cell(candidate: Candidate) -> tuple[str, str, int]:
+    return candidate.variant, candidate.size, candidate.threads
 
 
 def _size(name: str, instances: Mapping[str, InstanceType]) -> InstanceType | None:

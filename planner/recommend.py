@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from planner.candidates import HERE, Placement, place
@@ -58,6 +59,7 @@ def recommend(
     factors: Sequence[CpuFactor],
     seed: int,
     quality_loss: Mapping[str, float] | None = None,
+    measure_with: str | None = None,
 ) -> Recommendation:
     """Size every candidate that may be among the cheapest for ``demand``, and rank the plans.
 
@@ -65,9 +67,11 @@ def recommend(
     have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
     predicted one: one scales out before one guesses. Plans and rejections together are
     exactly the candidates. ``quality_loss`` is that of each variant against the baseline, as a
-    fraction of one. BadInput when the price list and the catalogue contradict each other.
+    fraction of one; ``measure_with`` as in :func:`planner.probes.measure_command`. BadInput when
+    the price list and the catalogue contradict each other.
     """
     losses = quality_loss or {}
+    reject = partial(_rejected, demand=demand, measure_with=measure_with)
     price_list = PriceList(tuple(prices), tuple(factors))
     placements, rejections = place(demand, profiles, refused, variants, instances, price_list)
     priced: list[_Option] = []
@@ -76,13 +80,13 @@ def recommend(
     for placement in placements:
         sizing = sizings.of(placement)
         if sizing.hopeless is not None:
-            rejections.append(_rejected(placement, sizing, sizing.hopeless, demand))
+            rejections.append(reject(placement, sizing, sizing.hopeless))
             continue
         option = _Option(placement, sizing, _size(placement, sizing.fewest))
         (unpriced if placement.price is None else priced).append(option)
     plans = [
-        *_cheapest(priced, demand, rejections, losses),
-        *_cheapest(unpriced, demand, rejections, losses),
+        *_cheapest(priced, demand, rejections, losses, reject),
+        *_cheapest(unpriced, demand, rejections, losses, reject),
     ]
     note = _binding(*plans[0]) if plans else _why_none(rejections)
     return Recommendation(
@@ -126,6 +130,7 @@ def _cheapest(
     demand: Demand,
     rejections: list[Rejection],
     losses: Mapping[str, float],
+    reject: Callable[[Placement, Sizing, Shortage], Rejection],
 ) -> list[tuple[Plan, _Option]]:
     """Rank the plans that hold, at least the ``PLANS`` cheapest; the others become rejections.
 
@@ -143,7 +148,7 @@ def _cheapest(
         tried += 1
         number = option.sizing.smallest
         if isinstance(number, Shortage):
-            rejections.append(_rejected(option.placement, option.sizing, number, demand))
+            rejections.append(reject(option.placement, option.sizing, number))
         else:
             loss = losses.get(option.placement.candidate.variant)
             plans.append((_plan(option, demand, number, loss), option))
@@ -168,7 +173,12 @@ def _names(placement: Placement) -> tuple[str, str, int, str]:
 
 
 def _rejected(
-    placement: Placement, sizing: Sizing, shortage: Shortage, demand: Demand
+    placement: Placement,
+    sizing: Sizing,
+    shortage: Shortage,
+    *,
+    demand: Demand,
+    measure_with: str | None,
 ) -> Rejection:
     """A shortage as a rejection; of a predicted size that may hold it is a lack of knowledge."""
     bottleneck, reason = shortage
@@ -177,7 +187,7 @@ def _rejected(
         reason = f"{_predicted_size(profile)}: {reason}"
         if sizing.may_hold:
             bottleneck = Bottleneck.UNMEASURED
-            command = measure_command(profile.variant, placement.candidate, demand)
+            command = measure_command(profile.variant, placement.candidate, demand, measure_with)
             reason += f", but at the lower end of its interval it holds; measure this: `{command}`"
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 

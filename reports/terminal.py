@@ -89,6 +89,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
+        for number, other in enumerate(words.trade_offs(answer)):
+            lines.append(_item("" if number else "trade-offs", other))
         inside = words.in_process(bundle, wanted, best)
         if inside:
             lines.append(_item("model only", inside))

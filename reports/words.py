@@ -89,6 +89,25 @@ def commonest(recommendation: Recommendation) -> str:
     )
 
 
+def trade_offs(recommendation: Recommendation, most: int = 3) -> tuple[str, ...]:
+    """Other plans of the Pareto set: dearer, and better in something; the cheapest of them."""
+    best = recommendation.best
+    if best is None:
+        return ()
+    alike = [
+        p
+        for p in recommendation.pareto
+        if p is not best and (p.usd_per_month is None) == (best.usd_per_month is None)
+    ]
+    return tuple(_trade_off(plan) for plan in alike[:most])
+
+
+def _trade_off(plan: Plan) -> str:
+    cost = "no price" if plan.usd_per_month is None else f.usd_per_month(plan.usd_per_month)
+    loss = "" if not plan.quality_loss else f", loses {f.percent(plan.quality_loss)} of quality"
+    return f"{configuration(plan)}: {cost}, p99 up to {f.ms(plan.p99_ms.high)}{loss}"
+
+
 def probe(cell: Probe) -> str:
     """A cell worth measuring: its command, and what it may change."""
     if cell.saving_usd_per_month is None:

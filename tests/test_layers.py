@@ -36,9 +36,10 @@ CONFINED = {
     "openvino": MAKERS | {"serving/runtimes/openvino_runtime.py"},
     "sklearn": MAKERS,
     "skl2onnx": MAKERS,
-    "onnx": MAKERS | {"serving/onnx_file.py"},
+    "onnx": MAKERS | {"serving/onnx_file.py", "serving/calibration_worker.py"},
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
-    "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py"},
+    "onnxruntime": MAKERS
+    | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py", "serving/calibration_worker.py"},
     "safetensors": MAKERS,
     "tokenizers": {"serving/datasets/minilm.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},

@@ -26,6 +26,7 @@ from serving.instances import load_instances, resolve
 from serving.model_store import store_folder
 from serving.records import Deployment, Record
 from tonnage import own_options as own
+from tonnage.cli_calibrate import Calibrations, calibrate_command, calibrations_of
 from tonnage.cli_common import (
     Budget,
     Fresh,
@@ -190,6 +191,7 @@ def bench(
 
 
 app.command()(measure)
+app.command("calibrate")(calibrate_command)
 app.command("confirm")(confirm_command)
 
 
@@ -202,16 +204,30 @@ def plan_command(
     p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
+    calibration: Calibrations = None,
+    probe_budget: Annotated[
+        str, typer.Option("--probe-budget", help="seconds that 'measure next' may fill")
+    ] = "5m",
     json: Json = False,
 ) -> None:
-    """Plan again from a run's records: other rates, other limits, other prices."""
+    """Plan again from a run's records: other rates, other limits, other prices, other CPUs."""
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
     demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
+    files = calibrations_of(calibration, folder.path)
+    budget = seconds_of(probe_budget, "--probe-budget")
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, answers, warnings = plan(folder, config, path, demands, price_file)
+        _, answers, warnings = plan(
+            folder,
+            config,
+            path,
+            demands,
+            price_file,
+            calibrations=files,
+            probe_budget_s=budget,
+        )
     for warning in warnings:
         warn(warning)
     if json:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.cell import FULL
 from loadtests.objective import Slo
 from loadtests.records import Measurement
+from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness
@@ -19,11 +19,12 @@ from planner.records import Curve, Demand, PredictedProfile, Recommendation, Ser
 from planner.scaling import predict_sizes
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
+from serving.calibration import Calibration
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
 from tonnage.cells import DEPLOY_S, threads_of
-from tonnage.config import Study, beside
+from tonnage.config import Study, beside, shipped
 from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
 
@@ -39,7 +40,7 @@ ASSUMPTIONS = (
 
 SURFACES = "surfaces.jsonl"
 
-PROBE_BUDGET_S = 120.0
+PROBE_BUDGET_S = 300.0
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -96,11 +97,13 @@ def plan(
     prices_file: Path | None = None,
     *,
     evidence: Sequence[Measurement] = (),
+    calibrations: Sequence[Calibration] = (),
     probe_budget_s: float = PROBE_BUDGET_S,
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
     """Plan from the records of a run, and from ``evidence`` that was measured since.
 
-    ``probe_budget_s`` are the seconds that an answer's list of what to measure next may fill.
+    ``calibrations`` take the place of assumed CPU factors. ``probe_budget_s`` are the seconds
+    that an answer's list of what to measure next may fill.
     Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
@@ -108,6 +111,8 @@ def plan(
         raise BadInput(f"{folder.path}: holds no measurements; run the study first")
     catalogue = load_instances(beside(study_path, study.plan.instances))
     price_list = load_prices(prices_file or beside(study_path, study.plan.prices))
+    if calibrations:
+        price_list = with_calibrations(price_list, calibrations, bundle.environment)
     warnings = [w for p in price_list.prices if (w := staleness(p, date.today()))]
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
@@ -116,6 +121,7 @@ def plan(
     predicted = predict_sizes(profiles, catalogue)
     _know_surfaces(folder, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
+    measure_with = _measured_with(bundle, study, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
@@ -128,6 +134,7 @@ def plan(
             price_list.factors,
             study.seed,
             losses,
+            measure_with,
         )
         for demand in demands
     ]
@@ -140,8 +147,9 @@ def plan(
                     bundle.variants,
                     catalogue,
                     price_list,
-                    seconds=FULL.cell_s + DEPLOY_S,
+                    deploy_s=DEPLOY_S,
                     budget_s=probe_budget_s,
+                    measure_with=measure_with,
                 ),
             }
         )
@@ -152,6 +160,15 @@ def plan(
         for answer in answers
     ]
     return profiles, answers, warnings
+
+
+def _measured_with(bundle: Bundle, study: Study, folder: RunFolder) -> str:
+    """How a cell of the run's study is measured: by its name, its file, or the run's command."""
+    again = next(iter(bundle.info.reproduce), "")
+    if again.startswith("tonnage run --"):
+        return again
+    known = shipped(f"studies/{study.name}.toml").is_file()
+    return f"tonnage measure {study.name if known else folder.path / 'study.toml'}"
 
 
 def quality_losses(bundle: Bundle) -> dict[str, float]:

@@ -192,7 +192,7 @@ def _features(module: Any, making: Making) -> np.ndarray:
 def _computed(module: Any, making: Making) -> np.ndarray:
     """In onnxruntime, which is three times as fast at it as PyTorch.
 
-    On one thread: beside busy neighbours, two that wait for each other took six times as long.
+    On one thread: beside busy neighbours, two that wait for each other took five times as long.
     """
     import torch
 

@@ -47,11 +47,11 @@ def ask(profile: Build, variant: Build, instance: Build, demand: Build) -> Calla
     known = [profile((9.0, 11.0), 95.0, variant=variants[0], instance=sizes["sim-1"])]
 
     def answer(
-        rate: float, limit: float, prices: PriceList, *, seconds: float = 10, budget: float = 100
+        rate: float, limit: float, prices: PriceList, *, budget: float = 10_000
     ) -> tuple[Probe, ...]:
         wanted = demand(rate, limit)
         made = recommend(wanted, known, [], variants, sizes, prices.prices, prices.factors, 0)
-        return probes(made, known, variants, sizes, prices, seconds=seconds, budget_s=budget)
+        return probes(made, known, variants, sizes, prices, deploy_s=5, budget_s=budget)
 
     return answer
 
@@ -68,8 +68,30 @@ def test_a_share_may_be_cheaper_than_a_machine(ask: Build) -> None:
     assert found[0].why.startswith("not measured at batch 1")
     assert found[0].command == (
         "tonnage measure credit --variant fp32 --instance sim-0.5 --threads 1 --batch 1 "
-        "--max-load --p99 500ms"
+        "--max-load --p99 500ms --budget 5000"
     )
+    # 5,000 requests at half of 99.75 / 2 a second, and the deployment.
+    assert found[0].seconds == pytest.approx(5 + 5000 / (0.5 * 99.75 / 2))
+
+
+def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
+    profile: Build, variant: Build, instance: Build, demand: Build
+) -> None:
+    """What is known of sim-1 does not say what a container of one vCPU does."""
+    cloud = {"cpu_family": "cloud", "memory_gib": 8}
+    sizes = {
+        "sim-1": instance("sim-1"),
+        "vm4": instance("vm4", vcpus=4, **cloud),
+        "task": instance("task", vcpus=1, enforcement="quota", **cloud),
+    }
+    known, prices = [profile()], listed(vm4=0.2, task=0.01)
+    made = recommend(
+        demand(10, 500), known, [], [variant()], sizes, prices.prices, prices.factors, 0
+    )
+    (found,) = probes(made, known, [variant()], sizes, prices, deploy_s=5, budget_s=1e4)
+    assert found.size == "sim-1:quota"
+    assert "--instance sim-1:quota " in found.command
+    assert found.saving_usd_per_month == pytest.approx(0.5 * (0.2 - 0.01) * 730)
 
 
 def test_what_cannot_save_is_not_listed(ask: Build) -> None:
@@ -85,9 +107,9 @@ def test_without_a_plan_any_answer_is_news(ask: Build) -> None:
     assert all(p.why.startswith("no plan holds yet") for p in found)
 
 
-@pytest.mark.parametrize(("budget", "cells"), [(0, 0), (9, 0), (10, 1), (100, 2)])
+@pytest.mark.parametrize(("budget", "cells"), [(0, 0), (205, 0), (206, 1), (411, 1), (412, 2)])
 def test_the_budget_bounds_the_list(ask: Build, budget: float, cells: int) -> None:
-    """So many cells as its seconds pay for, the most telling first."""
+    """So many cells of 205.5 s as it pays for, the most telling first."""
     prices = listed(vm4=0.2, task=0.005)
     found = ask(10, 500, prices, budget=budget)
     assert found == ask(10, 500, prices)[:cells]
@@ -113,19 +135,23 @@ def test_a_recommendation_on_a_predicted_size_asks_for_its_measurement(
     made = recommend(wanted, known, [], variants, sizes, prices.prices, prices.factors, 0)
     assert made.best is not None
     assert made.best.predicted_size
-    (found,) = probes(made, known, variants, sizes, prices, seconds=14, budget_s=60)
+    (found,) = probes(made, known, variants, sizes, prices, deploy_s=5, budget_s=600)
     assert (found.size, found.threads) == ("sim-4", 4)
     assert found.saving_usd_per_month is None
     assert found.why == "the recommendation stands on this predicted size"
 
 
-def test_the_server_of_a_user_is_measured_by_its_command(variant: Build, demand: Build) -> None:
-    """There is no study to name, but a command to start."""
-    own = variant("server", runtime="command", file="uvicorn app:app --port {port}")
+def test_a_run_without_a_study_is_measured_by_its_own_command(
+    variant: Build, demand: Build
+) -> None:
+    """There is no study to name: the command again, with one more size."""
     cell = Candidate(
-        variant="server", size="sim-2", threads=0, instance="sim-2", replicas_per_instance=1
+        variant="mine", size="sim-2", threads=2, instance="sim-2", replicas_per_instance=1
     )
-    assert measure_command(own, cell, demand(60, 80)) == (
-        "tonnage run --cmd 'uvicorn app:app --port {port}' --instance sim-2 --batch 1 "
-        "--rate 60 --p99 80ms"
+    assert measure_command(variant("mine"), cell, demand(), "tonnage run --model my.onnx") == (
+        "tonnage run --model my.onnx --instance sim-2"
+    )
+    assert measure_command(variant("mine"), cell, demand(quantile=0.95), "tonnage measure x") == (
+        "tonnage measure x --variant mine --instance sim-2 --threads 2 --batch 1 --max-load "
+        "--p95 80ms --budget 5000"
     )

@@ -62,3 +62,23 @@ def test_at_most_three_commands_are_shown_each_on_a_line_of_its_own(bundle: Bund
     assert len(lines[0]) > WIDTH
     news = PROBE.model_copy(update={"saving_usd_per_month": None})
     assert "may give an answer" in recommendation_text(with_first(bundle, {}, probes=(news,)))
+
+
+def test_the_terminal_lists_other_members_of_the_set(bundle: Bundle) -> None:
+    """Those with a price where the best has one, with what they cost and give."""
+    answer = bundle.recommendations[0]
+    assert answer.best is not None
+    other = answer.best.model_copy(
+        update={
+            "pareto": True,
+            "instances": 2,
+            "usd_per_month": 777.0,
+            "quality_loss": 0.012,
+        }
+    )
+    hosts = other.model_copy(update={"usd_per_month": None})
+    text = recommendation_text(with_first(bundle, {"pareto": True}, alternatives=(other, hosts)))
+    lines = [line for line in text.splitlines() if "trade-offs" in line]
+    assert len(lines) == 1
+    assert "USD 777.00 per month" in text
+    assert "loses 1.2% of quality" in " ".join(text.split())

@@ -1,0 +1,158 @@
+"""What is measured, and when it is measured again: grid and demands on a host that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import demands, grid, grid_records
+from benchmarks.demands import Question
+from benchmarks.grid_records import Grid, GridRecord
+from benchmarks.grid_replay import Choice
+from loadtests.records import Fault, FaultCode, Measurement
+from serving.errors import BadInput
+from serving.records import Deployment
+
+MADE = Grid("credit", ("fast",), 1, (20.0, 60.0, 120.0), (40.0,))
+
+
+class FakeLive:
+    """A host on which runs turn out as ``faults`` say, one after the other."""
+
+    environment = "e1"
+    replica_cpus = 1
+
+    def __init__(self, like: Measurement, faults: Sequence[FaultCode | None]) -> None:
+        self.like, self.faults = like, list(faults)
+        self.driven: list[tuple[float, int]] = []
+        self.cells = 0
+
+    def deploy(self, deployment: Deployment, *, anew: bool = False) -> float:
+        assert anew, "a configuration is a deployment of its own"
+        return 3.0
+
+    def cell(self, deployment: Deployment, batch: int) -> list[Measurement]:
+        self.cells += 1
+        return []
+
+    def drive(
+        self,
+        deployment: Deployment,
+        batch: int,
+        rate_rps: float,
+        seconds: float,
+        seed: int,
+        *_: Any,
+    ) -> tuple[Measurement, Any]:
+        self.driven.append((rate_rps, seed))
+        code = self.faults.pop(0) if self.faults else None
+        run = self.like.run.model_copy(update={"rate_rps": rate_rps})
+        faults = (Fault(code=code, detail="made"),) if code else ()
+        result = SimpleNamespace(
+            samples=SimpleNamespace(due_s=np.arange(200.0), latency_s=np.full(200, 0.010)),
+            steady_from_s=0.0,
+        )
+        update = {"run": run, "faults": faults, "deployment": deployment}
+        return self.like.model_copy(update=update), result
+
+
+@pytest.fixture
+def like(record: Callable[..., GridRecord]) -> Measurement:
+    """A run to take after: 10 ms, nothing against it."""
+    return record("fast", "sim-1", 1, 10.0, (20.0,)).truth[0]
+
+
+def configuration(bench: FakeLive, like: Measurement, replicas: int = 1) -> GridRecord:
+    deployment = like.deployment.model_copy(update={"replicas": replicas})
+    return grid._configuration(bench, MADE, deployment)
+
+
+def test_every_rate_is_driven_once_when_all_goes_well(like: Measurement) -> None:
+    """Three rates, three runs, and a cell of the one replica."""
+    bench = FakeLive(like, [])
+    made = configuration(bench, like)
+    assert [rate for rate, _ in bench.driven] == [20.0, 60.0, 120.0]
+    assert len(made.truth) == 3
+    assert bench.cells == 1
+
+
+def test_several_replicas_have_no_cell(like: Measurement) -> None:
+    """A profile is of one replica."""
+    bench = FakeLive(like, [])
+    configuration(bench, like, replicas=2)
+    assert bench.cells == 0
+
+
+def test_what_cannot_be_believed_is_driven_again_on_another_schedule(like: Measurement) -> None:
+    """Up to three times, and the last of them is kept."""
+    noisy = FaultCode.NOISY_HOST
+    bench = FakeLive(like, [noisy, None, noisy, noisy, noisy])
+    made = configuration(bench, like)
+    assert [rate for rate, _ in bench.driven] == [20.0] * 2 + [60.0] * 3 + [120.0]
+    assert len(set(bench.driven)) == 6
+    assert [run.valid for run in made.truth] == [True, False, True]
+    assert made.holds(60.0, 40.0) is None
+
+
+def test_higher_rates_are_not_driven_once_the_server_fell_behind(like: Measurement) -> None:
+    """Falling behind is an answer: it is not repeated, and the rest follows from it."""
+    bench = FakeLive(like, [None, FaultCode.BACKLOG_GROWING])
+    made = configuration(bench, like)
+    assert len(bench.driven) == 2
+    assert made.holds(120.0, 1e6) is False
+
+
+def test_a_grid_is_never_mixed_from_two_environments(
+    record: Callable[..., GridRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of another host or of other versions have to go first."""
+    monkeypatch.setattr(grid_records, "FOLDER", tmp_path)
+    made = record("fast", "sim-1", 1, 10.0, (20.0,))
+    grid_records.append(grid_records.path_of("credit"), made.model_dump_json())
+    grid._same_environment(MADE, "e1")
+    with pytest.raises(BadInput, match="another environment"):
+        grid._same_environment(MADE, "e2")
+
+
+def asked(limit_ms: float) -> Question:
+    best = Choice(("fast", "sim-0.25", 1, 6), 1.5)
+    return Question(4, "credit", 60.0, limit_ms, best, (8.0, 9.0, 10.0), None, 0)
+
+
+@pytest.fixture(autouse=True)
+def made_up_models(like: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant is made up, too."""
+    monkeypatch.setattr(demands, "built", lambda *_: {"fast": like.deployment.variant})
+
+
+def test_a_share_is_driven_at_its_share_of_the_rate(like: Measurement) -> None:
+    """Four of six replicas at four sixths of the rate; 10 ms hold 40 ms and not 5 ms."""
+    bench = FakeLive(like, [])
+    line = demands.answer(bench, asked(40.0))
+    assert bench.driven[0][0] == pytest.approx(40.0)
+    assert line["recommended"]["held_replicas"] == 4
+    assert line["recommended"]["holds"] is True
+    assert line["cheaper"] is None
+    late = demands.answer(FakeLive(like, []), asked(5.0))
+    assert late["recommended"]["holds"] is False
+    assert late["recommended"]["late"] == 200
+
+
+def test_a_test_that_cannot_be_believed_says_nothing(like: Measurement) -> None:
+    """Three noisy runs leave a reason in the place of an answer."""
+    bench = FakeLive(like, [FaultCode.NOISY_HOST] * 3)
+    found = demands.answer(bench, asked(40.0))["recommended"]
+    assert found["holds"] is None
+    assert found["refused"] == "noisy_host: made"
+
+
+def test_a_server_that_falls_behind_does_not_hold(like: Measurement) -> None:
+    """However quick the answers were that came."""
+    bench = FakeLive(like, [FaultCode.BACKLOG_GROWING])
+    assert demands.answer(bench, asked(40.0))["recommended"]["holds"] is False
+    assert len(bench.driven) == 1
