@@ -237,7 +237,7 @@ def observe(
             "model_load_s": context.endpoint.model_load_s,
             "environment": context.environment,
             "verdicts": tuple(
-                verdict_of(result, run, slo, replicas=deployment.replicas)
+                verdict_of(result, run, slo, replicas=deployment.queueing_replicas)
                 for slo in (context.slos if run.mode == "open" else ())
             ),
             "faults": (denied, *faults) if denied else faults,

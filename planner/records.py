@@ -230,6 +230,20 @@ class Probe(Record):
     command: str
 
 
+class BatchChoice(Record):
+    """Dynamic batching under which fewer replicas would hold. All predicted."""
+
+    max_batch: int = Field(ge=2, description="requests that one call may answer")
+    batch_wait_ms: float = Field(ge=0)
+    replicas: int = Field(ge=1)
+    instances: int = Field(ge=1)
+    instead_of: int = Field(ge=2, description="replicas of the plan without batching")
+    latency_ms: Interval = Field(description="the demanded quantile")
+    residual: float = Field(ge=0, description="of the law across batch sizes, a share")
+    measured_batches: tuple[int, ...]
+    usd_per_month: float | None
+
+
 class Recommendation(Record):
     """The answer for one demand: the cheapest plan, the others, and every rejection."""
 
@@ -245,6 +259,9 @@ class Recommendation(Record):
     )
     cpu_reaches: tuple[CpuReach, ...] = Field(
         default=(), description="how far CPUs reach, for the GPU verdict"
+    )
+    batching: BatchChoice | None = Field(
+        default=None, description="where fewer replicas than the best plan's would do"
     )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reports import (
     autoscaling_table,
+    batching_table,
     comparison_table,
     gpu_table,
     model_tables,
@@ -61,7 +62,10 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
         Section(
             key="recommendations",
             title="Recommended resources",
-            tables=tuple(_recommendation_tables(bundle)),
+            tables=(
+                *_recommendation_tables(bundle),
+                batching_table.batching(bundle.recommendations),
+            ),
         ),
         Section(
             key="gpu",

@@ -12,6 +12,7 @@ from planner.track_record import TrackRecord
 from reports import formatting as f
 from reports import words
 from reports.autoscaling_table import sentence
+from reports.batching_table import sentence as batching_sentence
 from reports.bundle import Bundle
 from reports.proven import proven_line, track_in_words
 from reports.table import Table
@@ -83,6 +84,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("size", best.predicted_size))
         if answer.autoscaling is not None:
             lines.append(_item("over a day", sentence(answer)))
+        if answer.batching is not None:
+            lines.append(_item("batched", batching_sentence(answer.batching)))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))

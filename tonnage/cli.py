@@ -288,9 +288,16 @@ def serve(
     ] = "sim-1",
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="waiting requests that one call may answer")
+    ] = 1,
+    batch_wait: Annotated[
+        str | None, typer.Option(help="how long a call waits for others, such as 2ms")
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
 ) -> None:
     """Serve a workload's variants over the Open Inference Protocol until interrupted."""
+    from serving.batcher import check_batches
     from serving.ray_host.client import RayHost
     from serving.workloads import find_workload
 
@@ -299,6 +306,7 @@ def serve(
     size = resolve(instance, catalogue)
     found = find_workload(config.workload, config.data.length)
     names = tuple(variant or config.variants)
+    wait_s = 0.0 if batch_wait is None else seconds_of(batch_wait, "--batch-wait")
     host = RayHost(log_file("serve"), port=port, overlap=True)
     if host.tree is None and size.enforcement == "quota" and not size.is_container:
         warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
@@ -311,10 +319,19 @@ def serve(
         seed=config.seed,
         max_loss=config.quality.max_loss,
     )
+    for one in (v for v in built if v.name in names):
+        check_batches(one, max_batch)
     note("starting Ray Serve and HAProxy")
     with host:
         for one in (v for v in built if v.name in names):
-            deployment = Deployment(variant=one, instance=size, threads=threads, replicas=replicas)
+            deployment = Deployment(
+                variant=one,
+                instance=size,
+                threads=threads,
+                replicas=replicas,
+                max_batch=max_batch,
+                batch_wait_ms=1e3 * wait_s,
+            )
             endpoint = host.deploy(deployment)
             sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
         host.deploy_front()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 from loadtests.objective import Slo
 from loadtests.records import Measurement
-from planner.advice import AutoscalingAdvice, AutoscalingRefusal
-from planner.autoscaling import advise
-from planner.candidates import HERE, size_name
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
-from planner.gpu import cpu_reaches
-from planner.prices import PriceList, load_prices, staleness
+from planner.prices import load_prices, staleness
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
@@ -29,6 +25,7 @@ from serving.instances import load_instances, resolve
 from serving.records import InstanceType
 from tonnage.cells import DEPLOY_S, threads_of
 from tonnage.config import Study, beside, shipped
+from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
 
 ASSUMPTIONS = (
@@ -154,18 +151,12 @@ def plan(
                     budget_s=probe_budget_s,
                     measure_with=measure_with,
                 ),
-                "autoscaling": _advice(answer, profiles, catalogue, price_list, study.seed),
-                "cpu_reaches": cpu_reaches(
-                    answer.demand,
-                    profiles,
-                    refused,
-                    bundle.variants,
-                    catalogue,
-                    price_list,
-                    study.seed,
-                ),
             }
         )
+        for answer in answers
+    ]
+    answers = [
+        with_options(answer, profiles, refused, bundle.variants, catalogue, price_list, study.seed)
         for answer in answers
     ]
     return profiles, answers, warnings
@@ -195,35 +186,6 @@ def predicted_of(
 ) -> list[PredictedProfile]:
     """Sizes of the study's catalogue that its profiles predict."""
     return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
-
-
-def _advice(
-    answer: Recommendation,
-    profiles: Sequence[ServiceProfile],
-    catalogue: Mapping[str, InstanceType],
-    prices: PriceList,
-    seed: int,
-) -> AutoscalingAdvice | AutoscalingRefusal | None:
-    """Autoscaling of the best plan, where the demand has a course over the day."""
-    demand, plan = answer.demand, answer.best
-    if demand.daily is None or plan is None:
-        return None
-    c = plan.candidate
-    key = (c.variant, c.size, c.threads, demand.batch)
-    for p in profiles:
-        if (p.variant.name, size_name(p.instance.label, catalogue), p.threads, p.batch) == key:
-            break
-    else:
-        return AutoscalingRefusal(
-            reason=f"{c.size} was not measured, so nothing says how long it takes to start",
-            static_replicas=plan.replicas,
-        )
-    factor = HERE
-    if c.instance != c.size:
-        family = catalogue[c.instance].cpu_family
-        factor = next(f for f in prices.factors if f.target_family == family)
-    price = next((one for one in prices.prices if one.instance == c.instance), None)
-    return advise(demand, plan, p, factor, price.usd_per_hour if price else None, seed)
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:

@@ -148,6 +148,8 @@ class RayHost:
                     "replicas": deployment.replicas,
                     "max_ongoing_requests": deployment.max_ongoing_requests,
                     "max_queued_requests": deployment.max_queued_requests,
+                    "max_batch": deployment.max_batch,
+                    "batch_wait_ms": deployment.batch_wait_ms,
                     "py_executable": shlex.join(
                         [sys.executable, "-I", enter_instance.__file__, str(slots_file)]
                     ),

@@ -16,6 +16,7 @@ from planner.advice import AutoscalingAdvice, AutoscalingRefusal, BurstReplay, S
 from planner.daily import Daily
 from planner.reach import CpuReach
 from planner.records import (
+    BatchChoice,
     Bottleneck,
     Candidate,
     Curve,
@@ -403,6 +404,7 @@ def _recommendation(
         rejections=(*costly, *slow),
         autoscaling=_advice(rate) if inside is None else _no_advice(rate),
         cpu_reaches=(_reach(batch, rate),),
+        batching=_choice(),
     )
 
 
@@ -444,6 +446,20 @@ def _no_advice(rate: float) -> AutoscalingRefusal:
         "which the load outgrows 1 replica",
         static_replicas=2,
         burst=_burst(rate, holds=False),
+    )
+
+
+def _choice() -> BatchChoice:
+    return BatchChoice(
+        max_batch=8,
+        batch_wait_ms=2.5,
+        replicas=1,
+        instances=1,
+        instead_of=2,
+        latency_ms=_interval(12.0),
+        residual=0.062,
+        measured_batches=(100, 6000),
+        usd_per_month=32.6,
     )
 
 
