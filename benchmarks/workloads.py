@@ -1,10 +1,11 @@
-"""``python -m benchmarks.workloads NAME... [--fine-tune]``: a workload's variants, published.
+"""``python -m benchmarks.workloads NAME... [--fine-tune] [--no-study]``: workloads, published.
 
 Builds the variants of the study of that name, times them in process in alternation (each in a
 process of its own, five times over), explains what the seed report left unexplained, and
-writes reports/published/<name>/models.json and models.md. Resumable: what was measured with
-this very code is not measured again. ``--fine-tune`` adds the variants of ``bert`` whose encoder is
-trained too, which takes some half an hour the first time.
+writes bench.json and bench.md into reports/published/<name>/, and the table over all models. Then
+it runs the study itself, and puts its report.md beside them, unless ``--no-study`` is given.
+Resumable: what was measured with this very code is not measured again. ``--fine-tune`` adds the
+variants of ``bert`` whose encoder is trained too, which takes some half an hour the first time.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.__main__ import ROOT, code_hash
+from benchmarks.__main__ import PUBLISHED, ROOT, code_hash
 from benchmarks.aims import AIMS, TUNED, TUNED_AIMS, Aim, Figures
 from benchmarks.explain import EXPLANATIONS
+from benchmarks.study_report import publish_report
+from benchmarks.table import write as write_table
 from reports.bundle import Bundle, StudyInfo, read_lines
 from reports.comparison_table import comparison
 from reports.markdown import render_table
@@ -37,15 +40,31 @@ SECONDS = 0.4
 
 def main(names: Sequence[str]) -> None:
     """Measure and publish each workload named."""
-    tuned = "--fine-tune" in names
-    names = [name for name in names if name != "--fine-tune"]
+    tuned, studied = "--fine-tune" in names, "--no-study" not in names
+    names = [name for name in names if name not in ("--fine-tune", "--no-study")]
     if not names or unknown(names):
         sys.exit(
-            f"usage: python -m benchmarks.workloads NAME... [--fine-tune], of {', '.join(AIMS)}"
+            "usage: python -m benchmarks.workloads NAME... [--fine-tune] [--no-study], "
+            f"of {', '.join(AIMS)}"
         )
     for name in names:
         say(f"{name}: reading data")
         publish(name, tuned)
+    write_table()
+    failed = [name for name in names if studied and not report(name)]
+    if failed:
+        sys.exit(f"the study failed: {', '.join(failed)}")
+
+
+def report(name: str) -> bool:
+    """Run the workload's study and publish its report; False when it failed."""
+    say(f"{name}: its study")
+    return publish_report(name, state_folder(name), PUBLISHED / name)
+
+
+def state_folder(name: str) -> Path:
+    """Where the parts are kept that this very code has measured."""
+    return ROOT / "runs" / "bench" / code_hash() / name
 
 
 def unknown(names: Sequence[str]) -> list[str]:
@@ -67,7 +86,7 @@ def publish(name: str, tuned: bool) -> None:
         max_loss=study.quality.max_loss,
         progress=lambda line: say(f"{name}: {line}"),
     )
-    state = ROOT / "runs" / "bench" / code_hash() / (f"{name}-tuned" if more else name)
+    state = state_folder(f"{name}-tuned" if more else name)
     state.mkdir(parents=True, exist_ok=True)
     repeats = timed(study, variants, data, state)
     explained = explanations(name, variants, state)
@@ -84,11 +103,11 @@ def publish(name: str, tuned: bool) -> None:
         "variants": [v.model_dump(mode="json") for v in variants],
         "rows": [[row.model_dump(mode="json") for row in rows] for rows in repeats],
     }
-    folder = ROOT / "reports" / "published" / name
+    folder = PUBLISHED / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "models.json").write_text(json.dumps(rounded(document), indent=1) + "\n")
+    (folder / "bench.json").write_text(json.dumps(rounded(document), indent=1) + "\n")
     bundle = bundle_of(study, data, variants, middle(repeats))
-    (folder / "models.md").write_text(render(document, bundle))
+    (folder / "bench.md").write_text(render(document, bundle))
     sys.stdout.write(render(document, bundle))
 
 
@@ -163,13 +182,13 @@ def bundle_of(
 
 
 def render(document: dict[str, Any], bundle: Bundle) -> str:
-    """models.md: the aims, the tables, the explanations."""
+    """bench.md: the aims, the tables, the explanations."""
     name = document["workload"]
     lines = [
         f"# {bundle.info.title}: the variants",
         "",
         f"`python -m benchmarks.workloads {name}` on {document['host']['cpu']}: "
-        f"{document['method']}. Data: {bundle.info.dataset}. Every figure: `models.json`.",
+        f"{document['method']}. Data: {bundle.info.dataset}. Every figure: `bench.json`.",
         "",
         "| figure | aim | measured | |",
         "|---|---|---|---|",

@@ -170,12 +170,22 @@ def measure(context: CellContext, run: LoadRun, sequence: int) -> Measurement:
     return observe(context, run, sequence)[0]
 
 
-def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurement, LoadResult]:
-    """:func:`measure`, with the samples behind it."""
+def observe(
+    context: CellContext,
+    run: LoadRun,
+    sequence: int,
+    on_start: Callable[[], None] = lambda: None,
+) -> tuple[Measurement, LoadResult]:
+    """:func:`measure`, with the samples behind it; ``on_start`` is called as the clock begins."""
     monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
     before: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    result = _load(context, run, lambda: before.append(monitor.snapshot()))
+
+    def begin() -> None:
+        before.append(monitor.snapshot())
+        on_start()
+
+    result = _load(context, run, begin)
     window = monitor.between(before[0], monitor.snapshot())
     deployment, grant = context.deployment, context.endpoint.replicas[0].grant
     faults = faults_of(run, deployment, grant, result, window)
@@ -227,7 +237,7 @@ def observe(context: CellContext, run: LoadRun, sequence: int) -> tuple[Measurem
             "model_load_s": context.endpoint.model_load_s,
             "environment": context.environment,
             "verdicts": tuple(
-                verdict_of(result, run, slo, replicas=deployment.replicas)
+                verdict_of(result, run, slo, replicas=deployment.queueing_replicas)
                 for slo in (context.slos if run.mode == "open" else ())
             ),
             "faults": (denied, *faults) if denied else faults,

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtests.payloads import Payloads
+from serving.app import MODEL_HEADER
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
 from serving.v2 import V2Error, dtype_of
@@ -100,10 +101,20 @@ class ForeignServer:
             times.append(time.perf_counter() - begin)
         return statistics.median(times)
 
+    def model_sha256(self) -> str | None:
+        """Hash of the model file; None where the server does not tell it (only ours does)."""
+        path = f"/v2/models/{self._endpoint.model_name}"
+        return self._exchange("GET", path)[2].get(MODEL_HEADER)
+
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """One request; BadInput when the server cannot be reached, TimeoutError as it is."""
+        return self._exchange(method, path, body, headers)[:2]
+
+    def _exchange(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes, Mapping[str, str]]:
         kind: Any = http.client.HTTPConnection
         options: dict[str, Any] = {"timeout": self._timeout_s}
         if self._parts.scheme == "https":
@@ -112,7 +123,7 @@ class ForeignServer:
         try:
             connection.request(method, path, body or None, {**self._headers, **(headers or {})})
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, response.read(), response.headers
         except TimeoutError:
             raise
         except (OSError, http.client.HTTPException) as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from loadtests.monitor import Window
-from loadtests.records import Fault, FaultCode, LoadRun, Measurement
+from loadtests.records import Fault, FaultCode, LoadRun
 from loadtests.summary import LoadResult
 from serving.records import Deployment, Grant
 
@@ -38,7 +38,6 @@ STRANGERS_LIMIT = 0.10
 # The most that NTP slews a clock by in ordinary operation (500 ppm, adjtimex(2)).
 SLEW_LIMIT_PPM = 500.0
 SUSPENDED_LIMIT_S = 0.001
-DRIFT_LIMIT = 0.15
 # The kernel accounts a quota per period and CPUs in ticks of 10 ms; a window cut
 # anywhere may hold one period and a few ticks more than its share.
 _SLACK_S = 0.03
@@ -254,27 +253,3 @@ def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:
             "whole CPUs (cpuset) can be measured by affinity",
         )
     return None
-
-
-def with_drift(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Judge drift: mark every repeat of the reference cell that left the band of the first.
-
-    Compared are closed-loop throughputs at equal users. Marked are the repeat and, since
-    the host was another one by then, nothing else: the report shows the drift over time.
-    """
-    first: dict[tuple[int, int], float] = {}
-    judged = []
-    for measurement in sorted(measurements, key=lambda m: m.sequence):
-        run = measurement.run
-        if measurement.role == "reference" and run.mode == "closed" and measurement.valid:
-            key = (run.batch, run.users or 0)
-            base = first.setdefault(key, measurement.completed_rps)
-            ratio = measurement.completed_rps / base
-            if abs(ratio - 1) > DRIFT_LIMIT:
-                fault = Fault(
-                    code=FaultCode.DRIFT, detail=f"{ratio:.2f} x the first run of this cell"
-                )
-                judged.append(measurement.model_copy(update={"faults": (fault,)}))
-                continue
-        judged.append(measurement)
-    return judged

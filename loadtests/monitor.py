@@ -178,7 +178,8 @@ class Monitor:
     def between(self, before: Snapshot, after: Snapshot) -> Window:
         """The window from ``before`` to ``after``."""
         wall = after.at - before.at
-        replica = after.replica_s - before.replica_s
+        # Without a group, what a replica that ended had used is gone with it.
+        replica = max(0.0, after.replica_s - before.replica_s)
         ours = after.ours_s - before.ours_s
         platform = len(self._host.placement.platform_cpus) * wall
         platform_used = after.platform_cores_s - before.platform_cores_s

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from planner.allocatable import allocatable_gib, allocatable_vcpus
 from planner.prices import PriceList
 from planner.profile import NOT_VALID, Refusal
 from planner.records import (
@@ -18,14 +19,12 @@ from planner.records import (
     Rejection,
     ServiceProfile,
 )
+from planner.scaling import predict_sizes
 from serving.errors import BadInput
 from serving.records import COMMAND, InstanceType, Variant
 
 MEMORY_HEADROOM = 0.25
 """On top of a replica's measured peak: a longer life meets larger peaks than a short run."""
-
-SYSTEM_MEMORY_SHARE = 0.10
-"""Kept for the operating system on a whole instance; a host size is a limit without one."""
 
 HERE = CpuFactor(
     target_family="host", low=1, mid=1, high=1, basis="measured on the instance itself"
@@ -52,6 +51,14 @@ def replica_memory_gib(profile: ServiceProfile) -> float:
     return profile.peak_memory_bytes * (1 + MEMORY_HEADROOM) / 2**30
 
 
+def ingress_vcpus(profile: ServiceProfile) -> float:
+    """CPU that one replica at its full capacity makes the ingress use, in measured vCPUs.
+
+    Both are as fast as the instance's CPU lets them be, so no CPU factor belongs here.
+    """
+    return profile.capacity_rps * profile.ingress_cpu_ms / 1e3
+
+
 def place(
     demand: Demand,
     profiles: Iterable[ServiceProfile],
@@ -65,9 +72,10 @@ def place(
     A candidate is a (variant, size, threads) that was measured or refused at any batch, and
     a host size of the catalogue that neither was. One with a profile at the demanded batch
     stands on its own size and on every other shape that has the vCPUs for it; the rest
-    stands on its own size only, since no shape could change why it is rejected.
+    stands on its own size only, since no shape could change why it is rejected. So do sizes
+    that a scaling law predicts at that batch, see :mod:`planner.scaling`.
     """
-    by_cell = _cells(profiles, refused, instances)
+    by_cell = _cells(demand.batch, list(profiles), refused, instances)
     price_of = {price.instance: price for price in prices.prices}
     shapes = _shapes(instances, price_of, prices.factors)
     placements: list[Placement] = []
@@ -109,7 +117,8 @@ class _Cell(NamedTuple):
 
 
 def _cells(
-    profiles: Iterable[ServiceProfile],
+    batch: int,
+    profiles: Sequence[ServiceProfile],
     refused: Iterable[Refusal],
     instances: Mapping[str, InstanceType],
 ) -> dict[tuple[str, str, int], _Cell]:
@@ -120,6 +129,12 @@ def _cells(
     missing: dict[tuple[str, str, int], dict[int, str]] = {}
     for (variant, label, threads, batch), reason in refused:
         missing.setdefault((variant, size_name(label, instances), threads), {})[batch] = reason
+    for predicted in predict_sizes([p for p in profiles if p.batch == batch], instances):
+        size = size_name(predicted.instance.label, instances)
+        key = (predicted.variant.name, size, predicted.threads)
+        invalid = missing.get(key, {}).get(batch, "").startswith(NOT_VALID)
+        if not invalid:  # what was measured and can't be believed shall be measured again
+            measured.setdefault(key, {}).setdefault(batch, predicted)
     keys = measured.keys() | missing.keys()
     return {key: _Cell(measured.get(key, {}), missing.get(key, {})) for key in keys}
 
@@ -154,6 +169,7 @@ class _Shape(NamedTuple):
     instance: InstanceType
     price: Price | None
     factor: CpuFactor | None
+    usable_vcpus: float
     usable_gib: float
     refusal: str | None
 
@@ -183,8 +199,8 @@ def _shapes(
                 f"no CPU factor for {instance.cpu_family} in prices.toml, so no price can be "
                 "attached to what was measured here"
             )
-        usable = instance.memory_gib * (1 - SYSTEM_MEMORY_SHARE)
-        shapes.append(_Shape(instance, price, factor, usable, refusal))
+        vcpus, gib = allocatable_vcpus(instance), allocatable_gib(instance)
+        shapes.append(_Shape(instance, price, factor, vcpus, gib, refusal))
     return shapes
 
 
@@ -212,15 +228,19 @@ def _on_shapes(
 ) -> None:
     """Put the replicas of one profile on every shape that has the vCPUs for one.
 
-    Runs for every pair of a profile and a shape, so what a pair does not change is outside.
+    On a node each replica brings its share of the ingress, which runs on every node. A
+    container holds replicas only; what is before it, is not in it. Runs for every pair of a
+    profile and a shape, so what a pair does not change is outside.
     """
     size, needed = profile.instance, replica_memory_gib(profile)
+    ingress = ingress_vcpus(profile)
     variant, name, threads = own.variant, own.size, own.threads
     for shape in shapes:
         instance = shape.instance
-        share = math.floor(instance.vcpus / size.vcpus + 1e-9)
-        if share < 1 or instance.name == size.name:
+        if instance.vcpus < size.vcpus - 1e-9 or instance.name == size.name:
             continue
+        beside = ingress if instance.enforcement == "cpuset" else 0.0
+        share = math.floor(shape.usable_vcpus / (size.vcpus + beside) + 1e-9)
         fitting = math.floor(shape.usable_gib / needed) if needed > 0 else share
         candidate = Candidate(
             variant=variant,
@@ -238,6 +258,12 @@ def _on_shapes(
                 f"whole CPUs; measure {size.name}:quota"
             )
             rejections.append(_rejected(candidate, Bottleneck.UNMEASURED, reason))
+        elif share < 1:
+            reason = (
+                f"a replica and its share of the ingress need {size.vcpus + beside:.3g} vCPU, "
+                f"{instance.name} has {shape.usable_vcpus:.3g} of {instance.vcpus:g} to give"
+            )
+            rejections.append(_rejected(candidate, Bottleneck.CAPACITY, reason))
         elif fitting < 1:
             reason = (
                 f"a replica needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from loadtests.objective import Slo
-from planner.records import Candidate, Interval, Plan, Recommendation
+from planner.records import Candidate, Interval
 from serving.records import SCHEMA_VERSION, Environment, InstanceType, Record, Variant
 
 VerdictName = Literal["holds", "fails", "undecided"]
@@ -20,13 +20,16 @@ LAPSE_AFTER_DAYS = 180
 class Judged(Record):
     """Requests that were judged together: ``over`` of ``n`` were late, failed ones included.
 
-    ``effective_n`` is how many independent requests would say as much.
+    ``effective_n`` is how many independent requests would say as much, ``share_over`` what was
+    judged: the share in these runs or, where luck with the schedule could be taken out, the
+    one expected over all schedules.
     """
 
     verdict: VerdictName
     n: int = Field(ge=0)
     over: int = Field(ge=0)
     effective_n: float = Field(ge=0)
+    share_over: float = Field(ge=0, le=1)
     measured_ms: float | None = Field(
         description="the objective's quantile over all requests; null when it was not answered"
     )
@@ -43,10 +46,12 @@ class Claim(Record):
 
     It is about ``held_replicas`` replicas at ``held_rps``; of a plan with more replicas
     that is the same share of both. ``killed`` is the run in which one of the replicas was
-    killed half-way, judged by itself.
+    killed half-way, judged by itself; ``not_killed`` why there was none.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
+    profile: str = Field(description="the profile of use that the plan is for")
+    model_name: str = Field(description="as it was served")
     sentence: str
     verdict: VerdictName
     reason: str
@@ -59,13 +64,16 @@ class Claim(Record):
     spare_replicas: int = Field(ge=0)
     candidate: Candidate
     instance: InstanceType = Field(description="measured size of a replica")
-    confidence: float = Field(gt=0.5, lt=1)
+    confidence: float = Field(gt=0.5, lt=1, description="of the verdict, all looks together")
+    looks: int = Field(ge=0, description="how often it was judged while it went on; 0: once")
     deployments: int = Field(ge=1, description="redeployments, each one sample of that lottery")
     judged: Judged
     each: tuple[Judged, ...] = Field(
         description="every deployment by itself, at a confidence that holds for all of them"
     )
     killed: Judged | None
+    killed_rps: float | None = Field(description="rate of the run in which a replica was killed")
+    not_killed: str = ""
     more_requests: int | None = Field(description="undecided: about so many more are needed")
     predicted: Interval | None = Field(description="of the same quantile, before measuring")
     model_sha256: str
@@ -75,6 +83,7 @@ class Claim(Record):
     confirmed_on: str = Field(description="ISO date")
     lapses_after_days: int = Field(ge=1)
     differs: tuple[str, ...] = Field(description="from where the plan recommends to run it")
+    instead: str = Field(default="", description="of one that fails: what is recommended now")
 
     @model_validator(mode="after")
     def _says_what_it_is(self) -> Self:
@@ -110,137 +119,85 @@ class Claim(Record):
                 f" ({self.held_replicas} of {self.replicas} replicas at "
                 f"{self.held_replicas}/{self.replicas} of {self.rate_rps:,.6g} req/s)"
             )
-        killed = ""
-        if self.killed is not None:
-            k = self.killed
-            killed = f"; with a replica killed: {k.verdict}, n = {k.n:,}, {k.over:,} over"
-        many = "deployment" if self.deployments == 1 else "deployments"
         return (
-            f"p{100 * self.slo.quantile:g} <= {self.slo.limit_ms:g} ms at {self.held_rps:,.6g} "
+            f"{objective_in_words(self.slo)} at {self.held_rps:,.6g} "
             f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
-            f"over, {self.deployments} {many}{killed}"
+            f"over, {deployments_in_words(self.deployments)}{self._loss_in_words()}"
         )
+
+    def _loss_in_words(self) -> str:
+        if self.killed is None:
+            return f"; no replica was killed: {self.not_killed}" if self.not_killed else ""
+        k, at = self.killed, ""
+        if self.killed_rps is not None and self.killed_rps < self.held_rps:
+            at = f" at {self.killed_rps:,.6g} req/s"
+        return f"; with a replica killed{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
+
+
+def objective_in_words(slo: Slo) -> str:
+    """``p99 <= 50 ms``."""
+    return f"p{100 * slo.quantile:g} <= {slo.limit_ms:g} ms"
+
+
+def deployments_in_words(number: int) -> str:
+    """``3 deployments``."""
+    return f"{number} {'deployment' if number == 1 else 'deployments'}"
 
 
 def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) -> list[str]:
     """Why the claim no longer says anything about ``variant`` here and now; [] while it does."""
+    return [
+        *_of_another_model(claim, variant.sha256),
+        *environment_changes(claim.environment, environment),
+        *_too_old(claim, now),
+    ]
+
+
+def lapsed_from_outside(claim: Claim, now: date, sha256: str | None) -> list[str]:
+    """The same, where nothing is known of a server but perhaps the hash of its model file."""
+    return [*(_of_another_model(claim, sha256) if sha256 else []), *_too_old(claim, now)]
+
+
+def environment_changes(was: Environment, now: Environment) -> list[str]:
+    """What makes figures of one environment say nothing about another, a line each."""
     reasons = []
-    if variant.sha256 != claim.model_sha256:
-        reasons.append(
-            f"the model file changed: sha256 {claim.model_sha256[:12]} was confirmed, "
-            f"this is {variant.sha256[:12]}"
-        )
-    was = claim.environment
     versions = {**was.packages, "Python": was.python}
-    current = {**environment.packages, "Python": environment.python}
+    current = {**now.packages, "Python": now.python}
     for name in sorted(versions.keys() | current.keys()):
         before, after = versions.get(name, "absent"), current.get(name, "absent")
         if before != after:
             reasons.append(f"{name} {before} became {after}")
     facts = {
-        "CPU": (was.cpu_model, environment.cpu_model),
+        "CPU": (was.cpu_model, now.cpu_model),
         "instruction sets": (
             ", ".join(was.instruction_sets),
-            ", ".join(environment.instruction_sets),
+            ", ".join(now.instruction_sets),
         ),
-        "hyper-threads a core": (str(was.threads_per_core), str(environment.threads_per_core)),
-        "enforcement": (was.enforcement, environment.enforcement),
+        "hyper-threads a core": (str(was.threads_per_core), str(now.threads_per_core)),
+        "enforcement": (was.enforcement, now.enforcement),
     }
     reasons += [f"{k}: {a} became {b}" for k, (a, b) in facts.items() if a != b]
-    for name in sorted(was.settings.keys() | environment.settings.keys()):
-        before, after = was.settings.get(name, "unset"), environment.settings.get(name, "unset")
+    for name in sorted(was.settings.keys() | now.settings.keys()):
+        before, after = was.settings.get(name, "unset"), now.settings.get(name, "unset")
         if before != after:
             reasons.append(f"{name}={before} became {after}")
-    age = (now - date.fromisoformat(claim.confirmed_on)).days
-    if age > claim.lapses_after_days:
-        reasons.append(
-            f"confirmed on {claim.confirmed_on}, {age} days ago, and good for "
-            f"{claim.lapses_after_days}"
-        )
     return reasons
 
 
-class Held(NamedTuple):
-    """The share of a plan that a host truthfully holds: some replicas, as much of the rate."""
-
-    replicas: int
-    rate_rps: float
-
-
-def held_share(plan: Plan, rate_rps: float, most: int) -> Held:
-    """At most ``most`` replicas of a plan, at their share k/N of its rate.
-
-    A router with k replicas queues more than one with N at the same utilisation, so the
-    share is no easier than the whole.
-    """
-    replicas = min(plan.replicas, most)
-    return Held(replicas, rate_rps * replicas / plan.replicas)
+def _of_another_model(claim: Claim, sha256: str) -> list[str]:
+    if sha256 == claim.model_sha256:
+        return []
+    return [
+        f"the model file changed: sha256 {claim.model_sha256[:12]} was confirmed, "
+        f"this is {sha256[:12]}"
+    ]
 
 
-def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | None:
-    """The next plan that does not rest on what has just failed; None when there is none.
-
-    A claim that fails says that the profile of its variant, size and threads is wrong, so
-    every plan made from that profile is as doubtful.
-    """
-    best = [recommendation.best] if recommendation.best else []
-    return next(
-        (p for p in (*best, *recommendation.alternatives) if _made_of(p) != _made_of(failed)), None
-    )
-
-
-def _made_of(plan: Plan) -> tuple[str, str, int]:
-    return plan.candidate.variant, plan.candidate.size, plan.candidate.threads
-
-
-class TrackPoint(Record):
-    """One prediction against what confirming it measured: the planner's track record.
-
-    ``measured_ms`` is null when so many requests failed that the quantile has no value.
-    """
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    confirmed_on: str
-    workload: str
-    variant: str
-    instance: str
-    threads: int
-    batch: int
-    replicas: int
-    rate_rps: float
-    quantile: float
-    limit_ms: float
-    predicted: Interval
-    measured_ms: float | None
-    inside: bool = Field(description="whether the measured figure lies in the interval")
-    error: float | None = Field(description="predicted middle over measured, minus one")
-    verdict: VerdictName
-    model_sha256: str
-    environment: str
-
-    @classmethod
-    def of(cls, claim: Claim, workload: str) -> Self | None:
-        """The point that a claim adds; None for one without a prediction, or undecided."""
-        predicted, measured = claim.predicted, claim.judged.measured_ms
-        if predicted is None or claim.verdict == "undecided":
-            return None
-        return cls(
-            confirmed_on=claim.confirmed_on,
-            workload=workload,
-            variant=claim.candidate.variant,
-            instance=claim.instance.label,
-            threads=claim.candidate.threads,
-            batch=claim.batch,
-            replicas=claim.held_replicas,
-            rate_rps=claim.held_rps,
-            quantile=claim.slo.quantile,
-            limit_ms=claim.slo.limit_ms,
-            predicted=predicted,
-            measured_ms=measured,
-            inside=measured is not None and predicted.low <= measured <= predicted.high,
-            error=None if measured is None else predicted.mid / measured - 1,
-            verdict=claim.verdict,
-            model_sha256=claim.model_sha256,
-            environment=claim.environment.content_hash(),
-        )
+def _too_old(claim: Claim, now: date) -> list[str]:
+    age = (now - date.fromisoformat(claim.confirmed_on)).days
+    if age <= claim.lapses_after_days:
+        return []
+    return [
+        f"confirmed on {claim.confirmed_on}, {age} days ago, and good for {claim.lapses_after_days}"
+    ]

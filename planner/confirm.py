@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import date
 
-from loadtests.histogram import Histogram
-from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.objective import SloVerdict, Verdict
 from loadtests.records import FaultCode, Measurement
-from loadtests.slo import decide
 from planner.claim import LAPSE_AFTER_DAYS, Claim, Judged
-from planner.profile import fell_behind
+from planner.pooled import CONFIDENCE, confidence_of_look, judged, missing, unbelievable
+from planner.proving import DEPLOYMENTS, killed_rate
 from planner.records import Demand, Interval, Plan
 from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Deployment, Environment
 
-DEPLOYMENTS = 3
-"""Fewer redeployments prove one lucky deployment, not the plan."""
-
-CONFIDENCE = 0.99
 _RATE_TOLERANCE = 0.001
-_FOREVER = 1e8
 
-# What killing a replica does to a run without anything being wrong with the run.
-_KILLED = {
-    FaultCode.REPLICA_CHANGED,
-    FaultCode.ERRORS,
-    FaultCode.BACKLOG_GROWING,
-    FaultCode.RATE_NOT_MET,
-}
+KILLED = frozenset({FaultCode.REPLICA_CHANGED, FaultCode.FALLBACK_PROXY})
+"""What killing a replica does to a run without anything being wrong with the run."""
+
+NOT_KILLED = "no replica ended in the run that is about losing one"
 
 
 def judge_confirmation(
@@ -41,19 +31,25 @@ def judge_confirmation(
     config_hash: str,
     confirmed_on: date,
     killed: Measurement | None = None,
+    not_killed: str = "",
     verdicts: Sequence[SloVerdict] = (),
     predicted: Interval | None = None,
     confidence: float = CONFIDENCE,
+    look: int = 0,
+    differs: Sequence[str] = (),
 ) -> Claim:
     """Judge a plan by open-loop runs, one for each redeployment of the share that was held.
 
     Late requests are those beyond the limit, failed and unsent ones included; those of all
     deployments are pooled and judged by the binomial rule. The claim holds when the pool
     does, no deployment fails by itself, there are at least three, and, where the demand has
-    spare replicas, the run with a ``killed`` one does not fail. It fails when the pool or a
-    deployment fails. Give the ``verdicts`` of :func:`loadtests.slo.judge_slo` on the raw
-    latencies, one for each run, so that correlation between requests counts; without them
-    requests are taken as independent.
+    spare replicas and more than one is held, the run with a ``killed`` one does not fail. It
+    fails when the pool or a deployment fails. Give the ``verdicts`` of
+    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run, so that
+    correlation between requests counts; without them requests are taken as independent.
+    ``look`` counts, from 1, how often a confirmation that goes on was judged, see
+    :func:`planner.pooled.confidence_of_look`. ``differs`` is added to what is known to
+    differ from where the plan recommends to run it.
 
     InvalidMeasurement for a run that cannot be believed (one whose backlog grew can, and
     fails); BadInput for runs of unlike deployments or environments, at less than the rate
@@ -67,19 +63,28 @@ def judge_confirmation(
     deployment = _same_deployment(runs, plan)
     _same_environment(runs, environment)
     held_rps = demand.rate_rps * deployment.replicas / plan.replicas
-    for run in runs:
+    killed_rps = killed_rate(plan, demand.rate_rps, deployment.replicas)
+    for run in measurements:
         _check_load(run, demand, held_rps)
-        _check_valid(run, _KILLED if run is killed else set())
-    slo = demand.slo
+        _check_valid(run, unbelievable(run))
+    if killed is not None:
+        _check_load(killed, demand, killed_rps or held_rps)
+        _check_valid(killed, unbelievable_loss(killed))
+    slo, sure = demand.slo, confidence_of_look(confidence, look)
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
-    stricter = 1 - (1 - confidence) / len(measurements)
+    stricter = 1 - (1 - sure) / len(measurements)
     each = tuple(
-        _judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
+        judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
     )
-    pool = _judged(measurements, verdicts, slo, confidence)
-    after_kill = None if killed is None else _judged([killed], [], slo, confidence)
-    verdict, reason = _verdict(pool, each, after_kill, demand.spare_replicas)
+    pool = judged(measurements, verdicts, slo, sure)
+    after_kill = None if killed is None else judged([killed], [], slo, confidence)
+    spare = demand.spare_replicas if deployment.replicas > 1 else 0
+    replayed = bool(verdicts) and all(v.replayed for v in verdicts)
+    verdict, reason = _verdict(pool, each, after_kill, spare, replayed=replayed)
+    next_look = confidence_of_look(confidence, look + 1) if look else confidence
     return Claim.of(
+        profile=demand.name,
+        model_name=deployment.variant.model_name,
         verdict=verdict.value,
         reason=reason,
         slo=slo,
@@ -92,11 +97,14 @@ def judge_confirmation(
         candidate=plan.candidate,
         instance=deployment.instance,
         confidence=confidence,
+        looks=look,
         deployments=len(measurements),
         judged=pool,
         each=each,
         killed=after_kill,
-        more_requests=_missing(pool, slo, confidence) if pool.verdict == "undecided" else None,
+        killed_rps=None if killed is None else killed.run.rate_rps,
+        not_killed=not_killed if killed is None else "",
+        more_requests=missing(pool, slo, next_look) if pool.verdict == "undecided" else None,
         predicted=predicted,
         model_sha256=deployment.variant.sha256,
         config_hash=config_hash,
@@ -104,8 +112,15 @@ def judge_confirmation(
         measurement_ids=tuple(run.id for run in runs),
         confirmed_on=confirmed_on.isoformat(),
         lapses_after_days=LAPSE_AFTER_DAYS,
-        differs=_differences(plan, deployment, environment),
+        differs=(*_differences(demand, plan, deployment, environment), *differs),
     )
+
+
+def unbelievable_loss(killed: Measurement) -> str | None:
+    """Why the run in which a replica was killed proves nothing; None for one that does."""
+    if not any(fault.code == FaultCode.REPLICA_CHANGED for fault in killed.faults):
+        return NOT_KILLED
+    return unbelievable(killed, KILLED)
 
 
 def _same_deployment(runs: Sequence[Measurement], plan: Plan) -> Deployment:
@@ -153,57 +168,18 @@ def _check_load(run: Measurement, demand: Demand, held_rps: float) -> None:
         )
 
 
-def _check_valid(run: Measurement, allowed: set[FaultCode]) -> None:
-    if fell_behind(run):  # the answer is that it does not hold
-        return
-    serious = [fault for fault in run.faults if fault.code not in allowed]
-    if serious:
-        raise InvalidMeasurement(
-            f"run {run.id} cannot be believed: {serious[0].code}: {serious[0].detail}; repeat it"
-        )
-
-
-def _judged(
-    runs: Sequence[Measurement], verdicts: Sequence[SloVerdict], slo: Slo, confidence: float
-) -> Judged:
-    """Requests of all ``runs`` together; their effective numbers add up."""
-    if verdicts:
-        n, over = sum(v.n for v in verdicts), sum(v.over for v in verdicts)
-        effective = sum(v.effective_n for v in verdicts)
-        share = sum(v.share_over * v.n for v in verdicts) / n if n else 0.0
-    else:
-        n = sum(m.offered for m in runs)
-        over = sum(_over(m, slo) for m in runs)
-        effective, share = float(n), over / n if n else 0.0
-    verdict = decide(effective, share, slo.quantile, confidence) if n else Verdict.UNDECIDED
-    if any(fell_behind(m) for m in runs) or any(v.backlog_growing for v in verdicts):
-        verdict = Verdict.FAILS  # its latencies are lower bounds, however they look
-    return Judged(
-        verdict=verdict.value,
-        n=n,
-        over=over,
-        effective_n=effective,
-        measured_ms=_quantile_ms(runs, slo.quantile),
-    )
-
-
-def _over(run: Measurement, slo: Slo) -> int:
-    """Late requests of a run; one that was never answered is late."""
-    answered = run.due_to_done.count
-    return run.due_to_done.count_above(slo.limit_ms / 1e3) + max(0, run.offered - answered)
-
-
-def _quantile_ms(runs: Sequence[Measurement], quantile: float) -> float | None:
-    """The quantile over all requests that fell due; None when that one was not answered."""
-    merged = Histogram.merge(m.due_to_done for m in runs)
-    rank = max(1, math.ceil(round(quantile * sum(m.offered for m in runs), 9)))
-    if rank > merged.count:
-        return None
-    return 1e3 * merged.quantile_s(rank / merged.count)
+def _check_valid(run: Measurement, why: str | None) -> None:
+    if why is not None:
+        raise InvalidMeasurement(f"run {run.id} cannot be believed: {why}; repeat it")
 
 
 def _verdict(
-    pool: Judged, each: Sequence[Judged], killed: Judged | None, spare_replicas: int
+    pool: Judged,
+    each: Sequence[Judged],
+    killed: Judged | None,
+    spare_replicas: int,
+    *,
+    replayed: bool,
 ) -> tuple[Verdict, str]:
     failed = sum(one.verdict == "fails" for one in each)
     if failed:
@@ -218,34 +194,24 @@ def _verdict(
         return Verdict.UNDECIDED, f"{len(each)} of {DEPLOYMENTS} redeployments are made"
     if spare_replicas and killed is None:
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
-    return Verdict.HOLDS, "binomial rule over all deployments; none fails by itself"
+    how = ", by the share that is expected over all schedules" if replayed else ""
+    return Verdict.HOLDS, f"binomial rule over all deployments{how}; none fails by itself"
 
 
-def _missing(pool: Judged, slo: Slo, confidence: float) -> int | None:
-    """About how many more requests decide it, if the share over the limit stays; None: none do."""
-    share = pool.over / pool.n if pool.n else 0.0
-    low = high = max(pool.effective_n, 1.0)
-    while decide(high, share, slo.quantile, confidence) == Verdict.UNDECIDED:
-        low, high = high, 2 * high
-        if high > _FOREVER:
-            return None
-    while high - low > 1:
-        middle = (low + high) / 2
-        if decide(middle, share, slo.quantile, confidence) == Verdict.UNDECIDED:
-            low = middle
-        else:
-            high = middle
-    each = pool.n / pool.effective_n if pool.effective_n else 1.0
-    return max(1, math.ceil(high * each) - pool.n)
-
-
-def _differences(plan: Plan, deployment: Deployment, environment: Environment) -> tuple[str, ...]:
+def _differences(
+    demand: Demand, plan: Plan, deployment: Deployment, environment: Environment
+) -> tuple[str, ...]:
     """What was confirmed against what is recommended, in words."""
     found = []
     if deployment.replicas < plan.replicas:
         found.append(
             f"{deployment.replicas} of {plan.replicas} replicas were held, at their share of the "
             "rate; the router and the network of the whole were not loaded"
+        )
+    if demand.spare_replicas and deployment.replicas == 1:
+        found.append(
+            f"of the {plan.replicas} replicas {demand.spare_replicas} are to spare; one alone "
+            "shows nothing of what happens when another is lost"
         )
     if plan.candidate.instance != plan.candidate.size:
         found.append(

@@ -13,7 +13,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from planner.occupancy import Occupancy, occupancy, quota_of
-from planner.records import Curve, CurvePoint, Interval, MeasuredPoint, ServiceProfile
+from planner.records import (
+    Curve,
+    CurvePoint,
+    Interval,
+    MeasuredPoint,
+    PredictedProfile,
+    ServiceProfile,
+)
 from planner.staffing import MANY, erlang_c, may_wait
 from planner.surface import (
     HIGHEST_UTILISATION,
@@ -145,6 +152,11 @@ class Predictor:
         Between two runs the rise is taken as linear. A quota's throttling sets in somewhere
         between a run that met none and one that did, and a plan must not bet on where.
         """
+        if isinstance(self.profile, PredictedProfile):
+            # Stalls of the platform do not get shorter on a larger size.
+            slower = max(1.0, self.profile.service_scale.mid)
+            nearest = predictor(self.profile.nearest, self._seed)
+            return slower * nearest._shortfall(utilisation, quantile)
         if not self.profile.measured_points:
             return 0.0
         if quantile not in self._shortfalls:

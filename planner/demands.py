@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from loadtests.objective import Slo
+from planner.daily import RISE_S, Daily
 from planner.records import Demand
 from serving.errors import BadInput
 from serving.records import Record
@@ -20,12 +22,16 @@ class _DemandTable(Record):
     title: str
     batch: int = Field(ge=1)
     batch_range: tuple[int, int]
-    rate_rps: float = Field(gt=0)
+    rate_rps: float | None = Field(gt=0, default=None)
     quantile: float = Field(gt=0, lt=1)
     limit_ms: float = Field(gt=0)
     in_process_limit_ms: float | None = Field(gt=0, default=None)
     max_replicas: int = Field(ge=1, le=10_000, default=16)
     spare_replicas: int = Field(ge=0, le=16, default=0)
+    daily: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    trace: str | None = None
+    rise_s: float | None = Field(gt=0, le=3600, default=None)
+    machine_start_s: float = Field(ge=0, default=0.0)
 
 
 def load_demands(path: Path) -> list[Demand]:
@@ -49,14 +55,56 @@ def _demand(name: str, table: object, path: Path) -> Demand:
             f"{path}: [{name}]: spare_replicas = {row.spare_replicas} leaves none of "
             f"max_replicas = {row.max_replicas} to work; raise max_replicas"
         )
+    daily = _daily(row, path)
+    rate = row.rate_rps or (daily.peak_rps if daily else None)
+    if rate is None:
+        raise BadInput(f"{path}: [{name}]: key 'rate_rps' is missing; add it")
+    if daily is not None and rate < daily.peak_rps:
+        raise BadInput(
+            f"{path}: [{name}]: rate_rps = {rate:g} is below the peak of {daily.peak_rps:g} req/s "
+            f"({daily.source}); leave rate_rps out, or raise it"
+        )
     return Demand(
         name=row.name,
         title=row.title,
         batch=row.batch,
         batch_range=row.batch_range,
-        rate_rps=row.rate_rps,
+        rate_rps=rate,
         slo=Slo(quantile=row.quantile, limit_ms=row.limit_ms),
         max_replicas=row.max_replicas,
         spare_replicas=row.spare_replicas,
         in_process_limit_ms=row.in_process_limit_ms,
+        daily=daily,
     )
+
+
+def trace_files(path: Path) -> list[Path]:
+    """The traces that a file of profiles names, relative to it."""
+    tables = read_toml(path).values()
+    names = [table.get("trace") for table in tables if isinstance(table, dict)]
+    return [_trace_path(name, path) for name in names if isinstance(name, str)]
+
+
+def _trace_path(name: str, path: Path) -> Path:
+    """Where it was named from, or where a run keeps it: beside the profiles."""
+    named, kept = path.parent / name, path.parent / Path(name).name
+    return kept if kept.is_file() and not named.is_file() else named
+
+
+def _daily(row: _DemandTable, path: Path) -> Daily | None:
+    where = f"{path}: [{row.name}]"
+    if row.daily is not None and row.trace is not None:
+        raise BadInput(f"{where}: gives both 'daily' and 'trace'; keep one")
+    if row.rise_s is not None and row.daily is None:
+        raise BadInput(f"{where}: 'rise_s' says how fast hourly rates change; add 'daily'")
+    if row.trace is not None:
+        return Daily.recorded(_trace_path(row.trace, path), row.machine_start_s)
+    if row.daily is None:
+        if row.machine_start_s:
+            raise BadInput(f"{where}: 'machine_start_s' is of use with 'daily' or 'trace' alone")
+        return None
+    try:
+        return Daily.hourly(row.daily, row.rise_s or RISE_S, row.machine_start_s)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{where}: key 'daily': {reason}; correct it") from None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from planner.candidates import Placement, place
+from planner.candidates import HERE, Placement, place
 from planner.curve import Predictor, predictor
+from planner.pareto import objectives, with_pareto
 from planner.prices import PriceList
+from planner.probes import measure_command
 from planner.profile import Refusal
 from planner.records import (
     HOURS_PER_MONTH,
@@ -19,6 +22,7 @@ from planner.records import (
     Interval,
     MeasuredPoint,
     Plan,
+    PredictedProfile,
     Price,
     Recommendation,
     Rejection,
@@ -33,13 +37,16 @@ cheaper than they are is rejected for its cost, without simulating it."""
 
 _SAME_RATE = 0.05
 
+Cost = tuple[float, bool, float, float]
+"""Monthly cost (0 without a price), whether the size is predicted, vCPUs, memory."""
+
 
 class _Option(NamedTuple):
     """A placement that may hold, and a bound that its rank cannot fall below."""
 
     placement: Placement
     sizing: Sizing
-    bound: tuple[float, float, float]
+    bound: Cost
 
 
 def recommend(
@@ -51,13 +58,20 @@ def recommend(
     prices: Sequence[Price],
     factors: Sequence[CpuFactor],
     seed: int,
+    quality_loss: Mapping[str, float] | None = None,
+    measure_with: str | None = None,
 ) -> Recommendation:
     """Size every candidate that may be among the cheapest for ``demand``, and rank the plans.
 
     Priced plans come first, by their monthly cost; plans on the host's own sizes, which
-    have no price, follow by vCPUs and memory. Plans and rejections together are exactly the
-    candidates. BadInput when the price list and the catalogue contradict each other.
+    have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
+    predicted one: one scales out before one guesses. Plans and rejections together are
+    exactly the candidates. ``quality_loss`` is that of each variant against the baseline, as a
+    fraction of one; ``measure_with`` as in :func:`planner.probes.measure_command`. BadInput when
+    the price list and the catalogue contradict each other.
     """
+    losses = quality_loss or {}
+    reject = partial(_rejected, demand=demand, measure_with=measure_with)
     price_list = PriceList(tuple(prices), tuple(factors))
     placements, rejections = place(demand, profiles, refused, variants, instances, price_list)
     priced: list[_Option] = []
@@ -66,13 +80,13 @@ def recommend(
     for placement in placements:
         sizing = sizings.of(placement)
         if sizing.hopeless is not None:
-            rejections.append(_rejected(placement, sizing.hopeless))
+            rejections.append(reject(placement, sizing, sizing.hopeless))
             continue
         option = _Option(placement, sizing, _size(placement, sizing.fewest))
         (unpriced if placement.price is None else priced).append(option)
     plans = [
-        *_cheapest(priced, demand, rejections),
-        *_cheapest(unpriced, demand, rejections),
+        *_cheapest(priced, demand, rejections, losses, reject),
+        *_cheapest(unpriced, demand, rejections, losses, reject),
     ]
     note = _binding(*plans[0]) if plans else _why_none(rejections)
     return Recommendation(
@@ -87,7 +101,7 @@ def recommend(
 def best_on_host(recommendation: Recommendation) -> Plan | None:
     """Pick the best plan on a size as it was measured: the one that can be confirmed here."""
     best = [recommendation.best] if recommendation.best else []
-    plans = [*best, *recommendation.alternatives]
+    plans = [p for p in (*best, *recommendation.alternatives) if not p.predicted_size]
     return next((p for p in plans if p.candidate.instance == p.candidate.size), None)
 
 
@@ -112,16 +126,21 @@ class _Sizings:
 
 
 def _cheapest(
-    options: list[_Option], demand: Demand, rejections: list[Rejection]
+    options: list[_Option],
+    demand: Demand,
+    rejections: list[Rejection],
+    losses: Mapping[str, float],
+    reject: Callable[[Placement, Sizing, Shortage], Rejection],
 ) -> list[tuple[Plan, _Option]]:
     """Rank the plans that hold, at least the ``PLANS`` cheapest; the others become rejections.
 
     Branch and bound: by the number of instances that the rate alone asks for, until no
-    option that is left can come before the plans that there are.
+    option that is left can come before the plans that there are. So no plan left untried could
+    dominate one of the first: it costs more.
     """
     options.sort(key=lambda option: (option.bound, _names(option.placement)))
     plans: list[tuple[Plan, _Option]] = []
-    sizes: list[tuple[float, float, float]] = []
+    sizes: list[Cost] = []
     tried = 0
     for option in options:
         if len(sizes) >= PLANS and option.bound > sizes[PLANS - 1]:
@@ -129,24 +148,23 @@ def _cheapest(
         tried += 1
         number = option.sizing.smallest
         if isinstance(number, Shortage):
-            rejections.append(_rejected(option.placement, number))
+            rejections.append(reject(option.placement, option.sizing, number))
         else:
-            plans.append((_plan(option, demand, number), option))
+            loss = losses.get(option.placement.candidate.variant)
+            plans.append((_plan(option, demand, number, loss), option))
             insort(sizes, _size(option.placement, number))
     rejections += [_too_dear(option) for option in options[tried:]]
-    plans.sort(key=lambda pair: _rank(pair[0], pair[1].placement))
-    return plans
+    plans.sort(key=lambda pair: (objectives(pair[0]), _names(pair[1].placement)))
+    marked = with_pareto([plan for plan, _ in plans])
+    return [(plan, option) for plan, (_, option) in zip(marked, plans, strict=True)]
 
 
-def _size(placement: Placement, number: int) -> tuple[float, float, float]:
-    """Rank ``number`` instances: monthly cost (0 without a price), vCPUs, memory."""
+def _size(placement: Placement, number: int) -> Cost:
+    """Rank ``number`` instances of one kind."""
     instance, price = placement.instance, placement.price
     usd = 0.0 if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
-    return usd, number * instance.vcpus, number * instance.memory_gib
-
-
-def _rank(plan: Plan, placement: Placement) -> tuple[object, ...]:
-    return (*_size(placement, plan.instances), plan.p99_ms.high, *_names(placement))
+    predicted = isinstance(placement.profile, PredictedProfile)
+    return usd, predicted, number * instance.vcpus, number * instance.memory_gib
 
 
 def _names(placement: Placement) -> tuple[str, str, int, str]:
@@ -154,13 +172,28 @@ def _names(placement: Placement) -> tuple[str, str, int, str]:
     return c.variant, c.size, c.threads, c.instance
 
 
-def _rejected(placement: Placement, shortage: Shortage) -> Rejection:
+def _rejected(
+    placement: Placement,
+    sizing: Sizing,
+    shortage: Shortage,
+    *,
+    demand: Demand,
+    measure_with: str | None,
+) -> Rejection:
+    """A shortage as a rejection; of a predicted size that may hold it is a lack of knowledge."""
     bottleneck, reason = shortage
+    profile = placement.profile
+    if isinstance(profile, PredictedProfile):
+        reason = f"{_predicted_size(profile)}: {reason}"
+        if sizing.may_hold:
+            bottleneck = Bottleneck.UNMEASURED
+            command = measure_command(profile.variant, placement.candidate, demand, measure_with)
+            reason += f", but at the lower end of its interval it holds; measure this: `{command}`"
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 
 
 def _too_dear(option: _Option) -> Rejection:
-    usd, vcpus, _ = option.bound
+    usd, _, vcpus, _ = option.bound
     least = f"{vcpus:g} vCPU" if option.placement.price is None else f"USD {usd:,.2f} per month"
     return Rejection(
         candidate=option.placement.candidate,
@@ -170,7 +203,27 @@ def _too_dear(option: _Option) -> Rejection:
     )
 
 
-def _plan(option: _Option, demand: Demand, number: int) -> Plan:
+def _predicted_size(profile: PredictedProfile) -> str:
+    """What a predicted size rests on, with the error of leaving out one of the sizes."""
+    return (
+        f"predicted size, from {', '.join(profile.measured_sizes)}; each left out in turn is "
+        f"missed by at most {profile.size_error:.0%}"
+    )
+
+
+def _ingress(placement: Placement, demand: Demand) -> str:
+    """CPU that the ingress needs at the demanded rate, and whether it is in the instances."""
+    vcpus = demand.rate_rps * placement.profile.ingress_cpu_ms / 1e3 / placement.factor.mid
+    if placement.factor is HERE:
+        where = "on top of the replicas"
+    elif placement.instance.enforcement == "quota":
+        where = "outside of these containers, not in their cost"
+    else:
+        where = "room for it is kept on the instances"
+    return f"{vcpus:.2g} vCPU at this rate, {where}"
+
+
+def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | None) -> Plan:
     placement, sizing = option.placement, option.sizing
     candidate, profile, instance, factor, price = placement
     replicas = number * candidate.replicas_per_instance
@@ -204,6 +257,9 @@ def _plan(option: _Option, demand: Demand, number: int) -> Plan:
             f"{1 - upper / demand.slo.limit_ms:.0%} below the limit of {demand.slo.limit_ms:g} ms"
         ),
         staffing=sizing.staffing(number),
+        predicted_size=_predicted_size(profile) if isinstance(profile, PredictedProfile) else "",
+        quality_loss=quality_loss,
+        ingress=_ingress(placement, demand),
     )
 
 

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
+from planner.advice import AutoscalingAdvice, AutoscalingRefusal
+from planner.daily import Daily
+from planner.reach import CpuReach
 from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
 
 HOURS_PER_MONTH = 730.0
@@ -42,6 +45,7 @@ class Demand(Record):
     in_process_limit_ms: float | None = Field(
         default=None, description="a limit on the bare model call, shown apart (seed: < 1 ms)"
     )
+    daily: Daily | None = Field(default=None, description="its course over a day, if stated")
 
 
 class Price(Record):
@@ -90,6 +94,22 @@ class ServiceProfile(Record):
     startup_s: float | None
     measured_points: tuple[MeasuredPoint, ...] = ()
     measurement_ids: tuple[str, ...]
+
+
+class PredictedProfile(ServiceProfile):
+    """The profile of a size that was never measured, by a scaling law from those that were.
+
+    ``nearest`` is the measured profile that lent its histogram, ``service_scale`` by how much
+    a service time is longer than there; its low end goes with the capacity's high end. See
+    :mod:`planner.scaling`.
+    """
+
+    nearest: ServiceProfile
+    service_scale: Interval
+    measured_sizes: tuple[str, ...]
+    size_error: float = Field(
+        ge=0, description="worst relative error when one measured size is left out"
+    )
 
 
 class MeasuredPoint(Record):
@@ -175,6 +195,16 @@ class Plan(Record):
     staffing: str = Field(
         default="", description="of very many replicas: the law that stands in for a simulation"
     )
+    predicted_size: str = Field(
+        default="", description="of a size never measured: from which it is predicted, how well"
+    )
+    quality_loss: float | None = Field(
+        default=None, description="against the baseline, as a fraction of one"
+    )
+    ingress: str = Field(default="", description="CPU that the ingress needs, and where it is")
+    pareto: bool = Field(
+        default=False, description="no other plan listed is at least as good in every respect"
+    )
 
 
 class Rejection(Record):
@@ -183,6 +213,35 @@ class Rejection(Record):
     candidate: Candidate
     bottleneck: Bottleneck
     reason: str
+
+
+class Probe(Record):
+    """A cell worth measuring next: what it may change, and how it is measured."""
+
+    variant: str
+    size: str
+    threads: int
+    batch: int
+    seconds: float = Field(gt=0)
+    saving_usd_per_month: float | None = Field(
+        description="expected; None where any plan at all would be news"
+    )
+    why: str
+    command: str
+
+
+class BatchChoice(Record):
+    """Dynamic batching under which fewer replicas would hold. All predicted."""
+
+    max_batch: int = Field(ge=2, description="requests that one call may answer")
+    batch_wait_ms: float = Field(ge=0)
+    replicas: int = Field(ge=1)
+    instances: int = Field(ge=1)
+    instead_of: int = Field(ge=2, description="replicas of the plan without batching")
+    latency_ms: Interval = Field(description="the demanded quantile")
+    residual: float = Field(ge=0, description="of the law across batch sizes, a share")
+    measured_batches: tuple[int, ...]
+    usd_per_month: float | None
 
 
 class Recommendation(Record):
@@ -194,6 +253,23 @@ class Recommendation(Record):
     alternatives: tuple[Plan, ...]
     rejections: tuple[Rejection, ...]
     note: str = ""
+    probes: tuple[Probe, ...] = Field(default=(), description="what to measure next, best first")
+    autoscaling: AutoscalingAdvice | AutoscalingRefusal | None = Field(
+        default=None, description="of the best plan; null where the demand has no course"
+    )
+    cpu_reaches: tuple[CpuReach, ...] = Field(
+        default=(), description="how far CPUs reach, for the GPU verdict"
+    )
+    batching: BatchChoice | None = Field(
+        default=None, description="where fewer replicas than the best plan's would do"
+    )
+
+    @property
+    def pareto(self) -> tuple[Plan, ...]:
+        """The plans that no other one dominates, in the planner's order."""
+        best = (self.best,) if self.best else ()
+        return tuple(plan for plan in (*best, *self.alternatives) if plan.pareto)
 
 
 ServiceProfile.model_rebuild()
+PredictedProfile.model_rebuild()

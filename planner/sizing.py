@@ -116,6 +116,23 @@ class Sizing:
             )
         return None
 
+    @cached_property
+    def may_hold(self) -> bool:
+        """Whether as many instances as are allowed hold, were the profile at its best end.
+
+        Of a predicted size: then only a measurement can tell.
+        """
+        demand, speed, slo = self._demand, self._factor.low, self._demand.slo
+        profile, rate = self._predictor.profile, self._demand.rate_rps / self._factor.low
+        working = self._most * self._held - demand.spare_replicas
+        most = min(
+            UTILISATION_CAP * profile.capacity_interval.high,
+            HIGHEST_UTILISATION * profile.capacity_rps,
+        )
+        if working < 1 or rate > working * most:
+            return False
+        return self._predictor.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
+
     def upper_ms(self, number: int) -> float:
         """Upper bound of the demanded quantile, with and without the spare replicas."""
         replicas, slo, speed = number * self._held, self._demand.slo, self._factor.low

@@ -19,7 +19,7 @@ import numpy as np
 from planner import occupancy as occupancy_module
 from planner import simulate as simulate_module
 from planner.occupancy import Occupancy, occupancy
-from planner.records import ServiceProfile
+from planner.records import PredictedProfile, ServiceProfile
 from planner.simulate import draw, sojourns
 from serving.records import Record
 
@@ -136,16 +136,23 @@ def code_hash() -> str:
 
 
 def replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occupancy]:
-    """One occupancy per replicate: resampled counts, a capacity from its interval."""
+    """One occupancy per replicate: resampled counts, a capacity from its interval.
+
+    Of a predicted size the service time is uncertain, too: where the capacity is at its low
+    end, service times are at their high one.
+    """
     values, counts = profile.service.values()
     interval = profile.capacity_interval
-    capacities = np.interp(
-        np.linspace(0, 1, _REPLICATES), (0, 0.5, 1), (interval.low, interval.mid, interval.high)
-    )
+    places = np.linspace(0, 1, _REPLICATES)
+    capacities = np.interp(places, (0, 0.5, 1), (interval.low, interval.mid, interval.high))
+    scales = np.ones(_REPLICATES)
+    if isinstance(profile, PredictedProfile):
+        low, mid, high = (getattr(profile.service_scale, end) for end in ("low", "mid", "high"))
+        scales = np.interp(places, (0, 0.5, 1), (high / mid, 1.0, low / mid))
     resampled = rng.multinomial(int(counts.sum()), counts / counts.sum(), size=_REPLICATES)
     return [
-        occupancy(profile, values, chosen, float(capacity))
-        for chosen, capacity in zip(resampled, capacities, strict=True)
+        occupancy(profile, values * scale, chosen, float(capacity))
+        for chosen, capacity, scale in zip(resampled, capacities, scales, strict=True)
     ]
 
 

@@ -8,11 +8,18 @@ from typing import Self, TypeVar
 from pydantic import Field, ValidationError
 
 from loadtests.records import Measurement
+from planner.claim import Claim
 from planner.records import Curve, Recommendation, ServiceProfile
+from planner.track_record import TrackPoint
 from serving.errors import BadInput
 from serving.records import BenchRow, Environment, Record, Variant
 
 R = TypeVar("R", bound=Record)
+
+CLAIMS = "claims"
+"""Folder of a run in which there is a claim for each profile that was confirmed."""
+
+TRACK_RECORD = "track_record.jsonl"
 
 
 class StudyInfo(Record):
@@ -45,6 +52,10 @@ class Bundle(Record):
     profiles: tuple[ServiceProfile, ...] = ()
     curves: tuple[Curve, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    track_record: tuple[TrackPoint, ...] = Field(
+        default=(), description="of the planner, over all runs beside this one"
+    )
 
     @property
     def cpu_bench(self) -> tuple[BenchRow, ...]:
@@ -65,7 +76,20 @@ class Bundle(Record):
             profiles=read_lines(folder / "profiles.jsonl", ServiceProfile),
             curves=read_lines(folder / "curves.jsonl", Curve),
             recommendations=read_lines(folder / "recommendations.jsonl", Recommendation),
+            claims=tuple(
+                read_one(path, Claim) for path in sorted((folder / CLAIMS).glob("*.json"))
+            ),
+            track_record=read_lines(track_record_path(folder, info.name), TrackPoint),
         )
+
+
+def track_record_path(folder: Path, study: str) -> Path:
+    """The planner's track record: beside the runs of all studies, or in the run's own folder.
+
+    Runs lie in ``<runs>/<study>/<time>``; one that was moved keeps its own record.
+    """
+    path = folder.absolute()
+    return (path.parents[1] if path.parent.name == study else path) / TRACK_RECORD
 
 
 def read_one(path: Path, kind: type[R]) -> R:

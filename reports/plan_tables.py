@@ -15,6 +15,10 @@ _POINTS = (
     "Capacity is the lower bound over all replicas at the utilisation cap; "
     "cost is the list price of the machines, whatever their load."
 )
+_PARETO = (
+    "Pareto set: no other plan listed is at least as good in cost, upper bound of the p99, "
+    "quality and in how much goes with one instance; plans without a price are a set of their own."
+)
 
 
 def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
@@ -49,9 +53,10 @@ def alternatives(answer: Recommendation) -> Table:
     plans = [answer.best, *answer.alternatives] if answer.best else list(answer.alternatives)
     rows = [
         (
-            words.machines(p),
+            words.machines(p) + (" (predicted size)" if p.predicted_size else ""),
             p.candidate.variant,
             f.count(p.candidate.threads or None),
+            "yes" if p.pareto else "",
             marked("", Mark(p.latency_basis)),
             f.interval(p.p50_ms),
             f.interval(p.p99_ms),
@@ -69,6 +74,7 @@ def alternatives(answer: Recommendation) -> Table:
             "Machines",
             "Variant",
             "Threads",
+            "Pareto set",
             "Latency is",
             "p50 (ms)",
             "p99 (ms)",
@@ -79,8 +85,8 @@ def alternatives(answer: Recommendation) -> Table:
         ),
         rows=tuple(rows),
         mark=None,
-        text_columns=(0, 1, 3),
-        notes=(_POINTS,),
+        text_columns=(0, 1, 3, 4),
+        notes=(_POINTS, _PARETO),
         long=True,
     )
 
@@ -152,6 +158,8 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
             Mark.PREDICTED,
         ),
         "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",
+        "Size": marked(plan.predicted_size, Mark.PREDICTED) if plan.predicted_size else "",
+        "Ingress": marked(plan.ingress, Mark.PREDICTED) if plan.ingress else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced

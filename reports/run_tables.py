@@ -19,6 +19,11 @@ FILES = (
     ("report.json", "every table of this report, and all records with their quantiles"),
 )
 
+CONFIRMED = (
+    ("claims/*.json", "what was proven of a recommendation, a file for each profile"),
+    ("confirmations.jsonl", "every run that was made to prove it, invalid ones included"),
+)
+
 
 PRIORITIES = {
     "fifo": "real time (SCHED_FIFO); ingress and replicas run at normal priority",
@@ -88,11 +93,12 @@ def skipped(bundle: Bundle) -> Table:
 
 def files(bundle: Bundle) -> Table:
     """Machine-readable files behind every table (seed row C6)."""
+    confirmed = CONFIRMED if bundle.claims else ()
     return Table(
         name="files",
         title="Machine-readable results, in the folder of this run",
         header=("File", "What it holds"),
-        rows=FILES,
+        rows=(*FILES, *confirmed),
         mark=None,
         text_columns=(0, 1),
         notes=(f"Study {bundle.info.name}; JSON Lines hold one record a line.",),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from reports import (
+    autoscaling_table,
+    batching_table,
     comparison_table,
+    gpu_table,
     model_tables,
     plan_tables,
+    proven,
     run_tables,
     served_tables,
     steadiness_tables,
@@ -58,9 +62,19 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
         Section(
             key="recommendations",
             title="Recommended resources",
-            tables=tuple(_recommendation_tables(bundle)),
+            tables=(
+                *_recommendation_tables(bundle),
+                batching_table.batching(bundle.recommendations),
+            ),
         ),
-        Section(key="gpu", title="GPU", items=words.gpu(bundle)),
+        Section(
+            key="gpu",
+            title="GPU",
+            items=gpu_table.verdict(bundle),
+            tables=(gpu_table.reach_table(bundle), gpu_table.measured_table(bundle)),
+        ),
+        proven.section(bundle),
+        proven.track_section(bundle),
         Section(
             key="reproduce",
             title="How to reproduce",
@@ -87,6 +101,7 @@ def _recommendation_tables(bundle: Bundle) -> list[Table]:
     for answer in bundle.recommendations:
         tables += [
             plan_tables.recommendation(bundle, answer),
+            autoscaling_table.autoscaling(answer),
             plan_tables.alternatives(answer),
             plan_tables.rejection_summary(answer),
             plan_tables.rejections(answer),

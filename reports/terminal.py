@@ -8,20 +8,28 @@ from tabulate import tabulate
 
 from planner.recommend import best_on_host
 from planner.records import Recommendation
+from planner.track_record import TrackRecord
 from reports import formatting as f
 from reports import words
+from reports.autoscaling_table import sentence
+from reports.batching_table import sentence as batching_sentence
 from reports.bundle import Bundle
+from reports.proven import proven_line, track_in_words
 from reports.table import Table
 
 WIDTH = 100
 _LABEL = 11
 _CELL = 40
+_PROBES = 3
 
 
-def recommendation_text(bundle: Bundle, report: str | None = None) -> str:
+def recommendation_text(
+    bundle: Bundle, report: str | None = None, *, prove: str | None = None
+) -> str:
     """Say the result of a run: for each profile what to run, what it costs, how sure that is.
 
-    ``report`` is where the full report lies, as the reader should type it.
+    ``report`` is where the full report lies, ``prove`` the run that is to be proven, both as the
+    reader should type them.
     """
     title = bundle.info.title + (" (quick run: a smoke test)" if bundle.info.quick else "")
     parts = [_wrap(title) + "\n" + "=" * min(len(title), WIDTH)]
@@ -31,6 +39,11 @@ def recommendation_text(bundle: Bundle, report: str | None = None) -> str:
     if report:
         # A path is never broken: it is there to be copied.
         parts.append(f"Report: {report}")
+    if prove and any(answer.best for answer in bundle.recommendations):
+        parts.append(f"Prove it: tonnage confirm {prove}")
+    if bundle.claims and bundle.track_record:
+        record = TrackRecord(points=bundle.track_record)
+        parts.append(_wrap(f"The planner's track record: {track_in_words(record)}."))
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,18 +80,36 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("margin", best.margin))
         if best.staffing:
             lines.append(_item("staffing", best.staffing))
+        if best.predicted_size:
+            lines.append(_item("size", best.predicted_size))
+        if answer.autoscaling is not None:
+            lines.append(_item("over a day", sentence(answer)))
+        if answer.batching is not None:
+            lines.append(_item("batched", batching_sentence(answer.batching)))
         host = best_on_host(answer)
         if host is not None and host is not best:
             lines.append(_item("this host", f"{words.configuration(host)}; {words.latency(host)}"))
+        for number, other in enumerate(words.trade_offs(answer)):
+            lines.append(_item("" if number else "trade-offs", other))
         inside = words.in_process(bundle, wanted, best)
         if inside:
             lines.append(_item("model only", inside))
+    claimed = next((c for c in bundle.claims if c.profile == wanted.name), None)
+    if claimed is not None:
+        lines.append(_item("proven", proven_line(claimed)))
     rejected = words.commonest(answer)
     if rejected:
         lines.append(_item("rejected", rejected))
     if answer.note:
         lines.append(_item("note", answer.note))
+    # A command is never broken: it is there to be copied.
+    lines += [f"  {'measure' if n == 0 else '':<{_LABEL}}{text}" for n, text in _next(answer)]
     return "\n".join(lines)
+
+
+def _next(answer: Recommendation) -> list[tuple[int, str]]:
+    """At most three commands that may change the answer, with what they may save."""
+    return list(enumerate(words.probe(p) for p in answer.probes[:_PROBES]))
 
 
 def _item(label: str, text: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from loadtests.records import Measurement
-from planner.records import Bottleneck, Demand, Plan, Recommendation
+from planner.records import Bottleneck, Demand, Plan, Probe, Recommendation
 from reports import formatting as f
 from reports.bundle import Bundle
-from reports.served_tables import best_rung
 from reports.table import Mark, marked
 from serving.records import COMMAND, BenchRow
 
@@ -91,6 +89,34 @@ def commonest(recommendation: Recommendation) -> str:
     )
 
 
+def trade_offs(recommendation: Recommendation, most: int = 3) -> tuple[str, ...]:
+    """Other plans of the Pareto set: dearer, and better in something; the cheapest of them."""
+    best = recommendation.best
+    if best is None:
+        return ()
+    alike = [
+        p
+        for p in recommendation.pareto
+        if p is not best and (p.usd_per_month is None) == (best.usd_per_month is None)
+    ]
+    return tuple(_trade_off(plan) for plan in alike[:most])
+
+
+def _trade_off(plan: Plan) -> str:
+    cost = "no price" if plan.usd_per_month is None else f.usd_per_month(plan.usd_per_month)
+    loss = "" if not plan.quality_loss else f", loses {f.percent(plan.quality_loss)} of quality"
+    return f"{configuration(plan)}: {cost}, p99 up to {f.ms(plan.p99_ms.high)}{loss}"
+
+
+def probe(cell: Probe) -> str:
+    """A cell worth measuring: its command, and what it may change."""
+    if cell.saving_usd_per_month is None:
+        worth = "may give an answer"
+    else:
+        worth = f"may save {f.usd_per_month(cell.saving_usd_per_month)}"
+    return f"{cell.command}  # {cell.seconds:.0f} s, {worth}"
+
+
 def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
     """Bare model call against its own limit; "" when the demand states none."""
     if wanted.in_process_limit_ms is None:
@@ -104,41 +130,6 @@ def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
         f"p50 {f.ms(row.p50_ms)}, p99 {f.ms(row.p99_ms)} in process; median {verdict} the {limit}",
         Mark.MEASURED,
     )
-
-
-def gpu(bundle: Bundle) -> tuple[str, ...]:
-    """GPU verdict, kept to what was measured: no figure for a GPU is ever made up."""
-    none = marked("No GPU was measured, so no GPU figure is given.", Mark.REFUSED)
-    measured = _fastest(bundle)
-    plans = [(r.demand, r.best) for r in bundle.recommendations if r.best]
-    if measured is None or not plans:
-        return (none, "What a GPU would have to beat is not known from this run either.")
-    wanted, plan = max(plans, key=lambda item: item[0].batch)
-    lines = [
-        marked(
-            f"One replica carried up to {f.rows(measured.rows_per_s)} "
-            f"({measured.deployment.label}, batch {f.count(measured.run.batch)})",
-            Mark.MEASURED,
-        ),
-        marked(
-            f"The {wanted.title} plan on CPU carries at least "
-            f"{f.rows(plan.capacity_rps * wanted.batch)}"
-            + (f" for {f.usd_per_month(plan.usd_per_month)}" if plan.usd_per_month else ""),
-            Mark.PREDICTED,
-        ),
-        none,
-    ]
-    reach = measured.rows_per_s * wanted.max_replicas
-    needed = wanted.rate_rps * wanted.batch
-    lines.append(
-        marked(
-            f"A GPU is worth measuring above {f.rows(reach)}, the measured maximum times the "
-            f"{f.count_of(wanted.max_replicas, 'replica')} that the profile allows; "
-            f"the demand here is {f.rows(needed)}",
-            Mark.PREDICTED,
-        )
-    )
-    return tuple(lines)
 
 
 def rejected_for(bottleneck: Bottleneck) -> str:
@@ -157,12 +148,3 @@ def rejected_for(bottleneck: Bottleneck) -> str:
 def _bench_row(bundle: Bundle, batch: int, variant: str, threads: int) -> BenchRow | None:
     wanted = (batch, variant, threads)
     return next((r for r in bundle.cpu_bench if (r.batch, r.variant, r.threads) == wanted), None)
-
-
-def _fastest(bundle: Bundle) -> Measurement | None:
-    """Pick the valid closed-loop run of one replica with most rows per second."""
-    single = [m for m in bundle.measurements if m.deployment.replicas == 1 and m.role != "floor"]
-    rungs = [
-        best_rung(m for m in single if m.run.batch == b) for b in {m.run.batch for m in single}
-    ]
-    return max((m for m in rungs if m), key=lambda m: m.rows_per_s, default=None)

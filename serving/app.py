@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from serving.batcher import Batcher
 from serving.records import TensorSpec, Variant, with_limits
 from serving.runtimes import Runtime
 from serving.v2 import HEADER_LENGTH, V2Error, decode_request, encode_response
@@ -26,6 +27,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CELL_HEADER = "tonnage-cell"
+MODEL_HEADER = "tonnage-model"
+"""Beside metadata: the SHA-256 of the model file, so that a claim about it can be checked."""
 MODEL_VERSION = "1"
 INLINE_LIMIT_S = 0.001
 _MAX_BODY_BYTES = 256 << 20
@@ -74,9 +77,19 @@ class ModelApp:
     event loop; longer ones run in one worker thread, so that waiting requests are read,
     counted and, where the queue is full, refused. The choice follows the service times
     seen so far at that body size; ``Server-Timing`` reports it per request.
+
+    With ``max_batch`` above 1 a call answers up to so many waiting requests, see
+    :class:`serving.batcher.Batcher`; it always runs in the thread.
     """
 
-    def __init__(self, runtime: Runtime, variant: Variant, cell_id: str) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        variant: Variant,
+        cell_id: str,
+        max_batch: int = 1,
+        batch_wait_s: float = 0.0,
+    ) -> None:
         self._runtime = runtime
         self._variant = variant
         self._name = variant.model_name
@@ -85,9 +98,15 @@ class ModelApp:
         self._versioned = f"{self._prefix}/versions/{MODEL_VERSION}"
         self._infer_paths = (f"{self._prefix}/infer", f"{self._versioned}/infer")
         self._cell = (_CELL_KEY, cell_id.encode())
+        self._file = (MODEL_HEADER.encode(), variant.sha256.encode())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._in_thread = 0
         self._expected_s: dict[int, float] = {}
+        self._batcher = (
+            Batcher(runtime.predict, self._thread, most=max_batch, wait_s=batch_wait_s)
+            if max_batch > 1
+            else None
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -99,7 +118,7 @@ class ModelApp:
             if scope["method"] == "POST" and path in self._infer_paths:
                 await self._infer(scope, receive, send)
             elif scope["method"] == "GET":
-                await answer(send, 200, self._describe(path), [_JSON, self._cell])
+                await answer(send, 200, self._describe(path), [_JSON, self._cell, self._file])
             else:
                 raise V2Error(400, f"{scope['method']} {path} is not part of the protocol")
         except V2Error as error:
@@ -114,24 +133,17 @@ class ModelApp:
                 header_length = int(value)
         body = await read_body(receive)
         arrived = time.perf_counter()
-        bucket = len(body).bit_length()
-        inline = not self._in_thread and self._expected_s.get(bucket, 1.0) < INLINE_LIMIT_S
-        if inline:
-            out, length, started, ended = self._serve(body, header_length)
+        how = "thread"
+        if self._batcher is not None:
+            out, length, started, ended = await self._serve_batched(
+                self._batcher, body, header_length
+            )
         else:
-            self._in_thread += 1
-            try:
-                out, length, started, ended = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._serve, body, header_length
-                )
-            finally:
-                self._in_thread -= 1
-        seen = self._expected_s.get(bucket)
+            how, (out, length, started, ended) = await self._serve_alone(body, header_length)
         service = ended - started
-        self._expected_s[bucket] = service if seen is None else 0.9 * seen + 0.1 * service
         timing = (
             f"queue;dur={(started - arrived) * 1e3:.4f}, service;dur={service * 1e3:.4f}, "
-            f"infer;desc={'inline' if inline else 'thread'}"
+            f"infer;desc={how}"
         )
         headers = [self._cell, (b"server-timing", timing.encode())]
         if length is None:
@@ -140,6 +152,40 @@ class ModelApp:
             headers.append((b"content-type", b"application/octet-stream"))
             headers.append((_HEADER_LENGTH_KEY, str(length).encode()))
         await answer(send, 200, out, headers)
+
+    async def _serve_alone(
+        self, body: bytes, header_length: int | None
+    ) -> tuple[str, tuple[bytes, int | None, float, float]]:
+        """Serve one request where its length suggests; also says where."""
+        bucket = len(body).bit_length()
+        if not self._in_thread and self._expected_s.get(bucket, 1.0) < INLINE_LIMIT_S:
+            how, served = "inline", self._serve(body, header_length)
+        else:
+            self._in_thread += 1
+            try:
+                how, served = (
+                    "thread",
+                    await asyncio.get_running_loop().run_in_executor(
+                        self._thread, self._serve, body, header_length
+                    ),
+                )
+            finally:
+                self._in_thread -= 1
+        seen, service = self._expected_s.get(bucket), served[3] - served[2]
+        self._expected_s[bucket] = service if seen is None else 0.9 * seen + 0.1 * service
+        return how, served
+
+    async def _serve_batched(
+        self, batcher: Batcher, body: bytes, header_length: int | None
+    ) -> tuple[bytes, int | None, float, float]:
+        """Decode, share a call with others, encode; start and end are those of the call."""
+        request = decode_request(body, header_length, self._specs)
+        try:
+            found = await batcher.predict(request.inputs)
+        except Exception as error:  # whatever a runtime throws at inputs it cannot take
+            raise V2Error(400, f"{self._name} failed on this input: {_line(error)}") from error
+        out, length = encode_response(self._name, MODEL_VERSION, request, found.outputs)
+        return out, length, found.started, found.ended
 
     def _serve(
         self, body: bytes, header_length: int | None

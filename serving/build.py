@@ -19,9 +19,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
 from serving.errors import BadInput
+from serving.memory import free_bytes
 from serving.model_store import store_folder
 from serving.records import ModelPart, Variant, sha256_of
 from serving.rows import take
@@ -177,7 +176,7 @@ class _Builder:
             place.mkdir()
             scratch.mkdir()
             target = place / (file if last else f"{name}{step.suffix}")
-            _check_memory(name, step)
+            _check_memory(name, step, source)
 
             def tell(line: str, title: str = step.title) -> None:
                 self._progress(f"{name}: {title}{': ' if line else ''}{line}")
@@ -195,7 +194,7 @@ class _Builder:
                 step.apply(source, target, making)
             except (MemoryError, RuntimeError) as error:
                 if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                    raise _no_memory(name, step, "it ran out of memory") from None
+                    raise _no_memory(name, step, source, "it ran out of memory") from None
                 raise
             step.check(source, target, making)
             source = target
@@ -217,17 +216,22 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _check_memory(name: str, step: Step) -> None:
-    free = psutil.virtual_memory().available / 2**30
-    if free < step.memory_gib:
-        raise _no_memory(name, step, f"{free:.1f} GiB are free")
+def _check_memory(name: str, step: Step, source: Path) -> None:
+    free = free_bytes() / 2**30
+    if free < _needed_gib(step, source):
+        raise _no_memory(name, step, source, f"{free:.1f} GiB are free")
 
 
-def _no_memory(name: str, step: Step, found: str) -> BadInput:
+def _no_memory(name: str, step: Step, source: Path, found: str) -> BadInput:
     return BadInput(
-        f"building {name} ({step.title}) needs about {step.memory_gib:g} GiB of memory, and "
-        f"{found}; free some, or leave {name!r} out of the study's 'variants'"
+        f"building {name} ({step.title}) needs about {_needed_gib(step, source):.3g} GiB of "
+        f"memory, and {found}; free some, or leave {name!r} out of the study's 'variants'"
     )
+
+
+def _needed_gib(step: Step, source: Path) -> float:
+    size = source.stat().st_size if source.is_file() else 0
+    return step.memory_gib + step.memory_factor * size / 2**30
 
 
 def _packages(recipe: Recipe) -> list[str]:

@@ -94,6 +94,16 @@ def cpus_needed(instance: InstanceType, replicas: int) -> int:
     return math.ceil(round(instance.vcpus * replicas, 6))
 
 
+def rotated(available: Sequence[int], cpus: int) -> tuple[int, ...]:
+    """``available`` in an order that gives others than the last ``cpus`` next, if there are any.
+
+    Blocks of as many change places and stay as they are, so that a CPU set is in ascending order.
+    """
+    begin = len(available) % cpus
+    rest, used = tuple(available[:begin]), tuple(available[begin:])
+    return (*rest, *used[-cpus:], *used[:-cpus])
+
+
 def cpus_of_replicas(
     instance: InstanceType, replicas: int, available: Sequence[int]
 ) -> list[tuple[int, ...]]:

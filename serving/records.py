@@ -257,6 +257,20 @@ class Deployment(Record):
     replicas: int = Field(ge=1, default=1)
     max_ongoing_requests: int = Field(ge=1, default=256)
     max_queued_requests: int = Field(ge=1, default=256)
+    max_batch: int = Field(
+        ge=1, le=1024, default=1, description="waiting requests that one call may answer"
+    )
+    batch_wait_ms: float = Field(
+        ge=0, default=0.0, description="how long a call waits for others to share it"
+    )
+
+    @model_validator(mode="after")
+    def _batches_what_can_be(self) -> Self:
+        if self.max_batch > 1 and not self.variant.batched:
+            raise ValueError(
+                f"{self.variant.name} takes one request a call: its tensors have no batch axis"
+            )
+        return self
 
     @property
     def cell_id(self) -> str:
@@ -264,11 +278,20 @@ class Deployment(Record):
         return self.content_hash()
 
     @property
+    def queueing_replicas(self) -> int | None:
+        """Replicas that answer one request at a time; None where calls are shared.
+
+        The exact law of such a queue takes every service time for one request's own.
+        """
+        return self.replicas if self.max_batch == 1 else None
+
+    @property
     def label(self) -> str:
         """The deployment in words: ``2 x sim-0.5 (quota), onnx_fp32, 1 thread``."""
         threads = f", {self.threads} thread" + ("s" if self.threads > 1 else "")
         named = f"{self.replicas} x {self.instance.label}, {self.variant.name}"
-        return named + (threads if self.threads else "")
+        shared = f", up to {self.max_batch} requests a call" if self.max_batch > 1 else ""
+        return named + (threads if self.threads else "") + shared
 
 
 class Replica(Record):

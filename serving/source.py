@@ -1,8 +1,8 @@
 """The source code that a step runs, as a hash: when it changes, what it made is made again.
 
-Of a compressor counts its whole module, and what that imports of the other compressors. Of a
+Of a compressor or network counts its whole module, and what that imports of the others. Of a
 workload's module, which names recipes of every kind, counts only what the step itself uses:
-its class, the functions it was given, and what those refer to.
+its class, the functions it was given, and what those refer to or import.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import textwrap
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from serving.steps import Step
 
-_COMPRESSORS = "serving.compressors"
+_MAKERS = ("serving.compressors", "serving.networks")
 
 
 def hash_of_source(steps: Iterable[Step]) -> str:
@@ -37,10 +38,13 @@ def _collect(item: Any, found: dict[str, str]) -> None:
         for part in item:
             _collect(part, found)
     elif inspect.isclass(item) or inspect.isfunction(item):
-        if item.__module__.startswith(_COMPRESSORS):
-            found.update({name: _file(name).read_text() for name in _reached(item.__module__)})
+        if item.__module__.startswith(_MAKERS):
+            found.update(_reached(item.__module__))
         elif f"{item.__module__}.{item.__qualname__}" not in found:
-            found[f"{item.__module__}.{item.__qualname__}"] = inspect.getsource(item)
+            text = textwrap.dedent(inspect.getsource(item))
+            found[f"{item.__module__}.{item.__qualname__}"] = text
+            for module in _imported(text):
+                found.update(_reached(module))
             for name, value in _referred(item):
                 if inspect.isclass(value) or inspect.isfunction(value):
                     _collect(value, found)
@@ -57,7 +61,7 @@ def _referred(item: Any) -> Iterator[tuple[str, Any]]:
             for name in _names(function.__code__):
                 value = function.__globals__.get(name)
                 home = str(getattr(value, "__module__", item.__module__))
-                if home == item.__module__ or home.startswith(_COMPRESSORS):
+                if home == item.__module__ or home.startswith(_MAKERS):
                     yield name, value
 
 
@@ -66,27 +70,27 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _reached(module: str) -> set[str]:
-    """The module and every compressor's that it imports, at its top or later."""
-    seen: set[str] = set()
+def _reached(module: str) -> dict[str, str]:
+    """The source of the module and of every maker's that it imports, at its top or later."""
+    seen: dict[str, str] = {}
     left = [module]
     while left:
         name = left.pop()
         if name not in seen:
-            seen.add(name)
-            left += _imports(name)
+            seen[name] = _file(name).read_text()
+            left += _imported(seen[name])
     return seen
 
 
 @cache
-def _imports(module: str) -> tuple[str, ...]:
+def _imported(source: str) -> tuple[str, ...]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(_file(module).read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(n for n in names if n.startswith(_COMPRESSORS) and _is_module(n)))
+    return tuple(sorted(n for n in names if n.startswith(_MAKERS) and _is_module(n)))
 
 
 def _is_module(name: str) -> bool:

@@ -27,7 +27,13 @@ class StandaloneApp:
     def __init__(self, deployment: Deployment) -> None:
         variant = deployment.variant
         runtime = load_runtime(variant, deployment.threads)
-        self._model = ModelApp(runtime, variant, deployment.cell_id)
+        self._model = ModelApp(
+            runtime,
+            variant,
+            deployment.cell_id,
+            deployment.max_batch,
+            deployment.batch_wait_ms / 1e3,
+        )
         self._model.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
         self._name = variant.model_name
         self._front = FrontApp((self._name,), self._ready)

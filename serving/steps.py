@@ -67,7 +67,9 @@ class Step(ABC):
     suffix: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()
     memory_gib: ClassVar[float] = 0.2
-    """How much memory it needs beside the data; refused beforehand when there is less."""
+    memory_factor: ClassVar[float] = 0.0
+    """How much memory it needs beside the data: so much, and so many times the size of the file
+    that it starts from. Refused beforehand when there is less."""
 
     @property
     @abstractmethod

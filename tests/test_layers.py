@@ -16,7 +16,7 @@ LAYERS = ["serving", "loadtests", "planner", "reports", "tonnage"]
 # Where model files are made: whatever a workload or a compressor needs, when it runs.
 MAKERS = frozenset(
     str(path.relative_to(ROOT))
-    for folder in ("serving/workloads", "serving/compressors")
+    for folder in ("serving/workloads", "serving/compressors", "serving/networks")
     for path in (ROOT / folder).glob("*.py")
 )
 # Heavy libraries, and the only files that may import them.
@@ -36,9 +36,10 @@ CONFINED = {
     "openvino": MAKERS | {"serving/runtimes/openvino_runtime.py"},
     "sklearn": MAKERS,
     "skl2onnx": MAKERS,
-    "onnx": MAKERS | {"serving/onnx_file.py"},
+    "onnx": MAKERS | {"serving/onnx_file.py", "serving/calibration_worker.py"},
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
-    "onnxruntime": MAKERS | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py"},
+    "onnxruntime": MAKERS
+    | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py", "serving/calibration_worker.py"},
     "safetensors": MAKERS,
     "tokenizers": {"serving/datasets/minilm.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},

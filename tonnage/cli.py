@@ -1,7 +1,7 @@
 """The command line: one short function a verb. Progress on stderr, result on stdout.
 
-Exit codes: 0 fine; 1 no candidate holds; 2 bad usage or input; 3 measurement invalid;
-4 infrastructure; 130 interrupted.
+Exit codes: 0 fine; 1 no candidate holds, or a claim does not; 2 bad usage or input;
+3 measurement invalid; 4 infrastructure; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from serving.instances import load_instances, resolve
 from serving.model_store import store_folder
 from serving.records import Deployment, Record
 from tonnage import own_options as own
+from tonnage.cli_calibrate import Calibrations, calibrate_command, calibrations_of
 from tonnage.cli_common import (
     Budget,
     Fresh,
@@ -42,6 +43,8 @@ from tonnage.cli_common import (
     study_run,
     warn,
 )
+from tonnage.cli_confirm import confirm as confirm_command
+from tonnage.cli_confirm import prove_too
 from tonnage.cli_measure import measure
 from tonnage.config import beside, load_study, shipped
 from tonnage.doctor import examine
@@ -89,6 +92,9 @@ def run(
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="also prove what is recommended: minutes more")
+    ] = False,
     runs: Runs = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -151,9 +157,19 @@ def run(
         asked = own.asked_of(rate, p99, batch, instance, name, seed)
         made = own.server_run(server, asked, quick=quick, budget_s=budget)
         into_folder(made, fresh, runs)
+    began = time.monotonic()
     for warning in made.run():
         warn(warning)
-    _print_answers(made.folder, json)
+    left_s = None if budget is None else budget - (time.monotonic() - began)
+    proven = True
+    if confirm and json:  # one document, which has the claims in it
+        proven = prove_too(made, left_s, json)
+    _print_answers(made.folder, json, prove=not confirm)
+    if confirm and not json:
+        proven = prove_too(made, left_s, json)
+    _exit_for(made.folder.bundle().recommendations)
+    if not proven:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -175,6 +191,8 @@ def bench(
 
 
 app.command()(measure)
+app.command("calibrate")(calibrate_command)
+app.command("confirm")(confirm_command)
 
 
 @app.command("plan")
@@ -186,16 +204,30 @@ def plan_command(
     p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
+    calibration: Calibrations = None,
+    probe_budget: Annotated[
+        str, typer.Option("--probe-budget", help="seconds that 'measure next' may fill")
+    ] = "5m",
     json: Json = False,
 ) -> None:
-    """Plan again from a run's records: other rates, other limits, other prices."""
+    """Plan again from a run's records: other rates, other limits, other prices, other CPUs."""
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
     demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
+    files = calibrations_of(calibration, folder.path)
+    budget = seconds_of(probe_budget, "--probe-budget")
     with Steps(_PLAN_S) as steps:
         steps.step("planning", _PLAN_S)
-        _, answers, warnings = plan(folder, config, path, demands, price_file)
+        _, answers, warnings = plan(
+            folder,
+            config,
+            path,
+            demands,
+            price_file,
+            calibrations=files,
+            probe_budget_s=budget,
+        )
     for warning in warnings:
         warn(warning)
     if json:
@@ -256,9 +288,16 @@ def serve(
     ] = "sim-1",
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
     replicas: Annotated[int, typer.Option("--replicas", min=1)] = 1,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="waiting requests that one call may answer")
+    ] = 1,
+    batch_wait: Annotated[
+        str | None, typer.Option(help="how long a call waits for others, such as 2ms")
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
 ) -> None:
     """Serve a workload's variants over the Open Inference Protocol until interrupted."""
+    from serving.batcher import check_batches
     from serving.ray_host.client import RayHost
     from serving.workloads import find_workload
 
@@ -267,6 +306,7 @@ def serve(
     size = resolve(instance, catalogue)
     found = find_workload(config.workload, config.data.length)
     names = tuple(variant or config.variants)
+    wait_s = 0.0 if batch_wait is None else seconds_of(batch_wait, "--batch-wait")
     host = RayHost(log_file("serve"), port=port, overlap=True)
     if host.tree is None and size.enforcement == "quota" and not size.is_container:
         warn(f"{size.label} is not enforced: this host denies control groups; it gets a whole CPU")
@@ -279,10 +319,19 @@ def serve(
         seed=config.seed,
         max_loss=config.quality.max_loss,
     )
+    for one in (v for v in built if v.name in names):
+        check_batches(one, max_batch)
     note("starting Ray Serve and HAProxy")
     with host:
         for one in (v for v in built if v.name in names):
-            deployment = Deployment(variant=one, instance=size, threads=threads, replicas=replicas)
+            deployment = Deployment(
+                variant=one,
+                instance=size,
+                threads=threads,
+                replicas=replicas,
+                max_batch=max_batch,
+                batch_wait_ms=1e3 * wait_s,
+            )
             endpoint = host.deploy(deployment)
             sys.stdout.write(f"{endpoint.url}/v2/models/{endpoint.model_name}\n")
         host.deploy_front()
@@ -306,13 +355,13 @@ def doctor(
     print_result(found.model_dump(mode="json"), doctor_text(found).rstrip(), json)
 
 
-def _print_answers(folder: RunFolder, json: bool) -> None:
+def _print_answers(folder: RunFolder, json: bool, *, prove: bool) -> None:
     bundle = folder.bundle()
     if json:
         sys.stdout.write((folder.path / "report.json").read_text())
-    else:
-        sys.stdout.write(recommendation_text(bundle, str(folder.path / "report.html")))
-    _exit_for(bundle.recommendations)
+        return
+    report = str(folder.path / "report.html")
+    sys.stdout.write(recommendation_text(bundle, report, prove=str(folder.path) if prove else None))
 
 
 def _exit_for(answers: Any) -> None:

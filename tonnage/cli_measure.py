@@ -32,6 +32,12 @@ def measure(
     instance: Annotated[str, typer.Option(help="what it is deployed on")] = "sim-1",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="waiting requests that one call may answer")
+    ] = 1,
+    batch_wait: Annotated[
+        str | None, typer.Option(help="how long a call waits for others, such as 2ms")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="any V2 server: http://host:port")] = None,
     model: Annotated[str | None, typer.Option(help="its model")] = None,
     rate: Annotated[
@@ -122,6 +128,8 @@ def measure(
             threads=threads,
             replicas=replicas,
             load=load,
+            max_batch=max_batch,
+            batch_wait_s=0.0 if batch_wait is None else seconds_of(batch_wait, "--batch-wait"),
         )
     log = log_file("measure")
     with Steps(load.run.duration_s + _LOCUST_S) as steps:

@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from planner.demands import trace_files
 from serving.errors import BadInput
 from serving.records import Record
 from serving.toml_config import build_record, read_toml
@@ -104,6 +105,8 @@ class PlanFiles(Record):
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(beside(study_path, name).read_bytes())
+        for trace in trace_files(beside(study_path, self.profiles)):
+            digest.update(trace.read_bytes() if trace.is_file() else b"")
         return digest.hexdigest()[:8]
 
 

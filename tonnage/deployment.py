@@ -16,6 +16,7 @@ from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
 from loadtests.records import LoadRun, Measurement
+from serving.batcher import check_batches
 from serving.build import build_variants
 from serving.errors import BadInput
 from serving.generate import generated_rows
@@ -44,6 +45,8 @@ class DeploymentTest:
     threads: int
     replicas: int
     load: Load
+    max_batch: int = 1
+    batch_wait_s: float = 0.0
 
     def measure(self, log: Path, progress: Callable[[str], None]) -> Measurement:
         """Deploy, find what the platform carries with no-ops, run the load once, and judge it."""
@@ -72,7 +75,12 @@ class DeploymentTest:
             like = self.load.run
             search = MaxLoadSearch(slo, lowest, running.ceiling_rps, budget_samples, like.seed)
             return find_max_load(
-                search, slo, like, drive, replicas=self.replicas, progress=progress
+                search,
+                slo,
+                like,
+                drive,
+                replicas=running.context.deployment.queueing_replicas,
+                progress=progress,
             )
 
 
@@ -100,8 +108,14 @@ def _running(
         max_loss=study.quality.max_loss,
     )
     variant = next(v for v in built if v.name == test.variant)
+    check_batches(variant, test.max_batch)
     deployment = Deployment(
-        variant=variant, instance=size, threads=test.threads, replicas=test.replicas
+        variant=variant,
+        instance=size,
+        threads=test.threads,
+        replicas=test.replicas,
+        max_batch=test.max_batch,
+        batch_wait_ms=1e3 * test.batch_wait_s,
     )
     with RayHost(log) as host:
         check_measurable(size, test.replicas, host.placement)

@@ -6,14 +6,12 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from loadtests.http_call import HttpCall
 from loadtests.look import ready_when_answered
-from loadtests.monitor import Host
 from loadtests.payloads import Payloads
 from planner.prices import load_prices
 from planner.records import Demand
@@ -24,6 +22,7 @@ from tonnage.cells import Cell
 from tonnage.config import beside
 from tonnage.planning import ASSUMPTIONS, study_demands, study_instances
 from tonnage.progress import Steps
+from tonnage.stage import StartedHost
 from tonnage.study import StudyRun
 
 SERVER = "server"
@@ -91,6 +90,7 @@ class ServerRun(StudyRun):
     """A study whose only variant is a command: nothing is built, and nothing benched."""
 
     server: OwnServer | None = None
+    most_replicas: ClassVar[int | None] = 1
     assumptions: ClassVar[tuple[str, ...]] = (
         ASSUMPTIONS[0],
         "A replica is the command on one instance. Several stand behind a balancer that sends "
@@ -142,7 +142,7 @@ class ServerRun(StudyRun):
     def _bench(self, variants: tuple[Variant, ...], estimate_s: float, steps: Steps) -> None:
         """A server has no inside that could be called in process."""
 
-    def _host(self, logs: Path) -> AbstractContextManager[Host]:
+    def _host(self, logs: Path) -> StartedHost:
         server = self._server
         look = ready_when_answered(server.call, server.bodies[0], server.health)
         command = Command(

@@ -7,24 +7,31 @@ from datetime import date
 from pathlib import Path
 
 from loadtests.objective import Slo
+from loadtests.records import Measurement
+from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.prices import load_prices, staleness
+from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
-from planner.records import Curve, Demand, Recommendation, ServiceProfile
+from planner.records import Curve, Demand, PredictedProfile, Recommendation, ServiceProfile
+from planner.scaling import predict_sizes
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
+from serving.calibration import Calibration
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
-from tonnage.cells import threads_of
-from tonnage.config import Study, beside
+from tonnage.cells import DEPLOY_S, threads_of
+from tonnage.config import Study, beside, shipped
+from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
 
 ASSUMPTIONS = (
     "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-    "Plans count replicas only; what Ray and the ingress need comes on top.",
+    "Of an instance that could be bought, the kubelet's published share and the ingress' CPU are "
+    "taken off (planner/allocatable.py); on this host's own sizes they come on top.",
     "One replica runs one inference call at a time; HAProxy sends each request "
     "to the replica with the fewest in flight.",
     "Prices attach to this host's figures only through the CPU factors of "
@@ -32,6 +39,8 @@ ASSUMPTIONS = (
 )
 
 SURFACES = "surfaces.jsonl"
+
+PROBE_BUDGET_S = 300.0
 
 
 def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
@@ -71,6 +80,7 @@ def changed(
         d.model_copy(
             update={
                 "rate_rps": rate_rps or d.rate_rps,
+                "daily": d.daily.scaled(rate_rps / d.rate_rps) if d.daily and rate_rps else d.daily,
                 "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
                 "max_replicas": max_replicas or d.max_replicas,
             }
@@ -85,22 +95,33 @@ def plan(
     study_path: Path,
     demands: Sequence[Demand],
     prices_file: Path | None = None,
+    *,
+    evidence: Sequence[Measurement] = (),
+    calibrations: Sequence[Calibration] = (),
+    probe_budget_s: float = PROBE_BUDGET_S,
 ) -> tuple[list[ServiceProfile], list[Recommendation], list[str]]:
-    """Plan from the records of a run. Returns profiles, answers and warnings.
+    """Plan from the records of a run, and from ``evidence`` that was measured since.
 
-    Raises BadInput when the run holds no measurements.
+    ``calibrations`` take the place of assumed CPU factors. ``probe_budget_s`` are the seconds
+    that an answer's list of what to measure next may fill.
+    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
     """
     bundle = folder.bundle()
     if not bundle.measurements:
         raise BadInput(f"{folder.path}: holds no measurements; run the study first")
     catalogue = load_instances(beside(study_path, study.plan.instances))
     price_list = load_prices(prices_file or beside(study_path, study.plan.prices))
+    if calibrations:
+        price_list = with_calibrations(price_list, calibrations, bundle.environment)
     warnings = [w for p in price_list.prices if (w := staleness(p, date.today()))]
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles(bundle.measurements)
-    _know_surfaces(folder, profiles, study.seed)
+    profiles, refused = build_profiles([*bundle.measurements, *evidence])
+    predicted = predict_sizes(profiles, catalogue)
+    _know_surfaces(folder, [*profiles, *predicted], study.seed)
+    losses = quality_losses(bundle)
+    measure_with = _measured_with(bundle, study, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
     answers = [
         recommend(
@@ -112,10 +133,59 @@ def plan(
             price_list.prices,
             price_list.factors,
             study.seed,
+            losses,
+            measure_with,
         )
         for demand in demands
     ]
+    answers = [
+        answer.model_copy(
+            update={
+                "probes": probes(
+                    answer,
+                    profiles,
+                    bundle.variants,
+                    catalogue,
+                    price_list,
+                    deploy_s=DEPLOY_S,
+                    budget_s=probe_budget_s,
+                    measure_with=measure_with,
+                ),
+            }
+        )
+        for answer in answers
+    ]
+    answers = [
+        with_options(answer, profiles, refused, bundle.variants, catalogue, price_list, study.seed)
+        for answer in answers
+    ]
     return profiles, answers, warnings
+
+
+def _measured_with(bundle: Bundle, study: Study, folder: RunFolder) -> str:
+    """How a cell of the run's study is measured: by its name, its file, or the run's command."""
+    again = next(iter(bundle.info.reproduce), "")
+    if again.startswith("tonnage run --"):
+        return again
+    known = shipped(f"studies/{study.name}.toml").is_file()
+    return f"tonnage measure {study.name if known else folder.path / 'study.toml'}"
+
+
+def quality_losses(bundle: Bundle) -> dict[str, float]:
+    """What each variant loses of the metric against the baseline; those that have both."""
+    metric = bundle.info.metric
+    found = {v.name: getattr(v.quality, metric, None) for v in bundle.variants if v.quality}
+    base = found.get(bundle.info.baseline)
+    if base is None:
+        return {}
+    return {name: base - value for name, value in found.items() if value is not None}
+
+
+def predicted_of(
+    profiles: Sequence[ServiceProfile], study: Study, study_path: Path
+) -> list[PredictedProfile]:
+    """Sizes of the study's catalogue that its profiles predict."""
+    return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from loadtests.records import Measurement
 from reports.bundle import Bundle, StudyInfo, read_lines, read_one
 from serving.errors import BadInput
 from serving.records import Record
+
+R = TypeVar("R", bound=Record)
 
 FINISHED = "finished"
 
@@ -128,11 +130,15 @@ class RunFolder:
         return list(json.loads(path.read_text())["cells"]) if path.is_file() else []
 
     def measurements(self) -> tuple[Measurement, ...]:
-        """All measurements on disk. A last line cut short by a crash is left out."""
-        path = self.path / "measurements.jsonl"
+        """All measurements on disk."""
+        return self.records("measurements.jsonl", Measurement)
+
+    def records(self, name: str, kind: type[R]) -> tuple[R, ...]:
+        """All records of a JSON Lines file. A last line cut short by a crash is left out."""
+        path = self.path / name
         if path.is_file() and not (text := path.read_text()).endswith("\n") and text:
             self._replace(path.name, text[: text.rfind("\n") + 1])
-        return read_lines(path, Measurement)
+        return read_lines(path, kind)
 
     def bundle(self) -> Bundle:
         """Everything in the folder."""

@@ -6,8 +6,8 @@ skipped when they are there, which is how an interrupted study goes on.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import ClassVar
 
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, QUICK, Dwell
+from loadtests.drift import with_drift
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
-from loadtests.judge import with_drift
-from loadtests.monitor import Host
 from loadtests.payloads import Payloads, make_payloads
+from planner.demands import trace_files
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -33,7 +33,6 @@ from serving.generate import generated_rows
 from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
 from serving.placement import CannotBeMeasured
-from serving.ray_host.client import RayHost
 from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
 from serving.stub_variant import noop_variant
@@ -56,12 +55,14 @@ from tonnage.planning import (
     SURFACES,
     curves_of,
     plan,
+    predicted_of,
     study_demands,
     study_instances,
     surfaces_of,
 )
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
+from tonnage.stage import Stage, StartedHost, ray_host
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
 _NOOP_ROWS = 6000
@@ -89,6 +90,7 @@ class StudyRun:
     own: Workload | None = None
     notes: tuple[str, ...] = ()
     assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
+    most_replicas: ClassVar[int | None] = None
     _data: Dataset | None = field(default=None, init=False)
 
     @property
@@ -196,6 +198,8 @@ class StudyRun:
         """Leave the study, the files that it names, and its variants in the run's folder."""
         for name in self.study.plan.names:
             self.folder.keep(Path(name).name, beside(self.path, name))
+        for trace in trace_files(beside(self.path, self.study.plan.profiles)):
+            shutil.copy(trace, self.folder.path / trace.name)
         self._keep_container()
         self.folder.keep("study.toml", self.path)
         self.folder.write_one("study.json", self._info(description))
@@ -341,8 +345,18 @@ class StudyRun:
                 "settings changed); start anew with --fresh"
             )
 
-    def _host(self, logs: Path) -> AbstractContextManager[Host]:
-        return RayHost(logs / "ray.log")
+    def stage(self) -> Stage:
+        """Where what this run recommends can be proven."""
+        return Stage(
+            host=self._host,
+            payloads=self._payloads,
+            workers=self.study.measure.workers,
+            call=self.call,
+            most_replicas=self.most_replicas,
+        )
+
+    def _host(self, logs: Path) -> StartedHost:
+        return ray_host(logs)
 
     def _payloads(self, cell: Cell) -> Payloads:
         rows = self.data().test
@@ -357,7 +371,8 @@ class StudyRun:
         self.folder.write_lines("profiles.jsonl", profiles)
         self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
-        self.folder.write_lines(SURFACES, surfaces_of(profiles, self.study.seed))
+        every = [*profiles, *predicted_of(profiles, self.study, self.path)]
+        self.folder.write_lines(SURFACES, surfaces_of(every, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()
         return warnings

@@ -10,6 +10,7 @@ from enum import StrEnum
 from reports import formatting as f
 from reports import words
 from reports.export.proven import Proven
+from serving.records import Deployment
 
 NOT_CARRIED = "NOT_CARRIED.md"
 
@@ -78,7 +79,8 @@ def in_force(proven: Proven) -> dict[Part, str]:
         Part.REPLICAS: f"{f.count(proven.plan.replicas)}, planned from one",
         Part.CPU: f"{cpu}, by {grant.method}",
         Part.MEMORY: memory,
-        Part.QUEUE: f"max_ongoing_requests {deployment.max_ongoing_requests}, "
+        Part.QUEUE: _shared(deployment)
+        + f"max_ongoing_requests {deployment.max_ongoing_requests}, "
         f"max_queued_requests {deployment.max_queued_requests}, per replica",
         Part.SERVE_SETTINGS: f"{sum(k.startswith('RAY_SERVE_') for k in settings)} variables",
         Part.NICENESS: settings.get("RAY_worker_niceness", "Ray's default"),
@@ -142,3 +144,13 @@ def host_missing(proven: Proven) -> Missing:
 
 def _list(cpus: tuple[int, ...]) -> str:
     return ", ".join(map(str, cpus)) or "none"
+
+
+def _shared(deployment: Deployment) -> str:
+    """Dynamic batching, where there is any: it is part of how a replica queues."""
+    if deployment.max_batch == 1:
+        return ""
+    return (
+        f"up to {deployment.max_batch} requests a call, waiting {deployment.batch_wait_ms:g} ms "
+        "for them (deployment.json); "
+    )

@@ -150,8 +150,29 @@ def _service(proven: Proven) -> Document:
     }
 
 
+def _fewest(proven: Proven) -> int:
+    advice = proven.autoscaling
+    return proven.plan.replicas if advice is None else advice.settings.min_replicas
+
+
 def _most(proven: Proven) -> int:
+    if proven.autoscaling is not None:
+        return proven.autoscaling.settings.max_replicas
     return max(proven.plan.replicas, proven.demand.max_replicas)
+
+
+def _behaviour(proven: Proven) -> Document:
+    """Delays of going up and down, as advised; nothing where the load has no course."""
+    advice = proven.autoscaling
+    if advice is None:
+        return {}
+    up, down = advice.settings.upscale_delay_s, advice.settings.downscale_delay_s
+    return {
+        "behavior": {
+            "scaleUp": {"stabilizationWindowSeconds": round(up)},
+            "scaleDown": {"stabilizationWindowSeconds": round(down)},
+        }
+    }
 
 
 def _hpa(proven: Proven) -> Document:
@@ -161,8 +182,9 @@ def _hpa(proven: Proven) -> Document:
         "metadata": _metadata(proven),
         "spec": {
             "scaleTargetRef": _target(proven),
-            "minReplicas": proven.plan.replicas,
+            "minReplicas": _fewest(proven),
             "maxReplicas": _most(proven),
+            **_behaviour(proven),
             "metrics": [
                 {
                     "type": "Resource",
@@ -180,14 +202,16 @@ def _hpa(proven: Proven) -> Document:
 
 
 def _keda(proven: Proven) -> Document:
+    scaling = _behaviour(proven)
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
         "metadata": _metadata(proven),
         "spec": {
             "scaleTargetRef": _target(proven),
-            "minReplicaCount": proven.plan.replicas,
+            "minReplicaCount": _fewest(proven),
             "maxReplicaCount": _most(proven),
+            **({"advanced": {"horizontalPodAutoscalerConfig": scaling}} if scaling else {}),
             "triggers": [
                 {
                     "type": "cpu",
@@ -212,7 +236,7 @@ def _kserve(proven: Proven) -> Document:
         "metadata": _metadata(proven, {"serving.kserve.io/deploymentMode": "RawDeployment"}),
         "spec": {
             "predictor": {
-                "minReplicas": proven.plan.replicas,
+                "minReplicas": _fewest(proven),
                 "maxReplicas": _most(proven),
                 "scaleMetric": "cpu",
                 "scaleTarget": round(100 * UTILISATION_CAP),
@@ -232,7 +256,7 @@ def _rayservice(proven: Proven) -> Document:
     front["ray_actor_options"] = {"num_cpus": 0, "resources": {_FRONT_RESOURCE: 1}}
     ingress = proven.demand.rate_rps * proven.ingress_cpu_ms / 1e3 / UTILISATION_CAP
     head_cpus = max(len(proven.environment.platform_cpus), math.ceil(ingress))
-    replicas = proven.plan.replicas
+    replicas, scales = proven.plan.replicas, proven.autoscaling is not None
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
@@ -242,6 +266,7 @@ def _rayservice(proven: Proven) -> Document:
             "rayClusterConfig": {
                 "rayVersion": proven.environment.packages.get("ray", ""),
                 "authOptions": {"mode": "token"},
+                **({"enableInTreeAutoscaling": True} if scales else {}),
                 "headGroupSpec": {
                     "rayStartParams": {
                         "num-cpus": "0",  # no replica beside the ingress
@@ -255,8 +280,8 @@ def _rayservice(proven: Proven) -> Document:
                     {
                         "groupName": "replicas",
                         "replicas": replicas,
-                        "minReplicas": replicas,
-                        "maxReplicas": replicas,
+                        "minReplicas": _fewest(proven) if scales else replicas,
+                        "maxReplicas": _most(proven) if scales else replicas,
                         # One replica a pod, whatever share of a CPU that is.
                         "rayStartParams": {"num-cpus": "1"},
                         "template": _ray_pod(proven, "ray-worker", _resources(proven), ()),
@@ -302,7 +327,7 @@ def _parts(proven: Proven) -> dict[Part, Carried | Missing]:
         Part.MODEL: Carried("the image, checked against deployment.json when it is loaded"),
         Part.VERSIONS: Carried("Dockerfile; of Python the minor version only"),
         Part.THREADS: Carried("deployment.json"),
-        Part.REPLICAS: Carried("replicas of each manifest; the scalers never go below them"),
+        Part.REPLICAS: Carried(_scaled_where(proven)),
         Part.CPU: cpu,
         Part.MEMORY: Carried("limits of each manifest"),
         Part.QUEUE: Carried(
@@ -330,3 +355,13 @@ def _parts(proven: Proven) -> dict[Part, Carried | Missing]:
         ),
         Part.HOST: host_missing(proven),
     }
+
+
+def _scaled_where(proven: Proven) -> str:
+    if proven.autoscaling is None:
+        return "replicas of each manifest; the scalers never go below them"
+    return (
+        "replicas of each manifest; the scalers go between the advised bounds. That was "
+        "simulated for Ray Serve, as rayservice.yaml has it; by CPU, as hpa.yaml, keda.yaml and "
+        "kserve.yaml scale, it was not"
+    )

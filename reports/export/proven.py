@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Self
 
+from planner.advice import AutoscalingAdvice
 from planner.records import Demand, Plan, ServiceProfile
 from reports.bundle import Bundle
 from serving.errors import BadInput
@@ -33,6 +34,7 @@ class Proven(Record):
     startup_s: float
     ingress_cpu_ms: float
     config_hash: str
+    autoscaling: AutoscalingAdvice | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, profile: str | None, catalogue: Mapping[str, InstanceType]) -> Self:
@@ -57,12 +59,17 @@ class Proven(Record):
         key = (plan.candidate.variant, size.label, plan.candidate.threads, answer.demand.batch)
         measured = [m for m in bundle.measurements if m.key == key and m.valid]
         found = next((p for p in bundle.profiles if _key(p) == key), None)
+        if plan.predicted_size:
+            raise BadInput(
+                f"the best plan stands on {size.label}, which was never measured; measure it "
+                "first ('tonnage plan' says how), and nothing is exported on a guess"
+            )
         if not measured or found is None:
             raise BadInput(
                 f"{plan.candidate.variant} on {size.label} has no valid measurement in this run, "
                 "so nothing says what was in force; run the study again"
             )
-        deployment = measured[-1].deployment
+        deployment, advice = measured[-1].deployment, answer.autoscaling
         variant = deployment.variant
         name = f"{MODEL_FOLDER}/{PurePosixPath(variant.file).name}"
         return cls(
@@ -81,6 +88,7 @@ class Proven(Record):
             startup_s=found.startup_s or max(m.startup_s or 0.0 for m in measured),
             ingress_cpu_ms=found.ingress_cpu_ms,
             config_hash=bundle.info.config_hash,
+            autoscaling=advice if isinstance(advice, AutoscalingAdvice) else None,
         )
 
     @property

@@ -57,7 +57,7 @@ def rayserve(proven: Proven) -> Export:
             Part.MODEL: Carried("model/, checked against deployment.json when it is loaded"),
             Part.VERSIONS: Missing("Ray Serve runs what is installed; install these versions"),
             Part.THREADS: Carried("deployment.json"),
-            Part.REPLICAS: Carried("serve.yaml, num_replicas"),
+            Part.REPLICAS: Carried(_replicas_where(proven)),
             Part.CPU: Missing(
                 "num_cpus is a figure for Ray's scheduler and limits nothing: replicas take "
                 f"what they find. Give each {_cpu_words(proven)} by a container of its own "
@@ -84,8 +84,7 @@ def rayserve(proven: Proven) -> Export:
 
 def serve_config(proven: Proven, *, host: str, actor: dict[str, Any]) -> dict[str, Any]:
     """Configuration of Serve; ``actor`` is what a replica asks of Ray's scheduler."""
-    deployment = proven.deployment
-    name = deployment.variant.model_name
+    name = proven.deployment.variant.model_name
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": host, "port": PORT},
@@ -98,9 +97,7 @@ def serve_config(proven: Proven, *, host: str, actor: dict[str, Any]) -> dict[st
                 "deployments": [
                     {
                         "name": name,
-                        "num_replicas": deployment.replicas,
-                        "max_ongoing_requests": deployment.max_ongoing_requests,
-                        "max_queued_requests": deployment.max_queued_requests,
+                        **_scale(proven),
                         # Per deployment: what applies to Serve as a whole reaches no replica.
                         "logging_config": _QUIET,
                         "ray_actor_options": actor,
@@ -124,6 +121,26 @@ def serve_config(proven: Proven, *, host: str, actor: dict[str, Any]) -> dict[st
     }
 
 
+def _scale(proven: Proven) -> dict[str, Any]:
+    """Replicas and queue bounds: as measured, or as advised where the load has a course."""
+    deployment, advice = proven.deployment, proven.autoscaling
+    if advice is None:
+        return {
+            "num_replicas": deployment.replicas,
+            "max_ongoing_requests": deployment.max_ongoing_requests,
+            "max_queued_requests": deployment.max_queued_requests,
+        }
+    return {
+        # All that the peak needs at first: when it is deployed, nobody knows the load.
+        "autoscaling_config": {
+            "initial_replicas": advice.static_replicas,
+            **advice.settings.model_dump(),
+        },
+        "max_ongoing_requests": advice.max_ongoing_requests,
+        "max_queued_requests": advice.max_queued_requests,
+    }
+
+
 def ray_env(proven: Proven) -> str:
     """Environment of every process of Ray, as a file that a shell reads."""
     lines = [
@@ -141,3 +158,11 @@ def _cpu_words(proven: Proven) -> str:
     if proven.whole_cpus:
         return f"{math.ceil(proven.size.vcpus)} CPU of its own"
     return f"{proven.size.vcpus:g} CPU"
+
+
+def _replicas_where(proven: Proven) -> str:
+    if proven.autoscaling is None:
+        return "serve.yaml, num_replicas"
+    return (
+        "serve.yaml, autoscaling_config: by simulation, not measured, and so are its queue bounds"
+    )

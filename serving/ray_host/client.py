@@ -148,6 +148,8 @@ class RayHost:
                     "replicas": deployment.replicas,
                     "max_ongoing_requests": deployment.max_ongoing_requests,
                     "max_queued_requests": deployment.max_queued_requests,
+                    "max_batch": deployment.max_batch,
+                    "batch_wait_ms": deployment.batch_wait_ms,
                     "py_executable": shlex.join(
                         [sys.executable, "-I", enter_instance.__file__, str(slots_file)]
                     ),
@@ -206,6 +208,10 @@ class RayHost:
                 time.sleep(0.02)
             group.remove()
         self._deployments.pop(name, None)
+
+    def rotate(self, cpus: int) -> None:
+        """Let what is deployed next have other CPUs than the last ``cpus``, if there are any."""
+        self._available = placement.rotated(self._available, cpus)
 
     def groups(self, name: str) -> list[Group]:
         """Control groups of a deployment's replicas; empty where there are none."""

@@ -25,7 +25,14 @@ def model_application(folder: Path) -> Any:
         max_ongoing_requests=given.max_ongoing_requests,
         max_queued_requests=given.max_queued_requests,
     )(serve.ingress()(ModelReplica))
-    return deployment.bind(given.variant.model_dump_json(), given.threads, given.cell_id)
+    return deployment.bind(
+        given.variant.model_dump_json(),
+        given.threads,
+        given.cell_id,
+        None,
+        given.max_batch,
+        given.batch_wait_ms,
+    )
 
 
 def front_application(folder: Path) -> Any:

@@ -65,7 +65,12 @@ def _deploy(message: dict[str, Any]) -> dict[str, Any]:
     )(serve.ingress()(ModelReplica))
     serve.run(
         deployment.bind(
-            message["variant"], message["threads"], message["cell_id"], message["reports"]
+            message["variant"],
+            message["threads"],
+            message["cell_id"],
+            message["reports"],
+            message["max_batch"],
+            message["batch_wait_ms"],
         ),
         name=message["name"],
         route_prefix=f"/v2/models/{message['name']}",

@@ -31,7 +31,13 @@ class ModelReplica:
     """
 
     def __init__(
-        self, variant_json: str, threads: int, cell_id: str, reports: str | None = None
+        self,
+        variant_json: str,
+        threads: int,
+        cell_id: str,
+        reports: str | None = None,
+        max_batch: int = 1,
+        batch_wait_ms: float = 0.0,
     ) -> None:
         variant = Variant.model_validate_json(variant_json)
         import_library(variant.runtime)
@@ -39,7 +45,7 @@ class ModelReplica:
         earlier = thread_ids()
         started = time.perf_counter()
         runtime = load_runtime(variant, threads)
-        self._app = ModelApp(runtime, variant, cell_id)
+        self._app = ModelApp(runtime, variant, cell_id, max_batch, batch_wait_ms / 1e3)
         try:
             self._app.warm_up({spec.name: zeros(spec) for spec in runtime.inputs})
         except Exception as error:  # a free dimension need not take the size of one

@@ -9,12 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loadtests.objective import Slo
+from planner.claim import Claim, Judged
+from planner.records import Candidate
+from serving.host_facts import environment, host_placement
+from serving.instances import load_instances, resolve
 from serving.records import Variant
+from tonnage.config import shipped
 
 pytestmark = pytest.mark.slow
 
@@ -146,3 +153,84 @@ def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path)
         assert done.returncode == 2, (arguments, done.stderr)
         assert says in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
+
+
+def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
+    """A claim about the server above: p99 <= 400 ms at 50 req/s."""
+    judged = Judged(verdict="holds", n=999, over=0, effective_n=999, share_over=0, measured_ms=9)
+    values: dict[str, object] = {
+        "profile": "steady",
+        "model_name": "test_stub",
+        "verdict": "holds",
+        "reason": "",
+        "slo": Slo(limit_ms=400),
+        "batch": 1,
+        "rate_rps": 50.0,
+        "held_rps": 50.0,
+        "replicas": 1,
+        "held_replicas": 1,
+        "spare_replicas": 0,
+        "candidate": Candidate(
+            variant="stub", size="sim-1", threads=1, instance="sim-1", replicas_per_instance=1
+        ),
+        "instance": resolve("sim-1", load_instances(shipped("instances.toml"))),
+        "confidence": 0.99,
+        "looks": 1,
+        "deployments": 3,
+        "judged": judged,
+        "each": (judged,),
+        "killed": None,
+        "killed_rps": None,
+        "more_requests": None,
+        "predicted": None,
+        "model_sha256": sha256,
+        "config_hash": "c",
+        "environment": environment(host_placement(), "affinity"),
+        "measurement_ids": (),
+        "confirmed_on": date.today().isoformat(),
+        "lapses_after_days": 180,
+        "differs": (),
+    }
+    path = folder / "claim.json"
+    path.write_text(Claim.of(**(values | changes)).model_dump_json())
+    return path
+
+
+def confirm(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "tonnage", "confirm", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ,
+        timeout=120,
+    )
+
+
+def test_a_claim_is_proven_again(server: str, tmp_path: Path) -> None:
+    """Another server of the same model: it holds at the claim's rate, and not at 400 req/s.
+
+    The server tells the hash of its file, so another model's claim has lapsed; so has an old one.
+    """
+    sha256 = Variant.model_validate_json((tmp_path / "variant.json").read_text()).sha256
+    claim = write_claim(tmp_path, sha256)
+    done = confirm(tmp_path, claim, "--endpoint", server, "--duration", "20s", "--json")
+    if done.returncode == 3:
+        assert "cannot be believed" in done.stderr  # a noisy host, and it says so
+    else:
+        found = json.loads(done.stdout)
+        assert found["verdict"] in ("holds", "undecided"), found
+        assert done.returncode == (0 if found["verdict"] == "holds" else 1)
+        assert not [line for line in found["unchecked"] if line.startswith("the model file")]
+    broken = confirm(tmp_path, claim, "--endpoint", server, "--duration", "5s", "--rate", "400")
+    assert broken.returncode in (1, 3), broken.stderr
+    if broken.returncode == 1:
+        assert f"at 400 req/s on test_stub at {server}: fails at 99 %" in broken.stdout
+        assert "unchecked" in broken.stdout
+    other = confirm(tmp_path, write_claim(tmp_path, "f" * 64), "--endpoint", server)
+    assert other.returncode == 2
+    assert "the claim has lapsed: the model file changed: sha256 ffffffffffff" in other.stderr
+    old = write_claim(tmp_path, sha256, confirmed_on="2020-01-01")
+    done = confirm(tmp_path, old, "--endpoint", server)
+    assert done.returncode == 2
+    assert "the claim has lapsed: confirmed on 2020-01-01" in done.stderr

@@ -15,16 +15,11 @@ from pydantic import ValidationError
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import Fault, FaultCode, Measurement
-from planner.claim import (
-    LAPSE_AFTER_DAYS,
-    Claim,
-    TrackPoint,
-    held_share,
-    lapsed,
-    recommend_instead,
-)
+from planner.claim import LAPSE_AFTER_DAYS, Claim, lapsed, lapsed_from_outside
 from planner.confirm import judge_confirmation
+from planner.proving import held_share, recommend_instead
 from planner.records import Candidate, Demand, Interval, Plan, Recommendation
+from planner.track_record import TrackPoint, TrackRecord
 from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Environment
 
@@ -259,6 +254,58 @@ def test_a_killed_replica_counts_where_the_demand_has_spares(
         judge([*good[:2], run(2000, faults=faults)])
 
 
+def test_what_is_not_killed_says_why(
+    run: Build, judge: Build, demand: Build, variant: Build, instance: Build
+) -> None:
+    """One replica alone cannot lose another: the claim holds, and says what it does not show."""
+    alone = [run(2000, replicas=1, rate=30) for _ in range(3)]
+    claim = judge(alone, spare=1, not_killed="one replica only")
+    assert claim.verdict == "holds"
+    assert claim.sentence.endswith("; no replica was killed: one replica only")
+    assert any("of the 2 replicas 1 are to spare" in line for line in claim.differs)
+    killed = run(2000, faults=(Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),))
+    assert "no replica was killed" not in judge([run(2000)] * 3, killed=killed).sentence
+    with pytest.raises(InvalidMeasurement, match="no replica ended"):
+        judge([run(2000)] * 3, killed=run(2000))
+
+
+def test_a_share_loses_its_share(run: Build, judge: Build, demand: Build) -> None:
+    """Of 4 replicas 2 are held: what is left when one is killed carries a third of the rate."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    wanted = {"plan": plan_of(replicas=4), "demand": demand(120, 50, spare_replicas=1)}
+    claim = judge([run(2000)] * 3, killed=run(2000, rate=40, faults=gone), **wanted)
+    assert (claim.verdict, claim.held_rps, claim.killed_rps) == ("holds", 60, 40)
+    assert "; with a replica killed at 40 req/s: holds, n = 2,000, 0 over" in claim.sentence
+    with pytest.raises(BadInput, match="driven at 39 req/s, its share of the demand is 40"):
+        judge([run(2000)] * 3, killed=run(2000, rate=39, faults=gone), **wanted)
+
+
+def test_failed_requests_are_an_answer(run: Build, judge: Build) -> None:
+    """The fault that names them does not make a run invalid: they are counted as late."""
+    errors = (Fault(code=FaultCode.ERRORS, detail="30 x http_503"),)
+    few = (Fault(code=FaultCode.ERRORS, detail="3 x http_503"),)
+    assert judge([run(1000, lost=30, faults=errors)] * 3).verdict == "fails"
+    claim = judge([run(2000, lost=3, faults=few)] * 3)
+    assert (claim.verdict, claim.judged.over) == ("holds", 9)
+
+
+def test_a_warm_up_that_was_cut_off_is_not_late(run: Build, judge: Build) -> None:
+    """Histograms begin behind the warm-up, counts do not: 100 answered requests are not judged."""
+    claim = judge([run(1900, offered=2000, ok=2000) for _ in range(3)])
+    assert (claim.judged.n, claim.judged.over) == (5700, 0)
+    assert claim.judged.measured_ms == pytest.approx(FAST_MS, rel=0.01)
+
+
+def test_every_look_needs_more_than_one_alone(run: Build, judge: Build) -> None:
+    """459 requests hold when judged once; the first look of a series takes 527, the next 597."""
+    for look, fewest in ((0, 459), (1, 528), (2, 597)):
+        enough = [run(fewest - 2 * (fewest // 3)), *[run(fewest // 3)] * 2]
+        assert judge(enough, look=look).verdict == "holds", look
+        few = [run(fewest - 2 * (fewest // 3) - 1), *[run(fewest // 3)] * 2]
+        assert judge(few, look=look).verdict == "undecided", look
+    assert judge([run(100)] * 3, look=1).more_requests == pytest.approx(597 - 300, abs=2)
+
+
 def test_a_share_of_a_plan_says_so(run: Build, judge: Build, demand: Build) -> None:
     """Two of six replicas at a third of the rate, elsewhere than recommended."""
     elsewhere = plan_of().candidate.model_copy(update={"instance": "c7i.large"})
@@ -348,6 +395,9 @@ def test_a_claim_lapses_for_what_it_says(claim: Claim, variant: Build) -> None:
     ]
     for change, says in changes:
         assert lapsed(claim, TODAY, ENVIRONMENT.model_copy(update=change), same) == [says]
+    assert lapsed_from_outside(claim, TODAY, None) == []
+    assert lapsed_from_outside(claim, TODAY, same.sha256) == []
+    assert lapsed_from_outside(claim, last + timedelta(days=1), "b" * 64) == [model, old]
     assert len(claim.lapses) == 5
     assert "aaaaaaaaaaaa" in claim.lapses[0]
 
@@ -365,6 +415,13 @@ def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Bui
     assert not outside.inside
     assert TrackPoint.of(claim.model_copy(update={"predicted": None}), "credit") is None
     assert TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit") is None
+    record = TrackRecord(points=(point, outside, point))
+    assert (record.misses, record.share_inside) == ((outside,), pytest.approx(2 / 3))
+    assert record.median_absolute_error == pytest.approx(0.2, abs=0.01)
+    assert not record.lacks(point)
+    empty = TrackRecord(points=())
+    assert (empty.share_inside, empty.median_absolute_error) == (None, None)
+    assert empty.lacks(point)
 
 
 def test_what_failed_is_not_recommended_again(demand: Callable[..., Demand]) -> None:
@@ -385,3 +442,5 @@ def test_what_failed_is_not_recommended_again(demand: Callable[..., Demand]) -> 
     assert recommend_instead(answer, best) == next_best
     alone = answer.model_copy(update={"alternatives": (same,)})
     assert recommend_instead(alone, best) is None
+    more = same.model_copy(update={"replicas": 3})
+    assert recommend_instead(answer.model_copy(update={"alternatives": (more,)}), best) == more

@@ -12,7 +12,11 @@ import pytest
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
 from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
+from planner.advice import AutoscalingAdvice, AutoscalingRefusal, BurstReplay, ScalingSettings
+from planner.daily import Daily
+from planner.reach import CpuReach
 from planner.records import (
+    BatchChoice,
     Bottleneck,
     Candidate,
     Curve,
@@ -390,6 +394,7 @@ def _recommendation(
             slo=slo,
             spare_replicas=1,
             in_process_limit_ms=inside,
+            daily=Daily.hourly([rate / 4] * 8 + [rate] * 16),
         ),
         best=_plan("onnx_int8", "c7i.large", batch, rate, 65.19),
         alternatives=(
@@ -397,6 +402,78 @@ def _recommendation(
             _plan("onnx_int8", "sim-1", batch, rate, None),
         ),
         rejections=(*costly, *slow),
+        autoscaling=_advice(rate) if inside is None else _no_advice(rate),
+        cpu_reaches=(_reach(batch, rate),),
+        batching=_choice(),
+    )
+
+
+def _burst(rate: float, *, holds: bool) -> BurstReplay:
+    return BurstReplay(
+        from_rps=rate / 4,
+        to_rps=rate,
+        rise_s=60,
+        n=40_000,
+        over=120 if holds else 2_400,
+        refused=0 if holds else 300,
+        quantile_ms=31.4 if holds else 212.0,
+        replicas_before=1,
+        most_replicas=2,
+        holds=holds,
+    )
+
+
+def _advice(rate: float) -> AutoscalingAdvice:
+    return AutoscalingAdvice(
+        settings=ScalingSettings(min_replicas=1, max_replicas=2, target_ongoing_requests=0.85),
+        max_ongoing_requests=64,
+        max_queued_requests=64,
+        startup_s=2.1,
+        machine_start_s=0,
+        replicas=(1,) * 8 + (2,) * 16,
+        static_replicas=2,
+        mean_replicas=1.67,
+        mean_machines=1.67,
+        usd_per_month=54.44,
+        static_usd_per_month=65.19,
+        burst=_burst(rate, holds=True),
+    )
+
+
+def _no_advice(rate: float) -> AutoscalingRefusal:
+    return AutoscalingRefusal(
+        reason="start-up of 14 s, and 4 s until Ray Serve decides, is longer than the 9 s in "
+        "which the load outgrows 1 replica",
+        static_replicas=2,
+        burst=_burst(rate, holds=False),
+    )
+
+
+def _choice() -> BatchChoice:
+    return BatchChoice(
+        max_batch=8,
+        batch_wait_ms=2.5,
+        replicas=1,
+        instances=1,
+        instead_of=2,
+        latency_ms=_interval(12.0),
+        residual=0.062,
+        measured_batches=(100, 6000),
+        usd_per_month=32.6,
+    )
+
+
+def _reach(batch: int, rate: float) -> CpuReach:
+    return CpuReach(
+        batch=batch,
+        rate_rps=8 * rate,
+        variant="onnx_int8",
+        instance="c7i.large",
+        instances=8,
+        replicas=16,
+        usd_per_hour=0.714,
+        usd_per_million=0.714 / (8 * rate * batch * 3600) * 1e6,
+        spare_replicas=1,
     )
 
 
@@ -414,6 +491,7 @@ def _nothing_holds() -> Recommendation:
         alternatives=(),
         rejections=(_rejection(2, Bottleneck.LATENCY, "p95 up to 9.1 ms, limit 2.5 ms"),),
         note="Loosen the limit to 10 ms and sim-1 holds.",
+        cpu_reaches=(CpuReach(batch=6000, rate_rps=0),),
     )
 
 

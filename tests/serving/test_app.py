@@ -105,6 +105,13 @@ def test_short_calls_run_inline_and_long_ones_in_a_thread(
         assert f"desc={expected}" in headers["server-timing"]
 
 
+def test_metadata_tell_the_model_file(make_stub: Callable[..., Variant]) -> None:
+    """Its hash is a header beside them, so that a claim about another file can be refused."""
+    variant = make_stub()
+    model = ModelApp(load_runtime(variant, 1), variant, "c")
+    assert call(model, "GET", "/v2/models/test_stub")[1]["tonnage-model"] == variant.sha256
+
+
 def test_metadata_and_config_agree(app: ModelApp) -> None:
     """Names and shapes of metadata and config fit each other, batch dimension aside."""
     metadata = json.loads(call(app, "GET", "/v2/models/test_stub")[2])

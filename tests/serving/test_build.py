@@ -204,6 +204,18 @@ def test_too_little_memory_is_said_beforehand() -> None:
     assert CALLS == ["first"]
 
 
+def test_the_need_grows_with_the_file_a_step_starts_from() -> None:
+    """A step that holds its source many times over is refused for a source that is too large."""
+
+    @dataclass(frozen=True)
+    class Copies(WriteStub):
+        memory_factor: ClassVar[float] = 1e15
+
+    with pytest.raises(BadInput, match=r"building second \(.*\) needs about .* of memory"):
+        build(second(Copies()), "second")
+    assert CALLS == ["first"]
+
+
 def test_an_unknown_variant_is_refused() -> None:
     """The line lists those that exist."""
     with pytest.raises(BadInput, match="no variant 'third'; known are first"):

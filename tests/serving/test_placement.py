@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from serving.errors import BadInput
-from serving.placement import CannotBeMeasured, check_measurable, cpus_of_replicas, divide
+from serving.placement import (
+    CannotBeMeasured,
+    check_measurable,
+    cpus_of_replicas,
+    divide,
+    rotated,
+)
 from serving.records import InstanceType
 
 
@@ -74,3 +80,24 @@ def test_the_container_itself_always_fits() -> None:
     container = size(1, "cpuset").model_copy(update={"name": "container"})
     check_measurable(container, 1, divide([(0,)]))
     check_measurable(container, 1, divide([(0,), (1,)], quota_cpus=1.5))
+
+
+@pytest.mark.parametrize(
+    ("available", "cpus", "picked"),
+    [
+        ((1,), 1, [(1,), (1,)]),
+        ((1, 2, 3), 1, [(3,), (2,), (1,), (3,)]),
+        ((1, 2, 3), 2, [(2, 3), (2, 3)]),
+        ((1, 2, 3, 4, 5), 2, [(4, 5), (2, 3), (4, 5)]),
+        ((1, 2), 3, [(1, 2), (1, 2)]),
+    ],
+)
+def test_what_is_deployed_anew_gets_other_cpus(
+    available: tuple[int, ...], cpus: int, picked: list[tuple[int, ...]]
+) -> None:
+    """Where there are others; the last ones are taken, in ascending order, and none is lost."""
+    given = available
+    for expected in picked:
+        assert given[-cpus:] == expected
+        assert sorted(given) == list(available)
+        given = rotated(given, cpus)

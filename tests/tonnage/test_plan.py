@@ -73,3 +73,36 @@ def test_bad_what_ifs_are_one_line(
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_says_what_to_measure_next(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """Within its budget, with commands that name the run's study; none in a second."""
+    folder = stub_run()
+    found = []
+    for budget in ("1h", "1s"):
+        done = tonnage(
+            "plan", folder.path, "--profile", "steady", "--probe-budget", budget, "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout)[0]["probes"])
+    every, none = found
+    assert none == []
+    assert every
+    assert all(probe["command"].startswith("tonnage measure credit ") for probe in every)
+    assert sum(probe["seconds"] for probe in every) <= 3600
+    text = tonnage("plan", folder.path, "--profile", "steady", "--probe-budget", "1h").stdout
+    assert 1 <= text.count("tonnage measure credit") <= 3
+
+
+def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
+    """From a quarter and a half a whole CPU under a quota, as a container would have it."""
+    folder = stub_run("sim-0.25", "sim-0.5")
+    config, path = load_study(str(folder.path / "study.toml"))
+    demands = changed(study_demands(config, path), "steady", 300, 200, 64)
+    _, (answer,), _ = plan(folder, config, path, demands)
+    plans = [p for p in (answer.best, *answer.alternatives) if p]
+    named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
+    assert "sim-1:quota" in named
+    assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)

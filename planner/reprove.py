@@ -1,0 +1,89 @@
+"""Judging a claim again, by runs against a server of which only the answers are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from loadtests.records import EndpointMeasurement
+from planner.claim import Claim
+from planner.pooled import confidence_of_look, judged, missing, unbelievable
+from planner.reproof import Reproof
+from serving.errors import BadInput, InvalidMeasurement
+
+_REASONS = {
+    "holds": "binomial rule, correlation counted",
+    "fails": "too many requests are late",
+    "undecided": "the requests are too few, or too near the limit",
+}
+
+
+def judge_reproof(
+    claim: Claim,
+    runs: Sequence[EndpointMeasurement],
+    *,
+    rate_rps: float,
+    sha256: str | None,
+    proven_on: date,
+) -> Reproof:
+    """Judge ``runs`` at ``rate_rps`` against the claim's objective, all of them together.
+
+    Each run was followed by a look, so the confidence is that of as many. ``sha256`` is the
+    hash of its model file, if the server tells it.
+
+    InvalidMeasurement for a run that cannot be believed; BadInput without runs, and for
+    runs of another batch, rate or server.
+    """
+    if not runs:
+        raise BadInput("no run against the endpoint; at least one is needed")
+    first = runs[0]
+    for run in runs:
+        if (why := unbelievable(run)) is not None:
+            raise InvalidMeasurement(f"{run.url}: a run cannot be believed: {why}; repeat it")
+        same = (run.url, run.model_name) == (first.url, first.model_name)
+        if not same or run.run.batch != claim.batch or run.run.rate_rps != rate_rps:
+            raise BadInput(
+                f"{run.url}: a run of batch {run.run.batch} at {run.run.rate_rps} req/s does not "
+                f"belong to a claim about batch {claim.batch}, driven at {rate_rps:g} req/s"
+            )
+    verdicts = [v for run in runs for v in run.verdicts if v.slo == claim.slo]
+    looks = len(runs)
+    pool = judged(
+        runs,
+        verdicts if len(verdicts) == looks else (),
+        claim.slo,
+        confidence_of_look(claim.confidence, looks),
+    )
+    further = confidence_of_look(claim.confidence, looks + 1)
+    return Reproof.of(
+        verdict=pool.verdict,
+        reason=_REASONS[pool.verdict],
+        claim=claim.content_hash(),
+        claimed=claim.sentence,
+        url=first.url,
+        model_name=first.model_name,
+        slo=claim.slo,
+        batch=claim.batch,
+        rate_rps=rate_rps,
+        confidence=claim.confidence,
+        looks=looks,
+        judged=pool,
+        more_requests=missing(pool, claim.slo, further) if pool.verdict == "undecided" else None,
+        proven_on=proven_on.isoformat(),
+        unchecked=_unchecked(claim, sha256),
+    )
+
+
+def _unchecked(claim: Claim, sha256: str | None) -> tuple[str, ...]:
+    model: tuple[str, ...] = ()
+    if sha256 is None:
+        model = (f"the model file: the server does not tell its hash ({claim.model_sha256[:12]})",)
+    many = claim.replicas
+    return (
+        *model,
+        f"that {many} replica{'' if many == 1 else 's'} of {claim.instance.label} answer, and "
+        "that their sizes are enforced",
+        f"versions of {', '.join(sorted(claim.environment.packages))}, and settings of Ray Serve",
+        f"the CPU, which was {claim.environment.cpu_model}",
+        "other deployments of the same: this one was tested as it stands",
+    )

@@ -1,0 +1,1 @@
+"""Network architectures in PyTorch, written here so that no model library has to be installed."""

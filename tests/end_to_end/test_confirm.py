@@ -1,0 +1,118 @@
+"""``tonnage confirm`` through the real Ray Serve, HAProxy and Locust."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner.claim import Claim
+from planner.proving import ConfirmationRun
+from planner.records import Plan
+from planner.track_record import TrackPoint
+from reports.bundle import CLAIMS, TRACK_RECORD, read_lines
+from serving.host_facts import environment
+from serving.ray_host.client import RayHost
+from serving.records import Variant
+from serving.stub_variant import stub_variant
+from tonnage.confirming import RUNS
+from tonnage.run_folder import RunFolder
+
+from ..tonnage.conftest import write_run
+
+pytestmark = pytest.mark.slow
+
+BELIEVABLE = "cannot be confirmed: 3 runs in a row cannot be believed"
+
+
+def tonnage(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "tonnage", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ,
+        timeout=200,
+    )
+
+
+def confirmed(cwd: Path, *arguments: object) -> list[Claim] | None:
+    """The claims; None on a host so noisy that no run could be believed, and it says so."""
+    done = tonnage(cwd, "confirm", *arguments, "--json")
+    if done.returncode == 3:
+        assert BELIEVABLE in done.stderr
+        return None
+    assert done.returncode in (0, 1), done.stderr
+    claims = [Claim.model_validate(one) for one in json.loads(done.stdout)]
+    holds = all(claim.verdict == "holds" for claim in claims)
+    assert (done.returncode == 0) == holds
+    return claims
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run of a 5 ms stub as if it had been measured here: 60 req/s on one half of a CPU."""
+    host = RayHost(tmp_path / "ray.log")
+    if host.tree is None:
+        pytest.skip("no permission for control groups here")
+    here = environment(host.placement, host.enforcement)
+    variant: Variant = stub_variant(tmp_path / "models", 5.0)
+    made = write_run(tmp_path / "run", variant, ["sim-0.5"], prices=False)
+    made.write_one("environment.json", here)
+    moved = [m.model_copy(update={"environment": here.content_hash()}) for m in made.measurements()]
+    made.write_lines("measurements.jsonl", moved)
+    return made
+
+
+def demand(folder: RunFolder, rate_rps: float, replicas: int, limit_ms: float) -> None:
+    """Change what is demanded, and the plan for it, whatever the planner would say."""
+    answers = list(folder.bundle().recommendations)
+    wanted = answers[0].demand
+    slo = wanted.slo.model_copy(update={"limit_ms": limit_ms})
+    plan = answers[0].best
+    assert plan is not None
+    chosen: Plan = plan.model_copy(update={"replicas": replicas, "instances": replicas})
+    changed = wanted.model_copy(update={"rate_rps": rate_rps, "slo": slo, "spare_replicas": 1})
+    answers[0] = answers[0].model_copy(update={"best": chosen, "demand": changed})
+    folder.write_lines("recommendations.jsonl", answers)
+
+
+def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    """2 x half a CPU at 30 req/s with 500 ms, one killed half-way; at 300 req/s it breaks down."""
+    demand(folder, rate_rps=30, replicas=2, limit_ms=500)
+    claims = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+    if claims is not None:
+        (claim,) = claims
+        assert claim.deployments >= 3
+        assert claim.held_replicas == 2
+        assert claim.verdict in ("holds", "undecided"), claim.sentence
+        assert claim.killed is not None
+        assert claim.killed.n > 400
+        assert claim.killed.over < claim.killed.n / 2, "the other replica went on"
+        assert claim.judged.measured_ms is not None
+        assert 5 < claim.judged.measured_ms < 500
+        runs = read_lines(folder.path / RUNS, ConfirmationRun)
+        pids = {run.measurement.startup_s for run in runs}
+        assert len(pids) == len(runs), "each was deployed anew"
+        assert (folder.path / CLAIMS / "steady.json").is_file()
+        again = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+        assert again == claims
+        assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == len(runs)
+
+    demand(folder, rate_rps=300, replicas=2, limit_ms=500)
+    failed = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "6s")
+    if failed is not None:
+        (claim,) = failed
+        assert claim.verdict == "fails", claim.sentence
+        assert claim.deployments == 1, "one that fails for certain is enough"
+        assert claim.instead
+        points = read_lines(folder.path / TRACK_RECORD, TrackPoint)
+        assert [p.verdict for p in points][-1] == "fails"
+        report = (folder.path / "report.md").read_text()
+        assert "Claims, proven by load tests" in report

@@ -1,0 +1,51 @@
+"""The GPU section: a verdict without a GPU, real figures with one, and nothing made up."""
+
+from __future__ import annotations
+
+from reports.bundle import Bundle
+from reports.gpu_table import measured_table, reach_table, verdict
+
+
+def with_gpu(bundle: Bundle, times: float) -> Bundle:
+    """The run as if a GPU had been benched, so many times as fast as one CPU thread."""
+    there = tuple(
+        row.model_copy(
+            update={
+                "device": "gpu",
+                "p50_ms": row.p50_ms / times,
+                "rows_per_s": row.rows_per_s * times,
+            }
+        )
+        for row in bundle.bench
+        if (row.threads, row.variant, row.batch) == (1, "onnx_int8", 100)
+    )
+    return bundle.model_copy(update={"bench": (*bundle.bench, *there)})
+
+
+def test_without_a_gpu_there_is_a_price_and_no_figure(bundle: Bundle) -> None:
+    """What one may cost at most follows from the CPU plan; its speed is refused."""
+    said, none = verdict(bundle)
+    assert "CPUs hold up to 3,200 req/s of 100 rows" in said
+    assert "A GPU for more than USD 0.36 per hour cannot be cheaper" in said  # .714 for two
+    assert none == "No GPU was measured, so no GPU figure is given. [refused]"
+    assert not measured_table(bundle).rows
+
+
+def test_a_measured_gpu_is_held_against_the_cpu(bundle: Bundle) -> None:
+    """Its own milliseconds, how many it would take at 70 %, and from which price on."""
+    table = measured_table(with_gpu(bundle, 10))
+    (row,) = table.rows
+    # 320,000 rows/s of 70 % of 24 million a second, and a spare one.
+    assert row[:3] == ("Production", "onnx_int8", "100")
+    assert row[5:] == ("10.0x [measured]", "2 [predicted]", "USD 0.36 [predicted]")
+    assert not any("No GPU" in line for line in verdict(with_gpu(bundle, 10)))
+
+
+def test_a_rate_that_nothing_holds_is_said(bundle: Bundle) -> None:
+    """A profile without any plan has no cost to compare with."""
+    rows = {row[0]: row for row in reach_table(bundle).rows}
+    assert rows["Batch processing"][4:] == (
+        "none", "-", "no plan holds at any rate", "-", "-", "-",
+    )  # fmt: skip
+    bare = bundle.model_copy(update={"recommendations": ()})
+    assert "not known from this run" in verdict(bare)[1]

@@ -1,0 +1,84 @@
+"""What reports say of the Pareto set, of predicted sizes, and of what to measure next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from planner.records import Probe
+from reports import plan_tables
+from reports.bundle import Bundle
+from reports.terminal import WIDTH, recommendation_text
+
+PROBE = Probe(
+    variant="onnx_int8",
+    size="sim-1:quota",
+    threads=1,
+    batch=100,
+    seconds=14.2,
+    saving_usd_per_month=12.5,
+    why="not measured at batch 100",
+    command="tonnage measure credit --variant onnx_int8 --instance sim-1:quota --threads 1 "
+    "--batch 100 --max-load --p99 60ms",
+)
+
+
+def with_first(bundle: Bundle, plan: dict[str, Any], **answer: Any) -> Bundle:
+    """The bundle with its first answer changed, and the best plan of it."""
+    first, *rest = bundle.recommendations
+    assert first.best is not None
+    best = first.best.model_copy(update=plan)
+    changed = first.model_copy(update={"best": best, **answer})
+    return bundle.model_copy(update={"recommendations": (changed, *rest)})
+
+
+def test_the_plan_table_marks_the_pareto_set(bundle: Bundle) -> None:
+    """A column says yes for members and nothing for the others."""
+    answer = with_first(bundle, {"pareto": True}).recommendations[0]
+    table = plan_tables.alternatives(answer)
+    column = table.header.index("Pareto set")
+    assert [row[column] for row in table.rows] == ["yes", *[""] * len(answer.alternatives)]
+
+
+def test_a_predicted_size_says_so_wherever_it_is_named(bundle: Bundle) -> None:
+    """In the table of plans, in the table of the answer, and on the terminal."""
+    law = "predicted size, from sim-0.25 (quota), sim-0.5 (quota); each left out is missed by 7%"
+    changed = with_first(bundle, {"predicted_size": law})
+    answer = changed.recommendations[0]
+    assert plan_tables.alternatives(answer).rows[0][0].endswith("(predicted size)")
+    shown = dict(row[:2] for row in plan_tables.recommendation(changed, answer).rows)
+    assert shown["Size"].startswith(law)
+    assert "size       predicted size, from sim-0.25" in recommendation_text(changed)
+
+
+def test_at_most_three_commands_are_shown_each_on_a_line_of_its_own(bundle: Bundle) -> None:
+    """They are there to be copied, whatever the width."""
+    none = recommendation_text(bundle)
+    assert "tonnage measure" not in none
+    text = recommendation_text(with_first(bundle, {}, probes=(PROBE,) * 5))
+    lines = [line for line in text.splitlines() if PROBE.command in line]
+    assert len(lines) == 3
+    assert lines[0].startswith("  measure    tonnage measure credit")
+    assert lines[0].endswith("# 14 s, may save USD 12.50 per month")
+    assert len(lines[0]) > WIDTH
+    news = PROBE.model_copy(update={"saving_usd_per_month": None})
+    assert "may give an answer" in recommendation_text(with_first(bundle, {}, probes=(news,)))
+
+
+def test_the_terminal_lists_other_members_of_the_set(bundle: Bundle) -> None:
+    """Those with a price where the best has one, with what they cost and give."""
+    answer = bundle.recommendations[0]
+    assert answer.best is not None
+    other = answer.best.model_copy(
+        update={
+            "pareto": True,
+            "instances": 2,
+            "usd_per_month": 777.0,
+            "quality_loss": 0.012,
+        }
+    )
+    hosts = other.model_copy(update={"usd_per_month": None})
+    text = recommendation_text(with_first(bundle, {"pareto": True}, alternatives=(other, hosts)))
+    lines = [line for line in text.splitlines() if "trade-offs" in line]
+    assert len(lines) == 1
+    assert "USD 777.00 per month" in text
+    assert "loses 1.2% of quality" in " ".join(text.split())

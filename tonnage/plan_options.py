@@ -1,0 +1,61 @@
+"""What is asked of a recommendation beyond its plan: autoscaling, batching, the GPU verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from planner.advice import AutoscalingRefusal
+from planner.autoscaling import advise
+from planner.batch_choice import choose_batching
+from planner.candidates import HERE, size_name
+from planner.gpu import cpu_reaches
+from planner.prices import PriceList
+from planner.profile import Refusal
+from planner.records import CpuFactor, Plan, Recommendation, ServiceProfile
+from serving.records import InstanceType, Variant
+
+
+def with_options(
+    answer: Recommendation,
+    profiles: Sequence[ServiceProfile],
+    refused: Sequence[Refusal],
+    variants: Sequence[Variant],
+    catalogue: Mapping[str, InstanceType],
+    prices: PriceList,
+    seed: int,
+) -> Recommendation:
+    """The recommendation with how far CPUs reach, and with what could be made of its best plan."""
+    demand, plan = answer.demand, answer.best
+    reaches = cpu_reaches(demand, profiles, refused, variants, catalogue, prices, seed)
+    found: dict[str, object] = {"cpu_reaches": reaches}
+    if plan is not None:
+        c = plan.candidate
+        same = [
+            p
+            for p in profiles
+            if (p.variant.name, size_name(p.instance.label, catalogue), p.threads)
+            == (c.variant, c.size, c.threads)
+        ]
+        measured = next((p for p in same if p.batch == demand.batch), None)
+        factor = _factor(plan, catalogue, prices)
+        price = next(
+            (one.usd_per_hour for one in prices.prices if one.instance == c.instance), None
+        )
+        if measured is not None:
+            found["autoscaling"] = advise(demand, plan, measured, factor, price, seed)
+            found["batching"] = choose_batching(demand, plan, same, factor, price, seed)
+        elif demand.daily is not None:
+            found["autoscaling"] = AutoscalingRefusal(
+                reason=f"{c.size} was not measured, so nothing says how long it takes to start",
+                static_replicas=plan.replicas,
+            )
+    return answer.model_copy(update=found)
+
+
+def _factor(plan: Plan, catalogue: Mapping[str, InstanceType], prices: PriceList) -> CpuFactor:
+    """The CPU factor that the plan was sized with."""
+    c = plan.candidate
+    if c.instance == c.size:
+        return HERE
+    family = catalogue[c.instance].cpu_family
+    return next(f for f in prices.factors if f.target_family == family)

@@ -1,0 +1,120 @@
+"""One redeployment after the other, each driven by one open-loop run and taken down again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from loadtests.ceiling import with_ceiling
+from loadtests.cell import FULL, CellContext, closed, measure, observe
+from loadtests.fleet import Fleet
+from loadtests.records import LoadRun, Measurement
+from serving.placement import cpus_needed
+from serving.ray_host.client import RayHost
+from serving.records import Endpoint
+from tonnage.cells import Cell
+from tonnage.progress import Steps
+from tonnage.proofs import Proof
+from tonnage.stage import Stage, StartedHost
+
+START_S = 14.0
+
+
+@dataclass(kw_only=True)
+class Redeploying:
+    """A context manager; host and generator are started by the first run, and end with it.
+
+    ``floors`` are the study's measurements, whose no-ops say what generator and ingress carry.
+    """
+
+    host: StartedHost
+    stage: Stage
+    floors: tuple[Measurement, ...]
+    logs: Path
+    steps: Steps
+    _running: ExitStack = field(default_factory=ExitStack, init=False)
+    _fleet: Fleet | None = field(default=None, init=False)
+    _asked: tuple[str, Path] | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def drive(self, proof: Proof, run: LoadRun, number: int, *, kill: bool) -> Measurement:
+        """Deploy the share of a plan anew, warm it up, and put ``run`` on it.
+
+        ``kill`` ends one of its replicas half-way. Raises what the host may raise.
+        """
+        fleet = self._generator()
+        payloads = self._stored(proof, fleet)
+        deployment = proof.deployment
+        endpoint = self.host.deploy(deployment)
+        try:
+            context = CellContext(
+                host=self.host,
+                fleet=fleet,
+                deployment=deployment,
+                endpoint=endpoint,
+                payloads=payloads,
+                batch=run.batch,
+                seed=run.seed,
+                environment=self.host.environment().content_hash(),
+                slos=(proof.demand.slo,),
+                call=self.stage.call,
+            )
+            measure(context, closed(context, FULL.warmup_s, 1), number)
+            if kill:
+                with _Killer(endpoint, run.duration_s / 2) as killer:
+                    made, _ = observe(context, run, number, killer.start)
+            else:
+                made = measure(context, run, number)
+        finally:
+            self.host.delete(endpoint.model_name)
+            if isinstance(self.host, RayHost):
+                self.host.rotate(cpus_needed(deployment.instance, deployment.replicas))
+        return with_ceiling([*self.floors, made])[-1]
+
+    def _generator(self) -> Fleet:
+        """The generator, beside the host that serves."""
+        if self._fleet is None:
+            self.steps.step("serve: starting what serves, and Locust", START_S)
+            self._running.enter_context(self.host)
+            fleet = Fleet(
+                self.logs / "locust.log",
+                workers=self.stage.workers,
+                cpus=self.host.placement.platform_cpus,
+            )
+            self._fleet = self._running.enter_context(fleet)
+        return self._fleet
+
+    def _stored(self, proof: Proof, fleet: Fleet) -> Path:
+        """Where the requests of a proof lie; their right answers are computed once."""
+        if self._asked is None or self._asked[0] != proof.key:
+            cell = Cell(proof.deployment, proof.demand.batch)
+            self._asked = proof.key, fleet.store("payloads", self.stage.payloads(cell))
+        return self._asked[1]
+
+
+class _Killer:
+    """Kills the first replica of a deployment, some time after a run began."""
+
+    def __init__(self, endpoint: Endpoint, after_s: float) -> None:
+        pid = endpoint.replicas[0].pid
+        self._timer = threading.Timer(after_s, lambda: os.kill(pid, signal.SIGKILL))
+
+    def start(self) -> None:
+        """The clock of the run begins."""
+        self._timer.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()

@@ -1,0 +1,145 @@
+"""Proving a claim again against a V2 server that somebody else runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+from loadtests.foreign import ForeignServer
+from loadtests.records import EndpointMeasurement
+from planner.claim import Claim, lapsed_from_outside
+from planner.pooled import unbelievable
+from planner.proving import Held, Protocol
+from planner.reproof import Reproof
+from planner.reprove import judge_reproof
+from reports.bundle import read_one
+from serving.errors import BadInput, InvalidMeasurement
+from serving.records import Endpoint
+from tonnage.confirming import REPEATS
+from tonnage.endpoint import EndpointTest
+from tonnage.load import Load, Options, load_of
+from tonnage.progress import Steps
+
+_TIMEOUT_S = 10.0
+_START_S = 3.0
+
+
+def read_claim(path: Path) -> Claim:
+    """A claim's file; BadInput in one line for anything else."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; give a claim, RUN/claims/PROFILE.json")
+    try:
+        return read_one(path, Claim)
+    except BadInput as error:
+        raise BadInput(f"{error}; it is no claim: give one of RUN/claims/*.json") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not text, so no claim; give one of RUN/claims/*.json") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproving:
+    """A claim, the server to put it to, and how much is sent at most."""
+
+    claim: Claim
+    endpoint: Endpoint
+    headers: Mapping[str, str]
+    insecure: bool = False
+    payload: Path | None = None
+    rate_rps: float | None = None
+    requests: int | None = None
+    duration_s: float | None = None
+    budget_s: float = 600.0
+    workers: int = 1
+    seed: int = 0
+    today: date = field(default_factory=date.today)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second: of the whole plan, unless another was given."""
+        return self.rate_rps or self.claim.rate_rps
+
+    @property
+    def protocol(self) -> Protocol:
+        """One deployment, as it stands: by how many requests it is first judged."""
+        requests = self.requests
+        if self.duration_s is not None:
+            requests = max(1, round(self.duration_s * self.rate))
+        # The server's service times are not known, so nothing can be replayed.
+        held = Held(max(2, self.claim.replicas), self.rate)
+        if requests is None:
+            # All of them have to come from one deployment.
+            made = Protocol.of(self.claim.slo, held, None, budget_s=self.budget_s)
+            requests = math.ceil(min(3 * made.requests, 0.8 * self.budget_s * self.rate))
+        return Protocol.of(self.claim.slo, held, None, requests=requests)
+
+    def prove(self, log: Path, steps: Steps) -> Reproof:
+        """Check what can be seen from here, drive the server, judge; go on while undecided.
+
+        BadInput when the claim has lapsed, or the server cannot be asked; InvalidMeasurement
+        when its runs cannot be believed.
+        """
+        sha256 = self._sha256()
+        lapsed = lapsed_from_outside(self.claim, self.today, sha256)
+        if lapsed:
+            raise BadInput(
+                f"the claim has lapsed: {'; '.join(lapsed)}; prove the plan again with "
+                "'tonnage confirm RUN'"
+            )
+        begun = time.monotonic()
+        protocol, runs = self.protocol, list[EndpointMeasurement]()
+        requests: int | None = protocol.requests
+        while requests is not None:
+            runs.append(self._run(requests, len(runs), log, steps))
+            found = judge_reproof(
+                self.claim, runs, rate_rps=self.rate, sha256=sha256, proven_on=self.today
+            )
+            left_s = self.budget_s - (time.monotonic() - begun) - _START_S
+            requests = protocol.further(found, left_s)
+        return found
+
+    def _sha256(self) -> str | None:
+        server = ForeignServer(
+            self.endpoint, self.headers, insecure=self.insecure, timeout_s=_TIMEOUT_S
+        )
+        try:
+            return server.model_sha256()
+        except TimeoutError:
+            raise BadInput(f"{self.endpoint.url}: no answer within {_TIMEOUT_S:g} s") from None
+
+    def _run(self, requests: int, number: int, log: Path, steps: Steps) -> EndpointMeasurement:
+        """One run that can be believed; repeated when it cannot."""
+        why: str | None = None
+        for attempt in range(1 + REPEATS):
+            again = f"; again, for {why}" if why else ""
+            steps.step(
+                f"confirm: {requests:,} requests at {self.rate:,.6g} req/s{again}",
+                requests / self.rate + _START_S,
+            )
+            load = self._load(requests / self.rate, self.seed + 1 + number + 1000 * attempt)
+            test = EndpointTest(
+                endpoint=self.endpoint, load=load, headers=self.headers, insecure=self.insecure
+            )
+            made = test.measure(log, lambda line: None)
+            why = unbelievable(made)
+            if why is None:
+                return made
+        raise InvalidMeasurement(
+            f"{self.endpoint.url}: the claim cannot be proven here: {1 + REPEATS} runs in a row "
+            f"cannot be believed, the last one for {why}"
+        )
+
+    def _load(self, duration_s: float, seed: int) -> Load:
+        options = Options(
+            rate=self.rate,
+            batch=str(self.claim.batch),
+            payload=(str(self.payload),) if self.payload else (),
+            duration_s=duration_s,
+            timeout_s=max(_TIMEOUT_S, 3e-3 * self.claim.slo.limit_ms),
+            workers=self.workers,
+            seed=seed,
+        )
+        return replace(load_of(options), slos=(self.claim.slo,))
