@@ -64,14 +64,14 @@ GRIDS = {
         Grid(
             "lenet",
             ("torch", "onnx", "openvino_int8"),
-            32,
-            (25, 75, 150, 300),
+            64,
+            (25, 60, 120, 220),
             (20, 50, 150),
         ),
         Grid(
             "cifar_cnn",
             ("torch", "onnx", "onnx_int8_static"),
-            16,
+            64,
             (10, 25, 50, 90),
             (40, 100, 250),
         ),

@@ -39,8 +39,8 @@ class Case:
 
 
 CASES = (
-    Case("cifar_cnn", "onnx", 16, "sim-0.5"),
-    Case("cifar_cnn", "onnx", 16, "sim-0.25"),
+    Case("cifar_cnn", "onnx", 64, "sim-0.5"),
+    Case("cifar_cnn", "onnx", 64, "sim-0.25"),
     Case("credit", "onnx_fp32", 6000, "sim-0.5"),
     Case("credit", "onnx_fp32", 6000, "sim-0.25"),
 )
