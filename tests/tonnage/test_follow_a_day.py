@@ -19,9 +19,10 @@ from reports.export.proven import Proven
 from reports.export.write import TARGETS
 from reports.markdown import render
 from serving.instances import load_instances
-from tonnage.config import load_study
+from tonnage.config import load_study, shipped
 from tonnage.planning import changed, plan, study_demands
 from tonnage.run_folder import RunFolder
+from tonnage.study import StudyRun
 
 Tonnage = Callable[..., CompletedProcess[str]]
 
@@ -131,3 +132,25 @@ def test_kubernetes_takes_the_advice(followed: RunFolder) -> None:
     document = yaml.safe_load(made.files["hpa.yaml"])
     kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
     assert "by CPU" in str(made.parts[Part.REPLICAS])
+
+
+def test_a_run_keeps_the_trace_it_was_planned_with(tmp_path: Path) -> None:
+    """Copied beside the profiles, and part of what makes two runs the same one."""
+    mine, kept = tmp_path / "mine", tmp_path / "kept"
+    (mine / "traffic").mkdir(parents=True)
+    kept.mkdir()
+    rows = "".join(f"{i / 2}\n" for i in range(2000))
+    (mine / "traffic" / "t.csv").write_text("timestamp\n" + rows)
+    steady = shipped("profiles.toml").read_text().split("[real-time]")[0]
+    profiles = steady.replace("rate_rps = 800\n", 'trace = "traffic/t.csv"\n')
+    (mine / "profiles.toml").write_text(profiles)
+    (mine / "study.toml").write_text(shipped("studies/credit.toml").read_text())
+    config, path = load_study(str(mine / "study.toml"))
+    run = StudyRun(config, path, RunFolder(kept))
+    run._keep("some data", [])
+    config, path = load_study(str(kept / "study.toml"))
+    (demand,) = study_demands(config, path)
+    assert demand.rate_rps == 2
+    before = run.config_hash
+    (mine / "traffic" / "t.csv").write_text("timestamp\n0\n" + rows)
+    assert run.config_hash != before
