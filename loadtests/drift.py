@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from statistics import median
 from typing import NamedTuple
@@ -10,68 +10,100 @@ from typing import NamedTuple
 from loadtests.records import Fault, FaultCode, Measurement
 
 DRIFT_LIMIT = 0.15
-"""Closed-loop throughput at equal users may differ from the first visit's by this share."""
+"""Closed-loop throughput at equal users may be off the reference's level by this share."""
+
+_Rung = tuple[int, int]  # batch and users
 
 
 class _Visit(NamedTuple):
-    """One repeat of the reference: the places it took in the order, and how it compares."""
+    """One visit of the reference: its places in the order, and what its rungs gave."""
 
     first: int
     last: int
-    ratio: float
+    rates: Mapping[_Rung, Sequence[float]]
 
-    @property
-    def drifted(self) -> bool:
-        return abs(self.ratio - 1) > DRIFT_LIMIT
+    def ratios(self, level: Mapping[_Rung, float]) -> list[float]:
+        """Of every rung to the level, both tries of a visit that was repeated included."""
+        return [rate / level[key] for key, rates in self.rates.items() for rate in rates]
+
+    def is_off(self, level: Mapping[_Rung, float]) -> bool:
+        """Whether no rung at all came within the band."""
+        return all(_off(ratio) for ratio in self.ratios(level))
 
 
 def with_drift(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Mark what was measured while the host was another one, in the order of measuring.
 
-    Marked are the reference's own rungs that left the band of the first visit, and every
-    other measurement between two visits that left it: before and after, the host was not the one
-    that the rest was measured on. After a single such visit between two sound ones, nobody can
-    say when it began; that is left to the report, which shows every visit.
+    The level is the median over all visits of the reference; of two, the first. Marked are the
+    reference's own rungs that left its band, and every other measurement next to a visit that
+    left it with all its rungs: nobody can say on which side of it the change began.
     """
     ordered = sorted(measurements, key=lambda m: m.sequence)
-    ratios = _ratios(ordered)
-    visits = list(_visits(ordered, ratios))
-    return [_judged(m, ratios.get(m.sequence), visits) for m in ordered]
+    visits = list(_visits(ordered))
+    level = _level(visits)
+    return [_judged(m, visits, level) for m in ordered]
 
 
-def _ratios(ordered: Iterable[Measurement]) -> dict[int, float]:
-    """Throughput over that of the first visit, by sequence: the reference's closed rungs."""
-    first: dict[tuple[int, int], float] = {}
-    ratios = {}
-    for m in ordered:
-        if m.role == "reference" and m.run.mode == "closed" and m.valid:
-            base = first.setdefault((m.run.batch, m.run.users or 0), m.completed_rps)
-            ratios[m.sequence] = m.completed_rps / base
-    return ratios
+def last_visit_strays(measurements: Sequence[Measurement]) -> bool:
+    """Whether the latest visit is off the level of those before it, and is worth repeating.
+
+    A hiccup of the host is gone the next second; what is still there then is drift.
+    """
+    visits = list(_visits(sorted(measurements, key=lambda m: m.sequence)))
+    return len(visits) > 1 and visits[-1].is_off(_level(visits[:-1]) | _missing(visits))
 
 
-def _visits(ordered: Iterable[Measurement], ratios: dict[int, float]) -> Iterable[_Visit]:
+def _visits(ordered: Iterable[Measurement]) -> Iterable[_Visit]:
     for is_reference, group in groupby(ordered, key=lambda m: m.role == "reference"):
-        places = [m.sequence for m in group]
-        known = [ratios[place] for place in places if place in ratios]
-        if is_reference and known:
-            yield _Visit(places[0], places[-1], median(known))
+        rates: dict[_Rung, list[float]] = {}
+        places = []
+        for m in group:
+            places.append(m.sequence)
+            if _compared(m):
+                rates.setdefault(_rung(m), []).append(m.completed_rps)
+        if is_reference and rates:
+            yield _Visit(places[0], places[-1], rates)
 
 
-def _judged(m: Measurement, ratio: float | None, visits: Sequence[_Visit]) -> Measurement:
-    if ratio is not None:
-        if abs(ratio - 1) <= DRIFT_LIMIT:
-            return m
-        return _marked(m, f"{ratio:.2f} x the first run of this cell")
+def _level(visits: Sequence[_Visit]) -> dict[_Rung, float]:
+    found: dict[_Rung, list[float]] = {}
+    for visit in visits:
+        for key, rates in visit.rates.items():
+            found.setdefault(key, []).append(median(rates))
+    return {key: median(each) if len(each) > 2 else each[0] for key, each in found.items()}
+
+
+def _missing(visits: Sequence[_Visit]) -> dict[_Rung, float]:
+    """Rungs that only the latest visit has: their own level, for want of another."""
+    before = _level(visits[:-1])
+    return {key: rate for key, rate in _level(visits[-1:]).items() if key not in before}
+
+
+def _judged(m: Measurement, visits: Sequence[_Visit], level: Mapping[_Rung, float]) -> Measurement:
     if m.role == "reference":
+        if _compared(m) and _off(ratio := m.completed_rps / level[_rung(m)]):
+            return _marked(m, f"{ratio:.2f} x the level of this cell over the study")
         return m
     before = [visit for visit in visits if visit.last < m.sequence][-1:]
     after = [visit for visit in visits if visit.first > m.sequence][:1]
-    beside = before + after
-    if len(beside) == 2 and all(visit.drifted for visit in beside):
-        said = " and ".join(f"{visit.ratio:.2f} x" for visit in beside)
-        return _marked(m, f"the reference gave {said} its first throughput before and after")
+    for where, beside in (("before", before), ("after", after)):
+        for visit in beside:
+            if visit.is_off(level):
+                ratio = median(visit.ratios(level))
+                return _marked(m, f"the reference {where} it gave {ratio:.2f} x its level")
     return m
+
+
+def _compared(m: Measurement) -> bool:
+    return m.role == "reference" and m.run.mode == "closed" and m.valid
+
+
+def _rung(m: Measurement) -> _Rung:
+    return m.run.batch, m.run.users or 0
+
+
+def _off(ratio: float) -> bool:
+    return abs(ratio - 1) > DRIFT_LIMIT
 
 
 def _marked(m: Measurement, detail: str) -> Measurement:
