@@ -16,6 +16,7 @@ from statistics import median
 from time import monotonic
 from typing import Any
 
+from benchmarks.grid_records import behind
 from benchmarks.live import SEED, Live, built, host_size, live, profile_of
 from benchmarks.same_schedule import COVERED, Window, half_width, measured_ms, predicted_ms
 from loadtests.floor import NEAR, floor_p99_s
@@ -145,7 +146,7 @@ def _window(
 ) -> tuple[Window | None, str]:
     seed = 1000 * SEED + number
     made, result = bench.drive(deployment, batch, rate_rps, seconds, seed)
-    if made.faults:
+    if not made.valid and not behind(made):  # falling behind is an answer, the worst there is
         return None, f"{made.faults[0].code}: {made.faults[0].detail}"
     samples = result.samples
     return Window(samples.due_s, samples.latency_s, result.steady_from_s, seed), ""
@@ -185,13 +186,14 @@ def render(results: Mapping[str, Any]) -> list[str]:
         mine = [one for one in found if one["case"] == case.name]
         if mine:
             lines.append(_case_row(case, mine))
-    known = [inside for one in found if (inside := contained(one)) is not None]
-    if known:
-        share = sum(known) / len(known)
+    if found:
+        inside = sum(contained(one) is True for one in found)
+        share = inside / len(found)
+        fine = share >= AIM_COVERED and len(found) == len(CASES) * len(UTILISATIONS)
         lines.append(
-            f"| p99 within the {COVERED:.0%} predictive interval, all points "
-            f"| at least {AIM_COVERED:.0%} "
-            f"| {sum(known)} of {len(known)} ({share:.0%}), {met(share >= AIM_COVERED)} |"
+            f"| p99 within the {COVERED:.0%} predictive interval, all points; a refused one is a "
+            f"miss | at least {AIM_COVERED:.0%} "
+            f"| {inside} of {len(found)} ({share:.0%}), {met(fine)} |"
         )
     return lines
 
@@ -243,10 +245,10 @@ def _case_row(case: Case, found: Iterable[Mapping[str, Any]]) -> str:
     if case.slow and min(one["service_p50_ms"] for one in every) < SLOW_MS:
         notes.append(f"its service time is below {SLOW_MS:g} ms")
     if not errors:
-        fine = bool(judged) and len(judged) == len(every)
+        fine = len(judged) == len(UTILISATIONS)
         return f"{head} {'; '.join(notes)}, {met(fine)} |"
     worst = max(errors)
-    fine = median(errors) <= case.median_error and len(judged) == len(every)
+    fine = median(errors) <= case.median_error and len(judged) == len(UTILISATIONS)
     fine = fine and (case.worst_error is None or worst <= case.worst_error)
     return (
         f"{head} median {median(errors):.1%}, worst {worst:.1%} ({'; '.join(notes)}), {met(fine)} |"

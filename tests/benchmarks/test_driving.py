@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import demands, grid, grid_records
+from benchmarks import demands, grid, grid_records, prediction
 from benchmarks.demands import Question
 from benchmarks.grid_records import Grid, GridRecord
 from benchmarks.grid_replay import Choice
@@ -156,3 +156,13 @@ def test_a_server_that_falls_behind_does_not_hold(like: Measurement) -> None:
     bench = FakeLive(like, [FaultCode.BACKLOG_GROWING])
     assert demands.answer(bench, asked(40.0))["recommended"]["holds"] is False
     assert len(bench.driven) == 1
+
+
+def test_a_window_in_which_the_server_fell_behind_counts(like: Measurement) -> None:
+    """A backlog is part of the measured p99; what the neighbours did is not."""
+    bench = FakeLive(like, [FaultCode.BACKLOG_GROWING, FaultCode.NOISY_HOST])
+    late, why = prediction._window(bench, like.deployment, 1, 50.0, 8.0, 0)
+    assert late is not None
+    assert (len(late.due_s), why) == (200, "")
+    noisy = prediction._window(bench, like.deployment, 1, 50.0, 8.0, 1)
+    assert noisy == (None, "noisy_host: made")
