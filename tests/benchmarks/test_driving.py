@@ -27,7 +27,9 @@ class FakeLive:
     environment = "e1"
     replica_cpus = 1
 
-    def __init__(self, like: Measurement, faults: Sequence[FaultCode | None]) -> None:
+    def __init__(
+        self, like: Measurement, faults: Sequence[FaultCode | tuple[FaultCode, ...] | None]
+    ) -> None:
         self.like, self.faults = like, list(faults)
         self.driven: list[tuple[float, int]] = []
         self.cells = 0
@@ -50,9 +52,10 @@ class FakeLive:
         *_: Any,
     ) -> tuple[Measurement, Any]:
         self.driven.append((rate_rps, seed))
-        code = self.faults.pop(0) if self.faults else None
+        found = self.faults.pop(0) if self.faults else None
+        codes = found if isinstance(found, tuple) else (found,) if found else ()
         run = self.like.run.model_copy(update={"rate_rps": rate_rps})
-        faults = (Fault(code=code, detail="made"),) if code else ()
+        faults = tuple(Fault(code=code, detail="made") for code in codes)
         result = SimpleNamespace(
             samples=SimpleNamespace(due_s=np.arange(200.0), latency_s=np.full(200, 0.010)),
             steady_from_s=0.0,
@@ -105,6 +108,29 @@ def test_higher_rates_are_not_driven_once_the_server_fell_behind(like: Measureme
     made = configuration(bench, like)
     assert len(bench.driven) == 2
     assert made.holds(120.0, 1e6) is False
+
+
+def test_a_backlog_on_a_noisy_host_is_no_answer(like: Measurement) -> None:
+    """It is driven again, then left open, and the higher rates are driven all the same."""
+    bench = FakeLive(like, [(FaultCode.NOISY_HOST, FaultCode.BACKLOG_GROWING)] * 3)
+    made = configuration(bench, like)
+    assert [rate for rate, _ in bench.driven] == [20.0] * 3 + [60.0, 120.0]
+    assert made.holds(20.0, 40.0) is None
+    assert made.holds(60.0, 40.0) is True
+
+
+def test_requests_that_time_out_in_a_backlog_belong_to_it(like: Measurement) -> None:
+    """A few failed requests beside a backlog leave it an answer."""
+    bench = FakeLive(like, [(FaultCode.ERRORS, FaultCode.BACKLOG_GROWING)])
+    assert configuration(bench, like).holds(120.0, 1e6) is False
+    assert len(bench.driven) == 1
+
+
+def test_requests_lost_with_their_load_worker_are_not_the_servers(like: Measurement) -> None:
+    """A fifth without an answer is falling behind, unless a worker took them along."""
+    answered = {"offered": 100, "ok": 80, "faults": (Fault(code=FaultCode.ERRORS, detail="made"),)}
+    assert grid_records.behind(like.model_copy(update=answered))
+    assert not grid_records.behind(like.model_copy(update={**answered, "lost": 20}))
 
 
 def test_a_grid_is_never_mixed_from_two_environments(
