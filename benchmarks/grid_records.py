@@ -89,7 +89,8 @@ class GridRecord(Record):
     ``truth`` are the open-loop runs at the grid's rates, rising, until the server fell behind;
     ``seconds`` is what deploying and making them took, the repeats of runs that could not be
     believed left out. ``cell`` is the product's own measurement of a cell, made of one replica,
-    and ``cell_seconds`` what deploying and that took.
+    and ``cell_seconds`` what deploying and that took. ``ladder_seconds`` is what deploying and
+    measuring the no-ops took by which all of these are judged, once for many configurations.
     """
 
     workload: str
@@ -98,6 +99,7 @@ class GridRecord(Record):
     rates_rps: tuple[float, ...]
     dwell_s: float
     environment: str
+    ladder_seconds: float = Field(gt=0)
     seconds: float = Field(gt=0)
     truth: tuple[Measurement, ...]
     cell_seconds: float = Field(ge=0, default=0.0)

@@ -72,7 +72,7 @@ def like(record: Callable[..., GridRecord]) -> Measurement:
 
 def configuration(bench: FakeLive, like: Measurement, replicas: int = 1) -> GridRecord:
     deployment = like.deployment.model_copy(update={"replicas": replicas})
-    return grid._configuration(bench, MADE, deployment)
+    return grid._configuration(bench, MADE, deployment, 4.0)
 
 
 def test_every_rate_is_driven_once_when_all_goes_well(like: Measurement) -> None:
