@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def _measured(
                 _keep(path, dump(measure()))
             except TonnageError as error:
                 sys.stderr.write(f"{part}: {error}\n")
+            except Exception:  # a defect of one part, which shall not cost the others their night
+                sys.stderr.write(f"{part}: {traceback.format_exc()}")
         if path.is_file():
             results[part] = json.loads(path.read_text())
     return results, len(results) == len(parts)
