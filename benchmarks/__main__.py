@@ -24,6 +24,7 @@ from benchmarks import (
     demands,
     generator,
     grid,
+    live,
     planning_speed,
     planted,
     prediction,
@@ -77,7 +78,10 @@ def main() -> None:
     code = code_hash()
     for name, wanted in asked(sys.argv[1:]).items():
         suite = SUITES[name]
-        results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
+        try:
+            results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
+        finally:
+            live.down()
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
         text = _rendered(suite, results, host)

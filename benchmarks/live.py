@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +84,9 @@ class Live:
     _stored: dict[tuple[str, int], Path] = field(default_factory=dict, init=False)
     _sequence: int = field(default=0, init=False)
     _floor: list[Measurement] = field(default_factory=list, init=False)
+    _profiled: dict[tuple[str, int], tuple[list[Measurement], ServiceProfile]] = field(
+        default_factory=dict, init=False
+    )
 
     @property
     def replica_cpus(self) -> int:
@@ -134,6 +137,16 @@ class Live:
             if build_profiles(judged)[0]:
                 break
         return judged
+
+    def profiled(self, deployment: Deployment, batch: int) -> ServiceProfile:
+        """Floor and profile of a deployment: measured the first time, remembered then."""
+        key = deployment.cell_id, batch
+        if key not in self._profiled:
+            self.floor(deployment, batch)
+            profile = profile_of([*self._floor, *self.cell(deployment, batch)])
+            self._profiled[key] = list(self._floor), profile
+        self._floor, profile = self._profiled[key]
+        return profile
 
     def ladder(self, deployment: Deployment, batch: int) -> list[Measurement]:
         """Closed-loop rungs: what the deployment carries."""
@@ -199,9 +212,14 @@ class Live:
         return self._sequence - 1
 
 
+_up = ExitStack()
+_kept: list[Live] = []
+
+
 @contextmanager
 def live() -> Iterator[Live]:
-    """Everything up; taken down afterwards."""
+    """Everything up, anew; taken down afterwards."""
+    down()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
@@ -210,3 +228,21 @@ def live() -> Iterator[Live]:
         ):
             environment = host.environment().content_hash()
             yield Live(host=host, fleet=fleet, environment=environment)
+
+
+@contextmanager
+def kept() -> Iterator[Live]:
+    """Everything up, and left up for who asks next: until :func:`down`, or something fails."""
+    if not _kept:
+        _kept.append(_up.enter_context(live()))
+    try:
+        yield _kept[0]
+    except BaseException:
+        down()
+        raise
+
+
+def down() -> None:
+    """Take down what was left up. Safe to repeat."""
+    _kept.clear()
+    _up.close()

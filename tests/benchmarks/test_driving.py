@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import demands, grid, grid_records, prediction
+from benchmarks import demands, grid, grid_records, live, prediction, scale_out
 from benchmarks.demands import Question
 from benchmarks.grid_records import Grid, GridRecord
 from benchmarks.grid_replay import Choice
+from benchmarks.live import Live
 from loadtests.records import Fault, FaultCode, Measurement
-from serving.errors import BadInput
+from planner.records import ServiceProfile
+from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Deployment
 
 MADE = Grid("credit", ("fast",), 1, (20.0, 60.0, 120.0), (40.0,))
@@ -33,6 +36,12 @@ class FakeLive:
         self.like, self.faults = like, list(faults)
         self.driven: list[tuple[float, int]] = []
         self.cells = 0
+
+    def floor(self, *_: Any, **__: Any) -> None:
+        """No floor: nothing here is judged by it."""
+
+    def ladder(self, *_: Any) -> list[Measurement]:
+        return []
 
     def deploy(self, deployment: Deployment, *, anew: bool = False) -> float:
         assert anew, "a configuration is a deployment of its own"
@@ -192,3 +201,57 @@ def test_a_window_in_which_the_server_fell_behind_counts(like: Measurement) -> N
     assert (len(late.due_s), why) == (200, "")
     noisy = prediction._window(bench, like.deployment, 1, 50.0, 8.0, 1)
     assert noisy == (None, "noisy_host: made")
+
+
+def test_replicas_that_fall_behind_are_measured_ones(
+    like: Measurement, profile: Callable[..., ServiceProfile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that falls behind is not driven again until it does not; a noisy host's p99 is none."""
+    bench = FakeLive(like, [FaultCode.BACKLOG_GROWING, *[FaultCode.NOISY_HOST] * 3])
+    monkeypatch.setattr(scale_out, "built", lambda *_: {"onnx": like.deployment.variant})
+    monkeypatch.setattr(scale_out, "kept", lambda: nullcontext(bench))
+    monkeypatch.setattr(scale_out, "profile_of", lambda _: profile())
+    found = scale_out.scaled(scale_out.Case("made", "onnx", 1, "sim-0.5"), 45.0)
+    assert [row["faults"] for row in found["rows"]] == [[], ["noisy_host: made"]]
+    assert [rate for rate, _ in bench.driven] == [60.0] + [120.0] * 3
+
+
+def test_what_is_kept_up_is_replaced_when_something_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next part has the same platform after a success, a new one after a failure."""
+    ended: list[object] = []
+
+    @contextmanager
+    def started() -> Iterator[object]:
+        made = object()
+        yield made
+        ended.append(made)
+
+    monkeypatch.setattr(live, "live", started)
+    with live.kept() as first:
+        pass
+    with pytest.raises(InvalidMeasurement), live.kept() as second:
+        raise InvalidMeasurement("made")
+    assert first is second
+    assert ended == [first]
+    with live.kept() as third:
+        pass
+    live.down()
+    live.down()
+    assert ended == [first, third]
+
+
+def test_a_deployment_is_profiled_once(
+    record: Callable[..., GridRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the platform stays up; another batch size is another profile."""
+    made = record("fast", "sim-1", 1, 10.0, (20.0,))
+    floors: list[int] = []
+    monkeypatch.setattr(Live, "floor", lambda _, __, batch: floors.append(batch))
+    monkeypatch.setattr(Live, "cell", lambda *_: list(made.cell))
+    bench = Live(host=None, fleet=None, environment="e1")
+    first = bench.profiled(made.deployment, 1)
+    assert bench.profiled(made.deployment, 1) is first
+    bench.profiled(made.deployment, 2)
+    assert floors == [1, 2]

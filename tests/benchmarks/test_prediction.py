@@ -141,12 +141,18 @@ def test_measuring_gives_up_when_nothing_is_believed() -> None:
 
 def test_a_shorter_measurement_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured for less than the usual time never passes for the real thing."""
-    usual = set(prediction.parts())
-    assert len(usual) == len(CASES) * len(UTILISATIONS)
+    usual = {*prediction.parts(), *scale_out.parts()}
+    assert len(usual) == len(CASES) * len(UTILISATIONS) + len(scale_out.CASES)
     monkeypatch.setenv("TONNAGE_BENCH_POINT_S", "20")
-    assert not usual & set(prediction.parts())
+    assert not usual & {*prediction.parts(), *scale_out.parts()}
     monkeypatch.setenv("TONNAGE_BENCH_POINT_S", str(LONGEST_S))
-    assert usual == set(prediction.parts())
+    assert usual == {*prediction.parts(), *scale_out.parts()}
+
+
+def test_points_that_share_a_profile_say_so() -> None:
+    """Sixteen points of four profiles are not sixteen independent ones."""
+    assert "share a profile" in render(all_points(profile_shared=True))[-1]
+    assert "share a profile" not in render(all_points())[-1]
 
 
 def scaled(throughput: float, p99: float, faults: tuple[str, ...] = ()) -> dict[str, Any]:
