@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from loadtests.summary import LoadResult
 from planner.profile import build_profiles
 from planner.records import ServiceProfile
 from serving.build import build_variants
-from serving.errors import InvalidMeasurement
+from serving.errors import Infrastructure, InvalidMeasurement
 from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
 from serving.ray_host.client import RayHost
@@ -246,3 +247,22 @@ def down() -> None:
     """Take down what was left up. Safe to repeat."""
     _kept.clear()
     _up.close()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Infrastructure when what is inside takes longer: nobody is there to interrupt it.
+
+    Of the main thread only.
+    """
+
+    def over(*_: object) -> None:
+        raise Infrastructure(f"given up after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

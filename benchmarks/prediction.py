@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from benchmarks.grid_records import behind
-from benchmarks.live import SEED, Live, built, host_size, kept, live
+from benchmarks.live import SEED, Live, built, host_size, kept, live, within
 from benchmarks.same_schedule import COVERED, Window, half_width, measured_ms, predicted_ms
 from loadtests.floor import NEAR, floor_p99_s
 from planner.curve import predictor
@@ -33,6 +33,9 @@ SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 8.0, 60.0
 WINDOW_REQUESTS = 3000
 SLOW_MS = 5.0
 REFUSED_IN_A_ROW = 3
+BESIDE_S = 150.0
+"""What starting, floor and profile may take, tries included."""
+
 AIM_COVERED = 0.85
 
 
@@ -71,7 +74,8 @@ def point(case: Case, utilisation: float, most_s: float) -> Result:
     """Profile, measure and predict one case at one utilisation."""
     variant = built(case.workload, (case.variant,))[case.variant]
     deployment = Deployment(variant=variant, instance=host_size("sim-1"), threads=1)
-    with live() if most_s >= LONGEST_S else kept() as bench:
+    platform = live if most_s >= LONGEST_S else kept
+    with within(most_s + BESIDE_S), platform() as bench:
         profile = bench.profiled(deployment, case.batch)
         rate = float(f"{utilisation * profile.capacity_rps:.4g}")
         window_s = _window_s(rate, most_s)

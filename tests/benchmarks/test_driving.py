@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.grid_replay import Choice
 from benchmarks.live import Live
 from loadtests.records import Fault, FaultCode, Measurement
 from planner.records import ServiceProfile
-from serving.errors import BadInput, InvalidMeasurement
+from serving.errors import BadInput, Infrastructure, InvalidMeasurement
 from serving.records import Deployment
 
 MADE = Grid("credit", ("fast",), 1, (20.0, 60.0, 120.0), (40.0,))
@@ -255,3 +256,12 @@ def test_a_deployment_is_profiled_once(
     assert bench.profiled(made.deployment, 1) is first
     bench.profiled(made.deployment, 2)
     assert floors == [1, 2]
+
+
+def test_what_hangs_is_given_up() -> None:
+    """A part that never ends ends with a reason, and a timely one is left alone."""
+    with pytest.raises(Infrastructure, match=r"given up after 0.05 s"), live.within(0.05):
+        time.sleep(10)
+    with live.within(0.05):
+        pass
+    time.sleep(0.1)
