@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import tempfile
 import time
@@ -24,6 +25,7 @@ from serving.build import build_variants
 from serving.errors import Infrastructure, InvalidMeasurement
 from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
+from serving.model_store import store_folder
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint, InstanceType, Variant
 from serving.steps import Dataset
@@ -44,7 +46,12 @@ def _data(workload: str) -> Dataset:
 
 @lru_cache(maxsize=4)
 def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
-    """Variants of a shipped workload by name, built where they are not yet."""
+    """Variants of a shipped workload by name, built where they are not yet.
+
+    Infrastructure while another process builds some: next to it nothing can be measured, and
+    one that is stopped would be waited for without end.
+    """
+    _refuse_builders(store_folder() / workload / ".lock")
     study, _ = load_study(workload)
     made = build_variants(
         find_workload(workload),
@@ -54,6 +61,18 @@ def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
         max_loss=study.quality.max_loss,
     )
     return {variant.name: variant for variant in made}
+
+
+def _refuse_builders(lock: Path) -> None:
+    if not lock.is_file():
+        return
+    with lock.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Infrastructure(
+                f"another process is building models of {lock.parent.name}; let it end first"
+            ) from None
 
 
 def host_size(spec: str) -> InstanceType:

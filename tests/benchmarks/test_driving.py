@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -265,3 +266,16 @@ def test_what_hangs_is_given_up() -> None:
     with live.within(0.05):
         pass
     time.sleep(0.1)
+
+
+def test_nothing_is_measured_beside_a_process_that_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long, and one that is stopped for ever; so the part says why and ends."""
+    monkeypatch.setenv("TONNAGE_CACHE", str(tmp_path))
+    lock = tmp_path / "credit" / ".lock"
+    lock.parent.mkdir()
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(Infrastructure, match="another process is building models of credit"):
+            live.built("credit", ("onnx_fp32",))
