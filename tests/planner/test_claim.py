@@ -17,6 +17,7 @@ from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import Fault, FaultCode, Measurement
 from planner.claim import LAPSE_AFTER_DAYS, Claim, lapsed, lapsed_from_outside
 from planner.confirm import judge_confirmation
+from planner.pooled import judged
 from planner.proving import held_share, recommend_instead
 from planner.records import Candidate, Demand, Interval, Plan, Recommendation
 from planner.track_record import TrackPoint, TrackRecord
@@ -168,29 +169,57 @@ def test_verdicts_are_rarely_wrong(run: Build, judge: Build) -> None:
     assert seen[0.005].count("holds") > 25
 
 
+def verdict_of(n: int, effective: float, over: int = 0, **changes: Any) -> SloVerdict:
+    values: dict[str, Any] = {
+        "slo": Slo(limit_ms=50),
+        "verdict": Verdict.UNDECIDED,
+        "reason": "",
+        "n": n,
+        "over": over,
+        "share_over": over / n,
+        "quantile_ms": None,
+        "quantile_error": None,
+        "effective_n": effective,
+        "replayed": False,
+        "backlog_growing": False,
+        "confidence": 0.99,
+    }
+    return SloVerdict(**(values | changes))
+
+
 def test_correlated_requests_count_for_less(run: Build, judge: Build) -> None:
-    """The effective numbers of the runs' own verdicts add up; independent ones would hold."""
+    """A fifth of each run's number is effective, and of the pool's; independent ones would hold."""
     runs = [run(500), run(500), run(500)]
-    verdict = SloVerdict(
-        slo=Slo(limit_ms=1.0),
-        verdict=Verdict.UNDECIDED,
-        reason="",
-        n=500,
-        over=0,
-        share_over=0,
-        quantile_ms=None,
-        quantile_error=None,
-        effective_n=100,
-        replayed=False,
-        backlog_growing=False,
-        confidence=0.99,
-    )
+    verdict = verdict_of(500, 100)
     claim = judge(runs, verdicts=[verdict] * 3)
     assert judge(runs).verdict == "holds"
-    assert (claim.verdict, claim.judged.effective_n) == ("undecided", 300)
+    assert (claim.verdict, claim.judged.effective_n) == ("undecided", pytest.approx(300))
     assert claim.more_requests == pytest.approx(5 * 159, rel=0.02)
     with pytest.raises(BadInput, match="2 verdicts for 3 runs"):
         judge(runs, verdicts=[verdict] * 2)
+
+
+def test_a_run_that_says_little_weighs_as_much_in_the_pool(run: Build, judge: Build) -> None:
+    """Three runs of 2,400 that count for 2,400, 240 and 240 say as much as 1,029, not 2,880."""
+    verdicts = [verdict_of(2400, e) for e in (2400, 240, 240)]
+    claim = judge([run(2400)] * 3, verdicts=verdicts)
+    assert claim.judged.effective_n == pytest.approx(9 * 2400 / (1 + 10 + 10))
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 10**5), st.floats(0.01, 1)), min_size=1, max_size=6),
+    share=st.floats(0.001, 0.5),
+)
+def test_the_pool_has_the_variance_of_a_weighted_mean(
+    runs: list[tuple[int, float]], share: float
+) -> None:
+    """Var(sum w s) is sum w^2 p(1 - p)/e, and never more than the numbers added up."""
+    verdicts = [verdict_of(n, part * n) for n, part in runs]
+    total = sum(n for n, _ in runs)
+    variance = sum((n / total) ** 2 * share * (1 - share) / (part * n) for n, part in runs)
+    pool = judged([], verdicts, Slo(limit_ms=50), 0.99)
+    assert share * (1 - share) / pool.effective_n == pytest.approx(variance)
+    assert pool.effective_n <= sum(v.effective_n for v in verdicts) * (1 + 1e-9)
 
 
 def test_one_deployment_that_fails_is_enough(run: Build, judge: Build) -> None:
