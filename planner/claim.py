@@ -20,9 +20,8 @@ LAPSE_AFTER_DAYS = 180
 class Judged(Record):
     """Requests that were judged together: ``over`` of ``n`` were late, failed ones included.
 
-    ``effective_n`` is how many independent requests would say as much, ``share_over`` what was
-    judged: the share in these runs or, where luck with the schedule could be taken out, the
-    one expected over all schedules.
+    ``effective_n`` is how many independent requests would say as much, ``share_over`` the
+    share in these runs, which is what was judged.
     """
 
     verdict: VerdictName

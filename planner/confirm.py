@@ -45,8 +45,9 @@ def judge_confirmation(
     does, no deployment fails by itself, there are at least three, and, where the demand has
     spare replicas and more than one is held, the run with a ``killed`` one does not fail. It
     fails when the pool or a deployment fails. Give the ``verdicts`` of
-    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run, so that
-    correlation between requests counts; without them requests are taken as independent.
+    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
+    replay, so that correlation between requests counts; without them requests are taken as
+    independent.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
     :func:`planner.pooled.confidence_of_look`. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
@@ -79,8 +80,7 @@ def judge_confirmation(
     pool = judged(measurements, verdicts, slo, sure)
     after_kill = None if killed is None else judged([killed], [], slo, confidence)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
-    replayed = bool(verdicts) and all(v.replayed for v in verdicts)
-    verdict, reason = _verdict(pool, each, after_kill, spare, replayed=replayed)
+    verdict, reason = _verdict(pool, each, after_kill, spare)
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     return Claim.of(
         profile=demand.name,
@@ -178,8 +178,6 @@ def _verdict(
     each: Sequence[Judged],
     killed: Judged | None,
     spare_replicas: int,
-    *,
-    replayed: bool,
 ) -> tuple[Verdict, str]:
     failed = sum(one.verdict == "fails" for one in each)
     if failed:
@@ -194,8 +192,7 @@ def _verdict(
         return Verdict.UNDECIDED, f"{len(each)} of {DEPLOYMENTS} redeployments are made"
     if spare_replicas and killed is None:
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
-    how = ", by the share that is expected over all schedules" if replayed else ""
-    return Verdict.HOLDS, f"binomial rule over all deployments{how}; none fails by itself"
+    return Verdict.HOLDS, "binomial rule over all deployments; none fails by itself"
 
 
 def _differences(

@@ -10,6 +10,7 @@ from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, FaultCode, Measurement
 from loadtests.slo import decide
 from planner.claim import Judged
+from serving.errors import BadInput
 
 CONFIDENCE = 0.99
 
@@ -43,8 +44,12 @@ def judged(
 ) -> Judged:
     """Requests of all ``runs`` together, by the binomial rule, at their effective number.
 
-    Without ``verdicts`` (one for each run) requests are taken as independent.
+    Without ``verdicts`` (one for each run) requests are taken as independent. BadInput for
+    one from a replay: that was decided by its score, of which the number and the share that
+    are pooled here know neither the margin nor the skewness.
     """
+    if any(v.replayed for v in verdicts):
+        raise BadInput("a verdict from a replay cannot be pooled; judge the run by its latencies")
     if verdicts:
         n, over = sum(v.n for v in verdicts), sum(v.over for v in verdicts)
         effective = _effective(verdicts)

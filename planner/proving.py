@@ -10,7 +10,6 @@ from pydantic import Field
 
 from loadtests.objective import Slo
 from loadtests.records import Measurement
-from loadtests.replay import FEWEST
 from planner.claim import Claim
 from planner.pooled import CONFIDENCE, confidence_of_look, judged
 from planner.records import Plan, Recommendation
@@ -27,8 +26,7 @@ SHORTEST_KILLED_S = 20.0
 """Starting a replica again takes some seconds; most of the run shall not be that."""
 
 _LATE_IN_TAIL = 24
-# The warm-up is cut off, and rates are random: more are sent than a replay needs.
-_MARGIN = 1.2
+_MARGIN = 1.2  # the warm-up is cut off, and rates are random
 _SHARE_OF_BUDGET = 0.8
 
 
@@ -79,12 +77,10 @@ class Protocol(Record):
     ) -> Self:
         """Enough ``requests`` for a verdict, unless they are given, and within the budget.
 
-        About twenty of a good plan's requests are then in the tail that decides. One replica
-        gets as many as luck with the schedule can be taken out of.
+        About twenty of a good plan's requests are then in the tail that decides.
         """
         if requests is None:
             enough = _LATE_IN_TAIL / (1 - slo.quantile)
-            enough = max(enough, _MARGIN * FEWEST if held.replicas == 1 else 0.0)
             enough = max(enough, SHORTEST_S * held.rate_rps)
             runs = deployments + (killed_rps is not None)
             requests = math.ceil(

@@ -25,6 +25,7 @@ from tonnage.stage import Stage
 
 _ONE_ONLY = "one replica only"
 _NOT_ASKED = "--no-kill"
+_JUDGED = "by latencies alone"  # another rule makes another verdict of a run that is kept
 _NO_GROUPS = "without control groups its successor cannot be told from a neighbour"
 
 
@@ -254,4 +255,5 @@ def _key(bundle: Bundle, demand: Demand, plan: Plan, deployment: Deployment, sta
     environment = bundle.environment.content_hash() if bundle.environment else ""
     parts = [plan.candidate.content_hash(), str(plan.replicas), demand.content_hash()]
     parts += [deployment.content_hash(), bundle.info.config_hash, environment, *stage.differs]
+    parts.append(_JUDGED)
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:12]

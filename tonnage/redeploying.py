@@ -14,6 +14,7 @@ from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, CellContext, closed, measure, observe
 from loadtests.fleet import Fleet
 from loadtests.records import LoadRun, Measurement
+from loadtests.verdict import verdict_of
 from serving.placement import cpus_needed
 from serving.ray_host.client import RayHost
 from serving.records import Endpoint
@@ -66,15 +67,18 @@ class Redeploying:
                 batch=run.batch,
                 seed=run.seed,
                 environment=self.host.environment().content_hash(),
-                slos=(proof.demand.slo,),
                 call=self.stage.call,
             )
             measure(context, closed(context, FULL.warmup_s, 1), number)
             if kill:
                 with _Killer(endpoint, run.duration_s / 2) as killer:
-                    made, _ = observe(context, run, number, killer.start)
+                    made, seen = observe(context, run, number, killer.start)
             else:
-                made = measure(context, run, number)
+                made, seen = observe(context, run, number)
+            # Runs are pooled, so each is judged by its latencies alone: a replay decides by a
+            # score, which does not add up.
+            verdict = verdict_of(seen, run, proof.demand.slo, replicas=None)
+            made = made.model_copy(update={"verdicts": (verdict,)})
         finally:
             self.host.delete(endpoint.model_name)
             if isinstance(self.host, RayHost):
