@@ -47,7 +47,8 @@ def judge_confirmation(
     fails when the pool or a deployment fails. Give the ``verdicts`` of
     :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
     replay, so that correlation between requests counts; without them requests are taken as
-    independent.
+    independent. The ``killed`` one is judged by its own: what is late after a loss is late
+    together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
     :func:`planner.pooled.confidence_of_look`. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
@@ -60,6 +61,9 @@ def judge_confirmation(
         raise BadInput("no confirmation run; at least one is needed, and three to prove anything")
     if verdicts and len(verdicts) != len(measurements):
         raise BadInput(f"{len(verdicts)} verdicts for {len(measurements)} runs; give one for each")
+    of_killed = [v for v in killed.verdicts if v.slo == demand.slo] if killed else []
+    if verdicts and killed is not None and not of_killed:
+        raise BadInput(f"run {killed.id} has no verdict, and those beside it have; give it one")
     runs = [*measurements, *([killed] if killed else [])]
     deployment = _same_deployment(runs, plan)
     _same_environment(runs, environment)
@@ -78,7 +82,7 @@ def judge_confirmation(
         judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
     )
     pool = judged(measurements, verdicts, slo, sure)
-    after_kill = None if killed is None else judged([killed], [], slo, confidence)
+    after_kill = None if killed is None else judged([killed], of_killed, slo, confidence)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
     verdict, reason = _verdict(pool, each, after_kill, spare)
     next_look = confidence_of_look(confidence, look + 1) if look else confidence

@@ -283,6 +283,18 @@ def test_a_killed_replica_counts_where_the_demand_has_spares(
         judge([*good[:2], run(2000, faults=faults)])
 
 
+def test_requests_late_after_a_loss_are_late_together(run: Build, judge: Build) -> None:
+    """25 of 1,000 fail if each was late by itself; as one cluster they prove nothing."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    apart = run(1000, over=25, faults=gone)
+    together = apart.model_copy(update={"verdicts": (verdict_of(1000, 40, over=25),)})
+    assert judge([run(2000)] * 3, killed=apart).killed.verdict == "fails"
+    claim = judge([run(2000)] * 3, killed=together)
+    assert (claim.killed.verdict, claim.killed.effective_n) == ("undecided", 40)
+    with pytest.raises(BadInput, match="has no verdict"):
+        judge([run(2000)] * 3, killed=apart, verdicts=[verdict_of(2000, 400)] * 3)
+
+
 def test_what_is_not_killed_says_why(
     run: Build, judge: Build, demand: Build, variant: Build, instance: Build
 ) -> None:
