@@ -43,8 +43,8 @@ def judge_confirmation(
     Late requests are those beyond the limit, failed and unsent ones included; those of all
     deployments are pooled and judged by the binomial rule. The claim holds when the pool
     does, no deployment fails by itself, there are at least three, and, where the demand has
-    spare replicas and more than one is held, the run with a ``killed`` one does not fail. It
-    fails when the pool or a deployment fails. Give the ``verdicts`` of
+    spare replicas and more than one is held, the run with a ``killed`` one holds, too. It
+    fails when the pool, a deployment or that run fails. Give the ``verdicts`` of
     :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
     replay, so that correlation between requests counts; without them requests are taken as
     independent. The ``killed`` one is judged by its own: what is late after a loss is late
@@ -196,6 +196,11 @@ def _verdict(
         return Verdict.UNDECIDED, f"{len(each)} of {DEPLOYMENTS} redeployments are made"
     if spare_replicas and killed is None:
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
+    if spare_replicas and killed is not None and killed.verdict == "undecided":
+        return Verdict.UNDECIDED, (
+            "with a replica killed the requests are too few, or too near the limit; repeat all "
+            "runs with more requests each"
+        )
     return Verdict.HOLDS, "binomial rule over all deployments; none fails by itself"
 
 

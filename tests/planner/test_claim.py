@@ -295,6 +295,18 @@ def test_requests_late_after_a_loss_are_late_together(run: Build, judge: Build) 
         judge([run(2000)] * 3, killed=apart, verdicts=[verdict_of(2000, 400)] * 3)
 
 
+@pytest.mark.parametrize(("spare", "verdict"), [(0, "holds"), (1, "undecided")])
+def test_a_loss_that_proves_nothing_is_no_proof(
+    run: Build, judge: Build, spare: int, verdict: str
+) -> None:
+    """458 requests in time are one too few, however clearly the deployments hold."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    claim = judge([run(2000)] * 3, killed=run(458, faults=gone), spare=spare)
+    assert (claim.verdict, claim.more_requests) == (verdict, None)
+    assert ("with a replica killed the requests are too few" in claim.reason) == bool(spare)
+    assert judge([run(2000)] * 3, killed=run(459, faults=gone), spare=spare).verdict == "holds"
+
+
 def test_what_is_not_killed_says_why(
     run: Build, judge: Build, demand: Build, variant: Build, instance: Build
 ) -> None:
