@@ -66,6 +66,11 @@ class Claim(Record):
     confidence: float = Field(gt=0.5, lt=1, description="of the verdict, all looks together")
     looks: int = Field(ge=0, description="how often it was judged while it went on; 0: once")
     deployments: int = Field(ge=1, description="redeployments, each one sample of that lottery")
+    discarded: int = Field(
+        default=0,
+        ge=0,
+        description="attempts before, whose runs were thrown away; looks has theirs",
+    )
     judged: Judged
     each: tuple[Judged, ...] = Field(
         description="every deployment by itself, at a confidence that holds for all of them"
@@ -122,8 +127,13 @@ class Claim(Record):
             f"{objective_in_words(self.slo)} at {self.held_rps:,.6g} "
             f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
-            f"over, {deployments_in_words(self.deployments)}{self._loss_in_words()}"
+            f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
+            f"{self._loss_in_words()}"
         )
+
+    def _discarded_in_words(self) -> str:
+        attempts = "attempt" if self.discarded == 1 else "attempts"
+        return f" after {self.discarded} discarded {attempts}" if self.discarded else ""
 
     def _loss_in_words(self) -> str:
         if self.killed is None:

@@ -36,6 +36,7 @@ def judge_confirmation(
     predicted: Interval | None = None,
     confidence: float = CONFIDENCE,
     look: int = 0,
+    discarded: int = 0,
     differs: Sequence[str] = (),
 ) -> Claim:
     """Judge a plan by open-loop runs, one for each redeployment of the share that was held.
@@ -50,7 +51,8 @@ def judge_confirmation(
     independent. The ``killed`` one is judged by its own: what is late after a loss is late
     together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
-    :func:`planner.pooled.confidence_of_look`. ``differs`` is added to what is known to
+    :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
+    thrown away, count as well. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
 
     InvalidMeasurement for a run that cannot be believed (one whose backlog grew can, and
@@ -76,13 +78,15 @@ def judge_confirmation(
         _check_load(killed, demand, killed_rps or held_rps)
         _check_valid(killed, unbelievable_loss(killed))
     slo, sure = demand.slo, confidence_of_look(confidence, look)
+    # It is looked at once in each attempt, so attempts are its looks.
+    sure_of_loss = confidence_of_look(confidence, discarded + 1) if look else confidence
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
     stricter = 1 - (1 - sure) / len(measurements)
     each = tuple(
         judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
     )
     pool = judged(measurements, verdicts, slo, sure)
-    after_kill = None if killed is None else judged([killed], of_killed, slo, confidence)
+    after_kill = None if killed is None else judged([killed], of_killed, slo, sure_of_loss)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
     verdict, reason = _verdict(pool, each, after_kill, spare)
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
@@ -103,6 +107,7 @@ def judge_confirmation(
         confidence=confidence,
         looks=look,
         deployments=len(measurements),
+        discarded=discarded,
         judged=pool,
         each=each,
         killed=after_kill,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
@@ -136,16 +135,30 @@ class ConfirmationRun(Record):
     measurement: Measurement
 
 
-def fails_alone(run: Measurement, slo: Slo, deployments: int) -> bool:
-    """Whether one deployment fails so clearly that no other makes up for it."""
-    stricter = 1 - (1 - confidence_of_look(CONFIDENCE, 1)) / deployments
+class Discarded(Record):
+    """An attempt whose runs were thrown away: what it proved, and how often it was judged."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: str
+    looks: int = Field(ge=1)
+
+
+def fails_alone(run: Measurement, slo: Slo, deployments: int, look: int = 1) -> bool:
+    """Whether one of so many deployments fails so clearly that no other makes up for it.
+
+    ``look`` is the number of the one that follows after all of them.
+    """
+    stricter = 1 - (1 - confidence_of_look(CONFIDENCE, look)) / deployments
     verdicts = [v for v in run.verdicts if v.slo == slo]
     return judged([run], verdicts[:1], slo, stricter).verdict == "fails"
 
 
-def look_of(runs: Sequence[Measurement], deployments: int) -> int:
-    """Which look it is when so many runs are judged: the first after all planned ones."""
-    return 1 + max(0, len(runs) - deployments)
+def look_of(deployments: int) -> int:
+    """Which look it is when so many are judged: the first after ``DEPLOYMENTS``.
+
+    However many are planned: a plan that is raised after each look would make every one the first.
+    """
+    return 1 + max(0, deployments - DEPLOYMENTS)
 
 
 def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | None:

@@ -307,6 +307,16 @@ def test_a_loss_that_proves_nothing_is_no_proof(
     assert judge([run(2000)] * 3, killed=run(459, faults=gone), spare=spare).verdict == "holds"
 
 
+def test_a_loss_is_judged_once_in_every_attempt(run: Build, judge: Build) -> None:
+    """528 requests in time are enough in the first attempt, and 597 after one was discarded."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    for discarded, fewest in ((0, 528), (1, 597)):
+        for n, verdict in ((fewest, "holds"), (fewest - 1, "undecided")):
+            killed, looked = run(n, faults=gone), {"look": 1 + discarded, "discarded": discarded}
+            claim = judge([run(2000)] * 3, killed=killed, spare=1, **looked)
+            assert (claim.verdict, claim.killed.verdict) == (verdict, verdict)
+
+
 def test_what_is_not_killed_says_why(
     run: Build, judge: Build, demand: Build, variant: Build, instance: Build
 ) -> None:

@@ -267,6 +267,17 @@ def test_an_undecided_plan_goes_on(one_replica: RunFolder, prove: Prove) -> None
     assert short.more_requests is not None
 
 
+def test_looks_cannot_be_had_anew(one_replica: RunFolder, prove: Prove) -> None:
+    """More deployments asked for are more looks, and what --fresh throws away is counted."""
+    looks = [prove(one_replica, Script(good), deployments=n)[0].looks for n in (3, 4, 5)]
+    assert looks == [1, 2, 3]
+    (again,) = prove(one_replica, Script(good), fresh=True)
+    assert (again.looks, again.discarded) == (4, 1)
+    assert "3 deployments after 1 discarded attempt;" in again.sentence
+    (third,) = prove(one_replica, Script(good), fresh=True)
+    assert (third.looks, third.discarded) == (5, 2)
+
+
 def test_what_cannot_be_believed_is_repeated_twice(one_replica: RunFolder, prove: Prove) -> None:
     """A third time in a row ends it; what was good before is kept."""
     noise = (Fault(code=FaultCode.NOISY_HOST, detail="12 % steal"),)
