@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from loadtests.objective import Slo
-from planner.records import Candidate, Interval
+from planner.records import Candidate, Demand, Interval, Plan
 from serving.records import SCHEMA_VERSION, Environment, InstanceType, Record, Variant
 
 VerdictName = Literal["holds", "fails", "undecided"]
@@ -161,6 +162,20 @@ def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) 
         *environment_changes(claim.environment, environment),
         *_too_old(claim, now),
     ]
+
+
+def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list[str]:
+    """Why the claim is about none of ``plans``, recommended for ``demand``; [] where it is."""
+    reasons = []
+    claimed = (claim.slo, claim.batch, claim.rate_rps, claim.spare_replicas)
+    if claimed != (demand.slo, demand.batch, demand.rate_rps, demand.spare_replicas):
+        reasons.append(
+            f"{objective_in_words(demand.slo)} at {demand.rate_rps:,.6g} req/s of batch "
+            f"{demand.batch:,}, {demand.spare_replicas} to spare, is demanded now"
+        )
+    if not any((p.candidate, p.replicas) == (claim.candidate, claim.replicas) for p in plans):
+        reasons.append("another plan is recommended now")
+    return reasons
 
 
 def lapsed_from_outside(claim: Claim, now: date, sha256: str | None) -> list[str]:
