@@ -46,7 +46,7 @@ class Claim(Record):
 
     It is about ``held_replicas`` replicas at ``held_rps``; of a plan with more replicas
     that is the same share of both. ``killed`` is the run in which one of the replicas was
-    killed half-way, judged by itself; ``not_killed`` why there was none.
+    killed half-way, judged by itself and from the kill on; ``not_killed`` why there was none.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION

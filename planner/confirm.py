@@ -89,6 +89,8 @@ def judge_confirmation(
     after_kill = None if killed is None else judged([killed], of_killed, slo, sure_of_loss)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
     verdict, reason = _verdict(pool, each, after_kill, spare)
+    if after_kill is not None and of_killed:  # the histogram is of the whole run
+        after_kill = after_kill.model_copy(update={"measured_ms": of_killed[0].quantile_ms})
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     return Claim.of(
         profile=demand.name,

@@ -81,7 +81,7 @@ class Protocol(Record):
         if requests is None:
             enough = _LATE_IN_TAIL / (1 - slo.quantile)
             enough = max(enough, SHORTEST_S * held.rate_rps)
-            runs = deployments + (killed_rps is not None)
+            runs = deployments + 2 * (killed_rps is not None)
             requests = math.ceil(
                 min(enough, _SHARE_OF_BUDGET * budget_s * held.rate_rps / runs) - 1e-9
             )
@@ -99,8 +99,11 @@ class Protocol(Record):
 
     @property
     def killed_s(self) -> float:
-        """How long the one that loses a replica is driven; 0 when none does."""
-        return max(self.run_s, SHORTEST_KILLED_S) if self.killed_rps else 0.0
+        """How long the one that loses a replica is driven; 0 when none does.
+
+        Twice as long: what comes before the loss is not judged.
+        """
+        return max(2 * self.run_s, SHORTEST_KILLED_S) if self.killed_rps else 0.0
 
     @property
     def duration_s(self) -> float:

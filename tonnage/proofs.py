@@ -25,7 +25,8 @@ from tonnage.stage import Stage
 
 _ONE_ONLY = "one replica only"
 _NOT_ASKED = "--no-kill"
-_JUDGED = "by latencies alone"  # another rule makes another verdict of a run that is kept
+# By another rule a run that is kept would have another verdict.
+_JUDGED = "by latencies alone, from a loss on"
 _NO_GROUPS = "without control groups its successor cannot be told from a neighbour"
 
 

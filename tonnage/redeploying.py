@@ -6,14 +6,17 @@ import os
 import signal
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, CellContext, closed, measure, observe
 from loadtests.fleet import Fleet
 from loadtests.records import LoadRun, Measurement
+from loadtests.samples import Samples
 from loadtests.verdict import verdict_of
 from serving.placement import cpus_needed
 from serving.ray_host.client import RayHost
@@ -51,7 +54,8 @@ class Redeploying:
     def drive(self, proof: Proof, run: LoadRun, number: int, *, kill: bool) -> Measurement:
         """Deploy the share of a plan anew, warm it up, and put ``run`` on it.
 
-        ``kill`` ends one of its replicas half-way. Raises what the host may raise.
+        ``kill`` ends one of its replicas half-way, and the verdict is on what follows. Raises
+        what the host may raise.
         """
         fleet = self._generator()
         payloads = self._stored(proof, fleet)
@@ -71,8 +75,12 @@ class Redeploying:
             )
             measure(context, closed(context, FULL.warmup_s, 1), number)
             if kill:
-                with _Killer(endpoint, run.duration_s / 2) as killer:
+                half = run.duration_s / 2
+                with _Killer(endpoint, half) as killer:
                     made, seen = observe(context, run, number, killer.start)
+                # Before the kill nothing was lost: those requests would only thin out the others.
+                begin = max(seen.steady_from_s, since_loss_s(seen.samples, half))
+                seen = replace(seen, steady_from_s=begin)
             else:
                 made, seen = observe(context, run, number)
             # Runs are pooled, so each is judged by its latencies alone: a replay decides by a
@@ -104,6 +112,12 @@ class Redeploying:
             cell = Cell(proof.deployment, proof.demand.batch)
             self._asked = proof.key, fleet.store("payloads", self.stage.payloads(cell))
         return self._asked[1]
+
+
+def since_loss_s(samples: Samples, killed_s: float) -> float:
+    """When the first request fell due that had no answer yet, or no good one, at the kill."""
+    open_ = (samples.due_s <= killed_s) & (samples.done_s >= killed_s)
+    return float(np.min(samples.due_s[open_], initial=killed_s))
 
 
 class _Killer:

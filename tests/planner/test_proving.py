@@ -54,7 +54,7 @@ def test_the_first_look_fits_the_budget() -> None:
     """At a low rate fewer requests are sent rather than hours spent."""
     protocol = Protocol.of(SLO, Held(2, 1), 1, budget_s=400)
     assert protocol.duration_s <= 0.8 * 400 + 4
-    assert protocol.requests == 80
+    assert protocol.requests == 64
 
 
 def test_it_goes_on_while_more_requests_help_and_time_is_left() -> None:
