@@ -85,7 +85,7 @@ class Claim(Record):
     config_hash: str
     environment: Environment
     measurement_ids: tuple[str, ...]
-    confirmed_on: str = Field(description="ISO date")
+    confirmed_on: date
     lapses_after_days: int = Field(ge=1)
     differs: tuple[str, ...] = Field(description="from where the plan recommends to run it")
     instead: str = Field(default="", description="of one that fails: what is recommended now")
@@ -219,7 +219,7 @@ def _of_another_model(claim: Claim, sha256: str) -> list[str]:
 
 
 def _too_old(claim: Claim, now: date) -> list[str]:
-    age = (now - date.fromisoformat(claim.confirmed_on)).days
+    age = (now - claim.confirmed_on).days
     if age <= claim.lapses_after_days:
         return []
     return [

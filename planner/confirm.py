@@ -121,7 +121,7 @@ def judge_confirmation(
         config_hash=config_hash,
         environment=environment,
         measurement_ids=tuple(run.id for run in runs),
-        confirmed_on=confirmed_on.isoformat(),
+        confirmed_on=confirmed_on,
         lapses_after_days=LAPSE_AFTER_DAYS,
         differs=(*_differences(demand, plan, deployment, environment), *differs),
     )

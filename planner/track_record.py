@@ -44,7 +44,7 @@ class TrackPoint(Record):
         if predicted is None or claim.verdict == "undecided":
             return None
         return cls(
-            confirmed_on=claim.confirmed_on,
+            confirmed_on=claim.confirmed_on.isoformat(),
             workload=workload,
             variant=claim.candidate.variant,
             instance=claim.instance.label,

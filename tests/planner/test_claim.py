@@ -465,6 +465,14 @@ def test_a_claim_lapses_for_what_it_says(claim: Claim, variant: Build) -> None:
     assert "aaaaaaaaaaaa" in claim.lapses[0]
 
 
+def test_a_claim_has_a_day(claim: Claim) -> None:
+    """One edited by hand to none is no record, and never gets to what computes its age."""
+    text = claim.model_dump_json()
+    assert '"confirmed_on":"2026-03-01"' in text
+    with pytest.raises(ValidationError, match="confirmed_on"):
+        Claim.model_validate_json(text.replace("2026-03-01", "last spring"))
+
+
 def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Build) -> None:
     """Inside or not, and by how much; nothing to hold when nothing was predicted or decided."""
     point = TrackPoint.of(claim, "credit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Self
@@ -170,7 +171,7 @@ def test_a_plan_that_holds_is_proven(one_replica: RunFolder, prove: Prove) -> No
     )
     assert len({run.seed for run, _ in script.made}) == len(script.made) == 3
     assert all(run.rate_rps == 20 for run, _ in script.made)
-    assert claim.confirmed_on == "2026-02-03"
+    assert claim.confirmed_on == date(2026, 2, 3)
     assert claim.predicted is not None
     written = Claim.model_validate_json((folder.path / CLAIMS / "steady.json").read_text())
     assert written == claim
