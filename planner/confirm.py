@@ -208,7 +208,10 @@ def _verdict(
             "with a replica killed the requests are too few, or too near the limit; repeat all "
             "runs with more requests each"
         )
-    return Verdict.HOLDS, "binomial rule over all deployments; none fails by itself"
+    return Verdict.HOLDS, (
+        "binomial rule over all deployments; none fails by itself; how surely is said of these "
+        "deployments, not of the next one"
+    )
 
 
 def _differences(

@@ -121,6 +121,7 @@ def test_the_sentence_is_that_of_the_issue(run: Build, judge: Build) -> None:
         "holds at 99 %, n = 3,304, 12 over, 3 deployments"
     )
     assert claim.verdict == "holds"
+    assert claim.reason.endswith("is said of these deployments, not of the next one")
     assert claim.differs == ()
     assert [one.n for one in claim.each] == [1101, 1101, 1102]
 
