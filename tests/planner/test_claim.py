@@ -475,7 +475,7 @@ def test_a_claim_has_a_day(claim: Claim) -> None:
 
 
 def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Build) -> None:
-    """Inside or not, and by how much; nothing to hold when nothing was predicted or decided."""
+    """Inside or not, and by how much; undecided ones, too; nothing where nothing was predicted."""
     point = TrackPoint.of(claim, "credit")
     assert point is not None
     assert (point.inside, point.verdict, point.replicas) == (True, "holds", 2)
@@ -486,7 +486,10 @@ def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Bui
     assert outside is not None
     assert not outside.inside
     assert TrackPoint.of(claim.model_copy(update={"predicted": None}), "credit") is None
-    assert TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit") is None
+    open_ = TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit")
+    assert open_ is not None
+    assert TrackRecord(points=(open_,)).points == (open_,)
+    assert TrackRecord(points=(open_, outside, point)).points == (outside, point), "it went on"
     record = TrackRecord(points=(point, outside, point))
     assert (record.misses, record.share_inside) == ((outside,), pytest.approx(2 / 3))
     assert record.median_absolute_error == pytest.approx(0.2, abs=0.01)
