@@ -130,6 +130,11 @@ def make_proof(
             "confirm; leave out --this-host"
         )
     size = resolve(plan.candidate.size, catalogue)
+    if plan.predicted_size:
+        raise BadInput(
+            f"the best plan stands on {size.label}, which was never measured; measure it first "
+            "('tonnage plan' says how), and nothing is proven on a guess"
+        )
     measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)
     if measured.instance.enforcement == "quota" and not (
