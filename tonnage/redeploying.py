@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -124,12 +124,16 @@ class _Killer:
     """Kills the first replica of a deployment, some time after a run began."""
 
     def __init__(self, endpoint: Endpoint, after_s: float) -> None:
-        pid = endpoint.replicas[0].pid
-        self._timer = threading.Timer(after_s, lambda: os.kill(pid, signal.SIGKILL))
+        self._pid = endpoint.replicas[0].pid
+        self._timer = threading.Timer(after_s, self._kill)
 
     def start(self) -> None:
         """The clock of the run begins."""
         self._timer.start()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # it died by itself, and the run's faults say so
+            os.kill(self._pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from unittest import mock
+
 import numpy as np
 import pytest
 
 from loadtests.samples import UNSENT, Samples
-from tonnage.redeploying import since_loss_s
+from serving.records import Endpoint, Replica
+from tonnage.redeploying import _Killer, since_loss_s
 
 
 def samples(*rows: tuple[float, float]) -> Samples:
@@ -27,6 +32,18 @@ def samples(*rows: tuple[float, float]) -> Samples:
         queue_s=unknown,
         service_s=unknown,
     )
+
+
+def test_a_replica_that_died_first_is_no_error() -> None:
+    """The run's faults say that it went; the thread that was to kill it says nothing."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    replica = Replica.model_construct(pid=gone.pid)
+    killer = _Killer(Endpoint.model_construct(replicas=(replica,)), 0.0)
+    with killer, mock.patch("threading.excepthook") as raised:
+        killer.start()
+        killer._timer.join()
+    raised.assert_not_called()
 
 
 @pytest.mark.parametrize(
