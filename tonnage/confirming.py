@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from loadtests.records import LoadRun, Measurement
-from planner.claim import Claim
+from planner.claim import LAPSE_AFTER_DAYS, Claim
 from planner.confirm import judge_confirmation, unbelievable_loss
 from planner.pooled import unbelievable
 from planner.proving import ConfirmationRun, Discarded, fails_alone, look_of, recommend_instead
@@ -145,7 +145,8 @@ class Confirming:
     def _kept(self, proof: Proof) -> tuple[list[Measurement], list[Measurement]]:
         """Runs of this proof that were finished earlier: redeployments, and losses."""
         kept = self.folder.records(RUNS, ConfirmationRun)
-        good = [run for run in kept if run.key == proof.key and _why_not(run) is None]
+        own = [run for run in kept if run.key == proof.key and not _lapsed(run)]
+        good = [run for run in own if _why_not(run) is None]
         if self.wanted.fresh:
             if good:  # noted before it is done: whoever begins anew has looked all the same
                 looks = look_of(sum(run.kind == "deployment" for run in good))
@@ -263,6 +264,16 @@ def instead_in_words(plan: Plan | None, note: str) -> str:
         f"with these runs as evidence {words.configuration(plan)}; {words.latency(plan)}; "
         f"{words.cost(plan)}; not proven yet"
     )
+
+
+def _lapsed(run: ConfirmationRun) -> bool:
+    """Whether a claim that stood on this run would have lapsed by its age."""
+    made = date.fromisoformat(run.measurement.started_at[:10])
+    return (_today() - made).days > LAPSE_AFTER_DAYS
+
+
+def _today() -> date:
+    return date.today()
 
 
 def _why_not(run: ConfirmationRun) -> str | None:

@@ -105,6 +105,7 @@ class Script:
 def prove(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Claim]]:
     """Confirm a run by a script; verdicts take requests as independent."""
     monkeypatch.setattr(proofs, "enforces_quotas", lambda: True)
+    monkeypatch.setattr(confirming, "_today", lambda: date(2026, 2, 4))
     judge = confirming.judge_confirmation
 
     def independent(*given: Any, **named: Any) -> Claim:
@@ -205,6 +206,18 @@ def test_what_was_run_is_not_run_again(one_replica: RunFolder, prove: Prove) -> 
     prove(folder, fresh, fresh=True)
     assert len(fresh.made) == 3
     assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == 3
+
+
+def test_runs_of_half_a_year_ago_prove_nothing_today(
+    one_replica: RunFolder, prove: Prove, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken up on the last day on which a claim by them stands, made again on the next."""
+    prove(one_replica, Script(good))
+    for day, made in ((date(2026, 8, 2), 0), (date(2026, 8, 3), 3)):
+        monkeypatch.setattr(confirming, "_today", lambda day=day: day)
+        script = Script(good)
+        prove(one_replica, script)
+        assert len(script.made) == made, day
 
 
 def test_another_plan_begins_anew(one_replica: RunFolder, prove: Prove) -> None:
