@@ -93,7 +93,7 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
         assert claim.held_replicas == 2
         assert claim.verdict in ("holds", "undecided"), claim.sentence
         assert claim.killed is not None
-        assert claim.killed.n > 400
+        assert 250 < claim.killed.n < 400, "those from the kill on"
         assert claim.killed.over < claim.killed.n / 2, "the other replica went on"
         assert claim.judged.measured_ms is not None
         assert 5 < claim.judged.measured_ms < 500
