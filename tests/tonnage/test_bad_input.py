@@ -83,6 +83,10 @@ COMMANDS = {
     "unknown option": (["run", "credit", "--fast"], "--fast"),
     "unknown instance": (["serve", "credit", "--instance", "sim-7"], "sim-7"),
     "unknown variant": (["serve", "credit", "--variant", "onnx_int4"], "onnx_int4"),
+    "port out of range": (
+        ["measure", "--endpoint", "http://h:99999", "--model", "m", "--rate", "5"],
+        "http://host:port",
+    ),
 }
 
 
