@@ -19,6 +19,7 @@ from loadtests.arrivals import (
     parse_arrivals,
     peak_rps,
 )
+from loadtests.fleet import OPEN_LOOP_USERS
 from loadtests.objective import Slo
 from loadtests.records import LoadRun
 from loadtests.trace_file import read_trace
@@ -85,6 +86,7 @@ def load_of(options: Options) -> Load:
     for name, value in (("--rate", options.rate), ("--users", options.users)):
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"{name}: must be positive")
+    _refuse_users(options)
     trace = read_trace(options.trace, options.time_scale) if options.trace else None
     arrivals = _arrivals(options)
     classes, weights = _classes(options, trace)
@@ -104,6 +106,18 @@ def load_of(options: Options) -> Load:
         seed=options.seed,
     )
     return Load(run=run, trace=trace, slos=options.slos(), classes=classes)
+
+
+def _refuse_users(options: Options) -> None:
+    """BadInput for more users than the generator has; those that do not divide are one worker's."""
+    if options.users is None:
+        return
+    workers = options.workers if options.users % options.workers == 0 else 1
+    if options.users > OPEN_LOOP_USERS * workers:
+        raise BadInput(
+            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most that, or a "
+            "multiple of --workers that leaves each no more"
+        )
 
 
 def _arrivals(options: Options) -> Made | None:
