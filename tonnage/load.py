@@ -44,6 +44,13 @@ class Load:
     slos: tuple[Slo, ...]
     classes: tuple[tuple[int, Path | None], ...]
 
+    @property
+    def cut_requests(self) -> int:
+        """How many requests of the trace fall due beyond the run, and are not sent."""
+        if self.trace is None:
+            return 0
+        return len(self.trace.due_s) - self.trace.within(self.run.duration_s)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -53,7 +60,7 @@ class Options:
     users: int | None = None
     arrivals: str | None = None
     trace: Path | None = None
-    time_scale: float = 1.0
+    time_scale: float | None = None
     batch: str = "1"
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
@@ -87,7 +94,10 @@ def load_of(options: Options) -> Load:
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"{name}: must be positive")
     _refuse_users(options)
-    trace = read_trace(options.trace, options.time_scale) if options.trace else None
+    if options.time_scale is not None and options.trace is None:
+        raise BadInput("--time-scale belongs to --trace")
+    scale = 1.0 if options.time_scale is None else options.time_scale
+    trace = read_trace(options.trace, scale) if options.trace else None
     arrivals = _arrivals(options)
     classes, weights = _classes(options, trace)
     if arrivals is not None or trace is not None:
@@ -109,9 +119,17 @@ def load_of(options: Options) -> Load:
 
 
 def _refuse_users(options: Options) -> None:
-    """BadInput for more users than the generator has; those that do not divide are one worker's."""
+    """BadInput for more users than the generator has, or for a limit to judge them by.
+
+    Users that do not divide among the workers are all one's.
+    """
     if options.users is None:
         return
+    if options.slos():
+        raise BadInput(
+            "--users: a closed loop slows down with its server, so it cannot be judged by --p95 or "
+            "--p99; give --rate instead"
+        )
     workers = options.workers if options.users % options.workers == 0 else 1
     if options.users > OPEN_LOOP_USERS * workers:
         raise BadInput(

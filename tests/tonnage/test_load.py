@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serving.errors import BadInput
@@ -15,3 +17,12 @@ def test_more_users_than_the_workers_have_are_refused() -> None:
     for users, workers in ((129, 1), (258, 2), (129, 2)):
         with pytest.raises(BadInput, match=f"--users {users}: a worker has 128"):
             load_of(Options(users=users, workers=workers))
+
+
+def test_what_a_run_leaves_out_of_its_trace_is_counted(tmp_path: Path) -> None:
+    """Of a trace of 20 s at 1 req/s, a run of 5 s at twice its speed leaves out the second half."""
+    path = tmp_path / "trace.csv"
+    path.write_text("timestamp\n" + "".join(f"{second}\n" for second in range(20)))
+    assert load_of(Options(trace=path, time_scale=0.5, duration_s=5)).cut_requests == 10
+    assert load_of(Options(trace=path, duration_s=20)).cut_requests == 0
+    assert load_of(Options(rate=5)).cut_requests == 0
