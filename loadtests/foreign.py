@@ -38,7 +38,8 @@ class ForeignServer:
             self._port = parts.port  # checked only when it is asked for
         except ValueError as error:
             raise BadInput(f"{wanted} ({error})") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        bare = not (parts.query or parts.fragment)  # the load puts its paths behind the URL
+        if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
             raise BadInput(wanted)
         self._parts = parts
         self._endpoint = endpoint
@@ -137,7 +138,12 @@ class ForeignServer:
             kind, options["context"] = http.client.HTTPSConnection, self._context
         connection = kind(self._parts.hostname, self._port, **options)
         try:
-            connection.request(method, path, body or None, {**self._headers, **(headers or {})})
+            connection.request(
+                method,
+                self._parts.path.rstrip("/") + path,
+                body or None,
+                {**self._headers, **(headers or {})},
+            )
             response = connection.getresponse()
             return response.status, response.read(), response.headers
         except TimeoutError:

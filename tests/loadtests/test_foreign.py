@@ -13,6 +13,7 @@ import pytest
 
 from loadtests import foreign
 from loadtests.foreign import ForeignServer
+from loadtests.http_call import v2_call
 from loadtests.payloads import Payloads
 from serving.errors import BadInput
 from serving.records import Endpoint
@@ -78,6 +79,7 @@ IMPOSSIBLE: dict[str, tuple[Callable[[], object], str]] = {
     "port too high": (lambda: client("http://h:99999"), "http://host:port"),
     "port no number": (lambda: client("http://h:abc"), "http://host:port"),
     "half an IPv6 address": (lambda: client("http://[::1"), "http://host:port"),
+    "query": (lambda: client("http://h/?key=1"), "http://host:port"),
     "host with an empty label": (lambda: client("http://a..b").inputs(), "check host"),
     "model beyond ASCII": (lambda: client("http://h", "modèle").inputs(), "--model"),
     "header beyond Latin-1": (
@@ -116,3 +118,15 @@ def test_a_timeout_below_the_service_time_is_refused(answering: Answering) -> No
     assert [spec.shape for spec in server.inputs()] == [(-1, 4)]
     with pytest.raises(BadInput, match="shorter than the service time"):
         server.round_trip_s(PAYLOADS)
+
+
+def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
+    """Metadata and single requests go where the load goes: the URL, then the path of V2."""
+    endpoint = Endpoint(url=f"{answering.url}/team/a", model_name="m")
+    server = ForeignServer(endpoint, {}, insecure=False, timeout_s=5)
+    server.inputs()
+    server.round_trip_s(PAYLOADS)
+    assert {answering.url + path for path in answering.paths} == {
+        f"{endpoint.url}/v2/models/m",
+        endpoint.url + v2_call(endpoint).path,
+    }
