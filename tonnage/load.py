@@ -215,16 +215,18 @@ def _weighted(option: str, text: str) -> list[tuple[int, float]]:
 
 
 def _weighted_file(text: str) -> tuple[Path | None, float]:
-    """``rows.npz``, or ``rows.npz=0.3`` where several are mixed."""
+    """``rows.npz``, or ``rows.npz=0.3`` where several are mixed; a file's own name may have a =."""
     name, equals, weight = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).exists():
         return Path(text), 1.0
     try:
         value = float(weight)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise BadInput(f"--payload {text}: give FILE, or FILE=WEIGHT with a weight above 0")
+        raise BadInput(
+            f"--payload {text}: no such file; give FILE, or FILE=WEIGHT with a weight above 0"
+        )
     return Path(name), value
 
 
