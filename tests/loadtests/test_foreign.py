@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from loadtests import foreign
+from loadtests.fleet import Fleet
 from loadtests.foreign import ForeignServer
 from loadtests.http_call import v2_call
+from loadtests.judge import endpoint_faults
 from loadtests.payloads import Payloads
+from loadtests.records import FaultCode, LoadRun
 from serving.errors import BadInput
 from serving.records import Endpoint
 
@@ -26,12 +30,16 @@ class Answering(ThreadingHTTPServer):
     """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for."""
 
     daemon_threads = True
+    request_queue_size = 128
     metadata: object = METADATA
     infer_s = 0.0
 
     def __init__(self) -> None:
         self.paths: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Quiet where a client gave up."""
 
     @property
     def url(self) -> str:
@@ -130,3 +138,37 @@ def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
         f"{endpoint.url}/v2/models/m",
         endpoint.url + v2_call(endpoint).path,
     }
+
+
+SHAPELESS: dict[str, object] = {
+    "no inputs named": {"name": "m"},
+    "no object": ["m"],
+    "no shape": {"inputs": [{"name": "x", "datatype": "FP32"}]},
+    "shape is null": {"inputs": [{"name": "x", "datatype": "FP32", "shape": None}]},
+    "shape in words": {"inputs": [{"name": "x", "datatype": "FP32", "shape": ["batch", 4]}]},
+    "unknown type": {"inputs": [{"name": "x", "datatype": "FP7", "shape": [1]}]},
+    "empty": {"inputs": []},
+}
+
+
+@pytest.mark.parametrize("case", SHAPELESS)
+def test_metadata_without_shapes_are_bad_input(answering: Answering, case: str) -> None:
+    """A server that does not say what it takes is refused, with the address that was asked."""
+    answering.metadata = SHAPELESS[case]
+    with pytest.raises(BadInput, match=f"{answering.url}/v2/models/m: its metadata "):
+        client(answering.url).inputs()
+
+
+@pytest.mark.slow
+def test_requests_that_found_nobody_free_are_counted(answering: Answering, tmp_path: Path) -> None:
+    """128 users of 0.3 s each cannot send 800 req/s: what is left over is unsent, not lost."""
+    answering.infer_s = 2.0
+    run = LoadRun(mode="open", batch=1, duration_s=1.5, rate_rps=800, timeout_s=0.3)
+    with Fleet(tmp_path / "locust.log") as fleet:
+        stored = fleet.store("payloads", PAYLOADS)
+        result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
+    assert result.offered > 1000
+    assert result.unsent > 100
+    assert result.ok == 0
+    assert result.unsent + sum(result.errors.values()) == result.offered
+    assert FaultCode.RATE_NOT_MET in {fault.code for fault in endpoint_faults(run, result)}
