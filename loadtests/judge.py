@@ -61,8 +61,8 @@ def faults_of(
             *_replica(deployment, grant, result, window),
             *_audit(deployment, window),
             *(_container(grant, result, window) if grant.method == "container" else _host(window)),
-            *_steal(window),
-            *_clock(window),
+            *steal_faults(window.steal, "the host's CPUs"),
+            *clock_faults(window.clock_slew_ppm, window.suspended_s),
         )
     )
 
@@ -229,16 +229,18 @@ def _container(grant: Grant, result: LoadResult, window: Window) -> Found:
         )
 
 
-def _steal(window: Window) -> Found:
-    if window.steal > STEAL_LIMIT:
-        yield FaultCode.NOISY_HOST, f"the hypervisor took {window.steal:.1%}"
+def steal_faults(share: float, cpus: str) -> Found:
+    """Whether the hypervisor took too large a share of the time of these CPUs."""
+    if share > STEAL_LIMIT:
+        yield FaultCode.NOISY_HOST, f"the hypervisor took {share:.1%} of {cpus}"
 
 
-def _clock(window: Window) -> Found:
-    if abs(window.clock_slew_ppm) > SLEW_LIMIT_PPM:
-        yield FaultCode.CLOCK, f"the clock was slewed by {window.clock_slew_ppm:+.0f} ppm"
-    if window.suspended_s > SUSPENDED_LIMIT_S:
-        yield FaultCode.CLOCK, f"the machine was suspended for {window.suspended_s:.3f} s"
+def clock_faults(slew_ppm: float, suspended_s: float) -> Found:
+    """Whether the clock that latencies are read from ran evenly."""
+    if abs(slew_ppm) > SLEW_LIMIT_PPM:
+        yield FaultCode.CLOCK, f"the clock was slewed by {slew_ppm:+.0f} ppm"
+    if suspended_s > SUSPENDED_LIMIT_S:
+        yield FaultCode.CLOCK, f"the machine was suspended for {suspended_s:.3f} s"
 
 
 def not_enforced(deployment: Deployment, grant: Grant) -> Fault | None:

@@ -15,7 +15,7 @@ from loadtests.arrivals import Arrivals, Mix, Poisson, Recorded
 from loadtests.histogram import Histogram
 from loadtests.objective import SloVerdict
 from loadtests.steady import Steady
-from serving.records import SCHEMA_VERSION, Deployment, Grant, Record
+from serving.records import SCHEMA_VERSION, Deployment, Environment, Grant, Record
 
 Mode = Literal["paced", "closed", "open"]
 
@@ -242,6 +242,9 @@ class EndpointMeasurement(Record):
     sent_to_done: Histogram
     dispatch_lag: Histogram
     generator_cpu_s: float = Field(ge=0)
+    environment: Environment | None = Field(
+        default=None, description="the generator's, not the server's; null in records before it"
+    )
     verdicts: tuple[SloVerdict, ...] = ()
     faults: tuple[Fault, ...] = ()
 

@@ -12,6 +12,7 @@ from loadtests.ceiling import ceilings, with_ceiling
 from loadtests.cell import QUICK, CellContext, measure, measure_ceiling, observe
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
+from loadtests.foreign import ForeignServer
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
@@ -31,6 +32,8 @@ from tonnage.config import Study, beside
 from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _LOWEST_SHARE = 0.25
+# Answers that one user should get, to know what it gets alone.
+_ANSWERS_ALONE = 5
 _ROWS = 512
 
 
@@ -61,10 +64,18 @@ class DeploymentTest:
         """The highest rate at which the deployment holds ``slo``, within a budget of requests."""
         with _running(self, log, progress) as running:
             context = running.context
-            one = LoadRun(mode="closed", batch=context.batch, duration_s=1.0, users=1)
+            one = LoadRun(
+                mode="closed",
+                batch=context.batch,
+                duration_s=max(1.0, _ANSWERS_ALONE * running.round_trip_s),
+                users=1,
+                timeout_s=self.load.run.timeout_s,
+            )
             alone = measure(context, one, len(running.floor))
             if not alone.ok:
-                raise BadInput(f"{context.deployment.label}: one user got no answer in a second")
+                raise BadInput(
+                    f"{context.deployment.label}: one user got no answer in {one.duration_s:.3g} s"
+                )
 
             def drive(asked: LoadRun) -> Ran:
                 made, result = observe(context, asked, len(running.floor))
@@ -89,6 +100,7 @@ class _Running:
     context: CellContext
     floor: list[Measurement]
     ceiling_rps: float
+    round_trip_s: float
 
 
 @contextmanager
@@ -135,8 +147,11 @@ def _running(
                 )
                 for batch, path in load.classes
             ]
+            payloads = Payloads.join(parts)
+            server = ForeignServer(endpoint, {}, insecure=False, timeout_s=load.run.timeout_s)
             yield _Running(
-                context=_context(host, fleet, deployment, endpoint, Payloads.join(parts), load),
+                round_trip_s=server.round_trip_s(payloads),  # refuses a timeout that is shorter
+                context=_context(host, fleet, deployment, endpoint, payloads, load),
                 floor=floor,
                 ceiling_rps=known.rate_rps if known else CEILING_RPS_PER_WORKER,
             )
