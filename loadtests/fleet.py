@@ -156,4 +156,4 @@ class Fleet:
             stopped=tuple(reply["stopped"]),
         )
         lost = sum(len(schedule.shard(index, workers).due_s) for index in known.lost)
-        return summarise(samples, run.duration_s, known, lost)
+        return summarise(samples, run.duration_s, known, lost, stationary=run.stationary)

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loadtests.arrivals import Arrivals, Mix, Poisson, Recorded
+from loadtests.arrivals import Arrivals, Constant, Mix, Poisson, Recorded
 from loadtests.histogram import Histogram
 from loadtests.objective import SloVerdict
 from loadtests.steady import Steady
@@ -65,6 +65,11 @@ class LoadRun(Record):
     def poisson(self) -> bool:
         """Whether requests fall due as a Poisson process of constant rate."""
         return self.mode == "open" and (self.arrivals is None or isinstance(self.arrivals, Poisson))
+
+    @property
+    def stationary(self) -> bool:
+        """Whether the traffic is the same from beginning to end, but for chance."""
+        return self.arrivals is None or isinstance(self.arrivals, Constant | Poisson)
 
 
 class FaultCode(StrEnum):

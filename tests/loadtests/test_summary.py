@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtests.arrivals import Step, Steps
+from loadtests.records import LoadRun
 from loadtests.samples import Samples
 from loadtests.summary import Workers, backlog_growth, longest_silence_s, summarise
 
@@ -92,6 +94,23 @@ def test_the_histograms_begin_where_the_run_is_steady() -> None:
     assert result.steady_from_s == pytest.approx(1.0, abs=0.1)
     assert result.due_to_done.quantile_s(0.99) < 0.01
     assert result.ok == result.offered == 1000
+
+
+def test_a_burst_at_the_start_is_no_warm_up() -> None:
+    """What changes with the traffic asked for stays in; the same samples unasked are cut."""
+    draw = np.random.default_rng(2)
+    burst, quiet = np.sort(draw.uniform(0, 1, 100)), np.sort(draw.uniform(1, 10, 180))
+    due = np.concatenate([burst, quiet])
+    done = due + draw.gamma(20, 0.0002, len(due)) + np.where(due < 1, 0.3, 0.0)
+    steps = Steps(steps=(Step(rate_rps=100, seconds=1), Step(rate_rps=20, seconds=9)))
+    run = LoadRun(mode="open", batch=1, duration_s=10, rate_rps=28, arrivals=steps)
+    made, workers = samples_of(due, done), Workers(cpu_s=(1.0,))
+    result = summarise(made, 10.0, workers, stationary=run.stationary)
+    assert (result.steady.index, result.due_to_done.count) == (0, 280)
+    assert result.due_to_done.quantile_s(0.99) > 0.3
+    assert "arrivals change" in result.steady.reason
+    plain = run.model_copy(update={"arrivals": None})
+    assert summarise(made, 10.0, workers, stationary=plain.stationary).steady.index >= 95
 
 
 def test_a_run_of_a_lost_worker_is_still_a_result() -> None:
