@@ -150,7 +150,6 @@ class Fleet:
         known = Workers(
             checked=sum(result["checked"] for result in results),
             wrong=sum(result["wrong"] for result in results),
-            unfinished=sum(result["unfinished"] for result in results),
             cpu_s=tuple(result["cpu_s"] for result in results),
             lost=tuple(reply["lost"]),
             stopped=tuple(reply["stopped"]),

@@ -59,7 +59,6 @@ class Workers:
 
     checked: int = 0
     wrong: int = 0
-    unfinished: int = 0
     cpu_s: tuple[float, ...] = ()
     lost: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
@@ -79,18 +78,16 @@ def summarise(
     asked for, and nothing is left out as warm-up.
     """
     errors = Counter(samples.error[samples.error != ""].tolist())
-    if workers.unfinished:
-        errors["no_answer"] += workers.unfinished
     answered = (samples.error == "") & (samples.status != UNSENT)
     good = samples.take(samples.ok)
     sent = samples.take(samples.status != UNSENT)
     steady = steady_from(np.maximum(good.latency_s, 0.0)) if stationary else NOT_LOOKED_FOR
     cut = good.due_s[steady.index] if steady.index else 0.0
     used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
-    elapsed = float(np.max(sent.done_s, initial=0.0)) or duration_s
+    elapsed = float(np.max(sent.done_s[~np.isnan(sent.done_s)], initial=0.0)) or duration_s
     known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
-        offered=len(samples) + workers.unfinished + lost,
+        offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),
         lost=lost,

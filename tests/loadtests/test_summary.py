@@ -58,14 +58,15 @@ def test_a_slow_request_beside_fast_ones_is_no_silence() -> None:
 def test_counts_and_histograms() -> None:
     """Everything lands in its own count; latency is from the due time, lag without waiting."""
     status = np.full(len(DUE), 200)
-    status[:3] = (503, 0, -1)
+    status[:5] = (503, 0, -1, 200, 0)
     error = np.full(len(DUE), "", dtype="<U20")
     error[:2] = ("http_503", "no_answer")
+    error[4] = "no_answer"
     own = np.ones(len(DUE), bool)
     own[3] = False
     sent = DUE + 0.0002
     done = sent + 0.005
-    sent[2] = done[2] = np.nan
+    sent[2] = done[2] = done[4] = np.nan
     waited = np.zeros(len(DUE), bool)
     waited[10] = True
     sent[10] += 0.5
@@ -73,13 +74,14 @@ def test_counts_and_histograms() -> None:
     made = samples_of(
         DUE, done, sent_s=sent, status=status, error=error, own_cell=own, waited=waited
     )
-    workers = Workers(checked=5, wrong=1, unfinished=2, cpu_s=(1.0, 4.0))
+    workers = Workers(checked=5, wrong=1, cpu_s=(1.0, 4.0))
     result = summarise(made, 10.0, workers, lost=7)
-    assert (result.offered, result.ok, result.unsent, result.lost) == (1009, 996, 1, 7)
-    assert result.errors == {"http_503": 1, "no_answer": 3}
+    assert (result.offered, result.ok, result.unsent, result.lost) == (1007, 995, 1, 7)
+    assert result.errors == {"http_503": 1, "no_answer": 2}
     assert (result.other_cell, result.checked, result.wrong) == (1, 5, 1)
     assert result.due_to_done.quantile_s(0.5) == pytest.approx(0.0052, rel=2e-3)
     assert result.dispatch_lag.quantile_s(1.0) == pytest.approx(0.0002, rel=5e-3)
+    assert result.elapsed_s == pytest.approx(DUE[-1] + 0.0052)
     assert result.busiest_worker == pytest.approx(0.4, rel=0.01)
     assert (result.inference, result.backwards) == ("thread", 0)
     assert result.usual_s == 0.004
