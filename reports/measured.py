@@ -12,7 +12,7 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _ENDED = {
     StopReason.FOUND: "found",
     StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
-    StopReason.CEILING_HOLDS: "it still holds at the most that generator and ingress carry",
+    StopReason.CEILING_HOLDS: "it still holds at the most that can be measured here",
     StopReason.LOWEST_FAILS: "it fails at the lowest rate tried already",
     StopReason.BUDGET_SPENT: "the budget of requests is spent; give more with --budget",
 }

@@ -123,7 +123,9 @@ def _running(
             progress("what generator and ingress carry, with no-op replicas")
             features = max(1, sum(values[:1].size for values in data.test.values()))
             floor = _floor(host, fleet, deployment, load, features)
-            known = ceilings(floor).get(load.run.batch)
+            ceiling = CEILING_RPS_PER_WORKER * load.run.workers
+            if known := ceilings(floor).get(load.run.batch):
+                ceiling = min(ceiling, known.believed_rps)
             progress(f"deploying {deployment.label}")
             endpoint = host.deploy(deployment)
             parts = [
@@ -138,7 +140,7 @@ def _running(
             yield _Running(
                 context=_context(host, fleet, deployment, endpoint, Payloads.join(parts), load),
                 floor=floor,
-                ceiling_rps=known.rate_rps if known else CEILING_RPS_PER_WORKER,
+                ceiling_rps=ceiling,
             )
 
 

@@ -83,6 +83,16 @@ def test_what_comes_too_near_is_not_believed(made: Callable[..., Measurement]) -
     assert with_ceiling([made(710)])[0].valid
 
 
+def test_the_highest_believed_rate_is_believed(made: Callable[..., Measurement]) -> None:
+    """A search may end there: what was asked for counts, not a few arrivals more by luck."""
+    floor = made(1000, "ceiling", platform=1.0)
+    limit = ceilings([floor])[1].believed_rps
+    lucky = made(limit, mode="open").model_copy(update={"ok": 712})
+    assert with_ceiling([floor, lucky])[1].valid
+    above = made(limit + 1, mode="open").model_copy(update={"ok": 712})
+    assert not with_ceiling([floor, above])[1].valid
+
+
 def test_a_floor_is_interpolated_and_never_guessed(made: Callable[..., Measurement]) -> None:
     """Between two measured rates it lies between their p99; outside of them there is none."""
     floor = [
