@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from loadtests.ceiling import ceilings, with_ceiling
-from loadtests.cell import QUICK, CellContext, measure, measure_ceiling, observe
+from loadtests.cell import FULL, QUICK, CellContext, measure, measure_ceiling, observe
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.max_load import MaxLoad, MaxLoadSearch
@@ -32,6 +32,8 @@ from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _LOWEST_SHARE = 0.25
 _ROWS = 512
+# Short rungs, but as many users as it takes to fill generator and ingress.
+_LADDER = replace(QUICK, most_users=FULL.most_users)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def _floor(
     payloads = make_payloads(noop, rows, load.run.batch, seed)
     context = _context(host, fleet, noop, endpoint, payloads, load)
     sequence = count()
-    made = list(measure_ceiling(replace(context, role="ceiling"), QUICK, lambda: next(sequence)))
+    made = list(measure_ceiling(replace(context, role="ceiling"), _LADDER, lambda: next(sequence)))
     host.delete(endpoint.model_name)
     return made
 
