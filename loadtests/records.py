@@ -118,7 +118,9 @@ class CpuUse(Record):
     others_on_platform_cores: float | None = Field(
         default=None, description="fraction of generator's and ingress' cores that strangers used"
     )
-    steal: float | None = Field(default=None, description="fraction the hypervisor took")
+    steal: float | None = Field(
+        default=None, description="fraction the hypervisor took of those CPUs"
+    )
     load_average: float | None = Field(default=None, description="of the host, over one minute")
 
 
