@@ -182,6 +182,9 @@ class Measurement(Record):
     verdicts: tuple[SloVerdict, ...] = Field(
         default=(), description="open loop: what this run says of the objectives asked for"
     )
+    floor_p99_s: float | None = Field(
+        default=None, description="of a no-op at this rate, where it was measured and is near"
+    )
     faults: tuple[Fault, ...] = ()
 
     @property

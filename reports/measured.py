@@ -51,6 +51,9 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
     if m.steady is not None:
         lines.append(f"  warm-up    {m.steady.reason} [{m.steady.method}]")
     if isinstance(m, Measurement):
+        if m.floor_p99_s is not None:
+            p99 = f.ms(1e3 * m.floor_p99_s)
+            lines.append(f"  floor      at the platform's floor (its p99 is {p99})")
         lines += [f"  law        {law}" for law in m.broken_laws]
     lines += [f"  objective  {verdict_in_words(verdict)}" for verdict in m.verdicts]
     if m.valid:

@@ -10,6 +10,7 @@ from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
 from loadtests.steady import Steady
+from reports.bundle import Bundle
 from reports.measured import batches_in_words, load_in_words, max_load_text, measured_text
 
 OPEN = LoadRun(mode="open", batch=8, duration_s=10, rate_rps=200)
@@ -147,3 +148,11 @@ def test_the_highest_load_is_an_interval(
     assert "0 probes, 5,000 requests" in text
     assert ("it still holds" in text) == ("at least" in words)
     assert ("it fails at" in text) == ("below" in words)
+
+
+def test_a_deployment_at_the_floor_says_so(bundle: Bundle) -> None:
+    """A p99 that is the platform's, not the model's, is labelled, and no other one."""
+    made = next(m for m in bundle.measurements if m.run.mode == "open")
+    assert "floor" not in measured_text(made)
+    near = made.model_copy(update={"floor_p99_s": 0.002})
+    assert "  floor      at the platform's floor (its p99 is 2.00 ms)" in measured_text(near)
