@@ -39,7 +39,8 @@ STRANGERS_LIMIT = 0.10
 SLEW_LIMIT_PPM = 500.0
 SUSPENDED_LIMIT_S = 0.001
 # The kernel accounts a quota per period and CPUs in ticks of 10 ms; a window cut
-# anywhere may hold one period and a few ticks more than its share.
+# anywhere may hold one period and a few ticks more than its share. Others on the replica's
+# cores get the ticks even where cpuacct counts nanoseconds: see docs/design.md, The audit.
 _SLACK_S = 0.03
 _TICKS_S = 0.02
 # Our own CPU time is summed up over some twenty processes, each counted in ticks.
@@ -61,7 +62,7 @@ def faults_of(
             *_replica(deployment, grant, result, window),
             *_audit(deployment, window),
             *(_container(grant, result, window) if grant.method == "container" else _host(window)),
-            *steal_faults(window.steal, "the host's CPUs"),
+            *steal_faults(window.steal, "the CPUs of replica and platform"),
             *clock_faults(window.clock_slew_ppm, window.suspended_s),
         )
     )
@@ -187,7 +188,10 @@ def _host(window: Window) -> Found:
     ticks = _TICKS_S / window.wall_s
     taken = window.others_on_replica_cores
     if taken > OTHERS_LIMIT + ticks:
-        yield FaultCode.CORES_SHARED, f"others used {taken:.1%} of the replica's cores"
+        yield (
+            FaultCode.CORES_SHARED,
+            f"others used {taken:.1%} of the replica's cores, at most {OTHERS_LIMIT + ticks:.1%}",
+        )
     if window.container_throttled_periods:
         yield (
             FaultCode.THROTTLED,

@@ -251,7 +251,7 @@ def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
     if floor is not None:
         parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
     parts += [f"{f.objective(v.slo)} {v.verdict}" for v in m.verdicts]
-    if m.steady is not None and m.steady.index:
+    if m.steady is not None and (m.steady.index or not m.steady.steady):
         parts.append(m.steady.reason)
     return "; ".join(parts)
 

@@ -182,7 +182,7 @@ def measure(
             made = test.measure(log, steps.say)
     if max_load:
         print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
-        raise typer.Exit(0 if found.rate_rps else 1)
+        raise typer.Exit(0 if found.low_rps else 1)
     print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
     raise typer.Exit(3 if not made.valid else 1 if failed else 0)

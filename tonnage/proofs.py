@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtests.ceiling import HIGHEST_SHARE, ceilings
+from loadtests.ceiling import ceilings
 from planner.claim import environment_changes
 from planner.curve import predict_quantile
 from planner.proving import DEPLOYMENTS, Held, Protocol, held_share, killed_rate
@@ -217,7 +217,7 @@ def _held(
     check_measurable(size, 1, placement)
     ceiling = CEILING_RPS_PER_WORKER * stage.workers
     if known := ceilings(bundle.measurements).get(demand.batch):
-        ceiling = min(ceiling, HIGHEST_SHARE * known.rate_rps)
+        ceiling = min(ceiling, known.believed_rps)
     most = int(plan.replicas * ceiling / demand.rate_rps)
     if most < 1:
         each = demand.rate_rps / plan.replicas

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from loadtests.arrivals import Mix, Ramp
 from loadtests.objective import Slo
 from loadtests.records import LoadRun
 from serving.errors import BadInput
 from tonnage import deployment
+from tonnage.deployment import floor_runs
 from tonnage.load import Options, load_of
 
 
@@ -45,3 +47,32 @@ def test_a_slow_model_is_given_the_time_it_needs(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BadInput, match="slow: one user got no answer in 15 s"):
         test.max_load(Slo(limit_ms=9000), 1000, Path("log"), print)
     assert [(run.duration_s, run.users, run.timeout_s) for run in asked] == [(15.0, 1, 20.0)]
+
+
+RUN = LoadRun(mode="open", batch=8, duration_s=60, rate_rps=200)
+
+
+def test_the_floor_is_measured_around_the_rate() -> None:
+    """A shorter run below and one above, so that the floor at the rate itself is between them."""
+    low, high = floor_runs(RUN)
+    assert low.rate_rps
+    assert high.rate_rps
+    assert low.rate_rps < 200 < high.rate_rps
+    assert low.batch == high.batch == 8
+    assert low.duration_s == high.duration_s == 2.2
+    assert floor_runs(RUN.model_copy(update={"rate_rps": 10.0}))[0].duration_s == 30
+    assert floor_runs(RUN.model_copy(update={"rate_rps": 1.0}))[0].duration_s == 60
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        RUN.model_copy(update={"arrivals": Ramp(from_rps=100, to_rps=300)}),
+        RUN.model_copy(update={"mix": Mix(batches=(1, 8), weights=(1, 1))}),
+        LoadRun(mode="closed", batch=8, duration_s=60, users=2),
+    ],
+    ids=["ramp", "mix", "closed"],
+)
+def test_other_traffic_has_no_floor_to_compare_with(run: LoadRun) -> None:
+    """Bursts, mixes and closed loops are not compared with a no-op's steady p99."""
+    assert floor_runs(run) == []
