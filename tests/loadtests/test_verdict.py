@@ -12,9 +12,9 @@ from loadtests.samples import Samples
 from loadtests.summary import LoadResult, Workers, summarise
 from loadtests.verdict import verdict_of
 
-RUN = LoadRun(mode="open", batch=1, duration_s=20, rate_rps=200)
+RUN = LoadRun(mode="open", batch=1, duration_s=40, rate_rps=200)
 SLO = Slo(quantile=0.99, limit_ms=100)
-DUE = np.arange(4000) / 200
+DUE = np.arange(8000) / 200
 
 
 def run_of(latency_s: np.ndarray, run: LoadRun = RUN) -> LoadResult:
@@ -42,11 +42,11 @@ NOISE = np.random.default_rng(3).gamma(20, 0.0005, len(DUE))
     ("run", "times", "verdict"),
     [
         (RUN, np.ones(len(DUE)), Verdict.HOLDS),
-        (RUN, np.linspace(1, 2, len(DUE)), Verdict.UNDECIDED),
+        (RUN, np.linspace(1, 1.15, len(DUE)), Verdict.UNDECIDED),
         (RUN, np.linspace(8, 16, len(DUE)), Verdict.FAILS),
         (
             RUN.model_copy(update={"arrivals": Ramp(from_rps=100, to_rps=300)}),
-            np.linspace(1, 2, len(DUE)),
+            np.linspace(1, 1.15, len(DUE)),
             Verdict.HOLDS,
         ),
     ],
