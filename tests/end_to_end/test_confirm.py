@@ -40,9 +40,11 @@ def tonnage(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def confirmed(cwd: Path, *arguments: object) -> list[Claim] | None:
+def confirmed(cwd: Path, folder: RunFolder, *arguments: object) -> list[Claim] | None:
     """The claims; None on a host so noisy that no run could be believed, and it says so."""
-    done = tonnage(cwd, "confirm", *arguments, "--json")
+    done = tonnage(cwd, "confirm", folder.path, *arguments, "--json")
+    runs = [kept.measurement for kept in read_lines(folder.path / RUNS, ConfirmationRun)]
+    assert all(run.ok for run in runs), "no noise is so loud that nothing is answered"
     if done.returncode == 3:
         assert BELIEVABLE in done.stderr
         return None
@@ -60,7 +62,8 @@ def folder(tmp_path: Path) -> RunFolder:
     if host.tree is None:
         pytest.skip("no permission for control groups here")
     here = environment(host.placement, host.enforcement)
-    variant: Variant = stub_variant(tmp_path / "models", 5.0)
+    # As many features as the rows of the study that the run says it is of.
+    variant: Variant = stub_variant(tmp_path / "models", 5.0, features=32)
     made = write_run(tmp_path / "run", variant, ["sim-0.5"], prices=False)
     made.write_one("environment.json", here)
     moved = [m.model_copy(update={"environment": here.content_hash()}) for m in made.measurements()]
@@ -86,7 +89,7 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
 ) -> None:
     """2 x half a CPU at 30 req/s with 500 ms, one killed half-way; at 300 req/s it breaks down."""
     demand(folder, rate_rps=30, replicas=2, limit_ms=500)
-    claims = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+    claims = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "9s")
     if claims is not None:
         (claim,) = claims
         assert claim.deployments >= 3
@@ -101,12 +104,12 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
         pids = {run.measurement.startup_s for run in runs}
         assert len(pids) == len(runs), "each was deployed anew"
         assert (folder.path / CLAIMS / "steady.json").is_file()
-        again = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+        again = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "9s")
         assert again == claims
         assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == len(runs)
 
     demand(folder, rate_rps=300, replicas=2, limit_ms=500)
-    failed = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "6s")
+    failed = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "6s")
     if failed is not None:
         (claim,) = failed
         assert claim.verdict == "fails", claim.sentence
