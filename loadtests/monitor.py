@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,13 +34,17 @@ _LEAST_THREADS_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Counters at one moment. CPU-seconds throughout; subtract two for a window."""
+    """Counters at one moment. CPU-seconds throughout; subtract two for a window.
+
+    ``ingress`` and ``ours`` are by process: Ray starts HAProxy anew when a replica ends, so those
+    at the end of a run need not be those of its beginning.
+    """
 
     at: float
     clocks: Clocks
     replica_s: float
-    ingress_s: float
-    ours_s: float
+    ingress: Mapping[int, float]
+    ours: Mapping[int, float]
     replica_cores_s: float
     platform_cores_s: float
     steal_s: float
@@ -140,8 +144,7 @@ class Monitor:
         self._in_container = any(grant.method == "container" for grant in grants)
         self._replica_cores = grants[0].vcpus if self._in_container else len(granted)
         self._watched_cpus = {*self._replica_cpus, *host.placement.platform_cpus}
-        self._ingress = host.ingress_pids()
-        self._ours = [*host.background_pids(), *generator]
+        self._generator = tuple(generator)
         self._per_cpu = find_per_cpu()
 
     def snapshot(self) -> Snapshot:
@@ -153,13 +156,15 @@ class Monitor:
             raise Infrastructure("a replica ended during a run") from None
         pids = tuple(r.pid for r in self._endpoint.replicas if _alive(r.pid))
         tree = [] if usages else _with_children(pids)
+        ingress = self._host.ingress_pids()
+        ours = [*self._host.background_pids(), *self._generator]
         cpus = read_cpus(per_cpu=self._per_cpu)
         return Snapshot(
             at=time.perf_counter(),
             clocks=read_clocks(),
             replica_s=sum(u.cpu_s for u in usages) + processes_s(tree),
-            ingress_s=processes_s(self._ingress),
-            ours_s=processes_s(self._ours),
+            ingress=_each_s(ingress),
+            ours=_each_s(ours),
             replica_cores_s=sum(cpus.busy.get(cpu, 0.0) for cpu in self._replica_cpus),
             platform_cores_s=sum(
                 cpus.busy.get(cpu, 0.0) for cpu in self._host.placement.platform_cpus
@@ -182,7 +187,7 @@ class Monitor:
         wall = after.at - before.at
         # Without a group, what a replica that ended had used is gone with it.
         replica = max(0.0, after.replica_s - before.replica_s)
-        ours = after.ours_s - before.ours_s
+        ours = _used_s(before.ours, after.ours)
         platform = len(self._host.placement.platform_cpus) * wall
         platform_used = after.platform_cores_s - before.platform_cores_s
         others = max(0.0, self._used_around(before, after) - replica) / (self._replica_cores * wall)
@@ -192,7 +197,7 @@ class Monitor:
         return Window(
             wall_s=wall,
             replica_s=replica,
-            ingress_s=max(0.0, after.ingress_s - before.ingress_s),
+            ingress_s=_used_s(before.ingress, after.ingress),
             others_on_replica_cores=others,
             platform_busy=platform_used / platform,
             steal=(after.steal_s - before.steal_s) / (wall * len(self._watched_cpus)),
@@ -247,6 +252,15 @@ def _with_children(pids: Sequence[int]) -> list[int]:
         with contextlib.suppress(psutil.Error):
             found += [child.pid for child in psutil.Process(pid).children(recursive=True)]
     return found
+
+
+def _each_s(pids: Iterable[int]) -> dict[int, float]:
+    return {pid: processes_s([pid]) for pid in pids}
+
+
+def _used_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """What the processes that still live used in between; of one that ended nothing is known."""
+    return sum(max(0.0, now - before.get(pid, 0.0)) for pid, now in after.items())
 
 
 def _spent(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> dict[int, ThreadTime]:

@@ -16,19 +16,8 @@ from serving.records import Deployment, Environment
 
 _RATE_TOLERANCE = 0.001
 
-KILLED = frozenset(
-    {
-        FaultCode.REPLICA_CHANGED,
-        FaultCode.FALLBACK_PROXY,
-        FaultCode.NOISY_HOST,
-        FaultCode.CORES_SHARED,
-    }
-)
-"""What killing a replica does to a run without anything being wrong with the run.
-
-Ray starts another in its place, whose imports take CPU from its neighbours, as they would in
-the field. Noise can only make requests later, so a run that holds beside it holds.
-"""
+KILLED = frozenset({FaultCode.REPLICA_CHANGED, FaultCode.FALLBACK_PROXY})
+"""What killing a replica does to a run without anything being wrong with the run."""
 
 NOT_KILLED = "no replica ended in the run that is about losing one"
 

@@ -187,8 +187,8 @@ START = Snapshot(
     at=0.0,
     clocks=Clocks(monotonic=10**9, raw=10**9, boot=10**9),
     replica_s=0.0,
-    ingress_s=0.0,
-    ours_s=0.0,
+    ingress={},
+    ours={9: 3.0},
     replica_cores_s=0.0,
     platform_cores_s=0.0,
     steal_s=0.0,
@@ -206,7 +206,7 @@ END = replace(
     at=2.0,
     clocks=Clocks(monotonic=3 * 10**9, raw=3 * 10**9, boot=3 * 10**9),
     replica_s=1.0,
-    ours_s=0.5,
+    ours={9: 3.5},
     replica_cores_s=1.2,
     platform_cores_s=0.9,
     threads=(
@@ -230,6 +230,15 @@ def test_a_window_adds_up() -> None:
     assert (window.clock_slew_ppm, window.suspended_s) == (0, 0)
     assert not window.replica_changed
     assert window.waited == pytest.approx(0.2)  # of the busiest thread
+
+
+def test_an_ingress_that_was_started_anew_is_no_stranger() -> None:
+    """Its successor counts from its start; what ended takes nothing from what the others used."""
+    begin = replace(START, ingress={20: 4.0}, ours={9: 3.0, 20: 4.0})
+    end = replace(END, ingress={21: 0.3}, ours={9: 3.5, 21: 0.3})
+    window = monitor().between(begin, end)
+    assert window.ingress_s == pytest.approx(0.3)
+    assert window.others_on_platform_cores == pytest.approx((0.9 - 0.8) / 2)
 
 
 def test_steal_of_a_large_host_is_that_of_our_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
