@@ -21,6 +21,7 @@ from serving.instances import load_instances
 from serving.placement import Placement
 from serving.records import Deployment, Environment, Grant
 from tonnage import confirming, proofs
+from tonnage.cells import Cell
 from tonnage.config import load_study
 from tonnage.confirming import RUNS, claim_name, confirm
 from tonnage.planning import plan, study_demands
@@ -351,10 +352,14 @@ def test_a_stage_from_the_folder_has_rows(stub_run: Runs) -> None:
     folder = stub_run("sim-1")
     study, _ = load_study(str(folder.path / "study.toml"))
     (variant,) = folder.bundle().variants
-    own = study.model_copy(update={"workload": "mine"})
-    assert "generated rows" in stage_of(own, variant, None).differs[0]
+    stage = stage_of(study, variant, None)
+    assert study.workload == "credit"
+    assert variant.workload == "test"
+    assert "generated rows" in stage.differs[0]
+    payloads = stage.payloads(Cell(folder.bundle().measurements[0].deployment, 3))
+    assert {answer["sums"].shape for answer in payloads.expected} == {(3, 1)}
     with pytest.raises(BadInput, match="with --confirm"):
-        stage_of(own, variant.model_copy(update={"runtime": "command"}), None)
+        stage_of(study, variant.model_copy(update={"runtime": "command"}), None)
 
 
 @pytest.mark.parametrize(
