@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks import (
     demands,
     generator,
     grid,
+    live,
     planning_speed,
     planted,
     prediction,
@@ -76,7 +78,10 @@ def main() -> None:
     code = code_hash()
     for name, wanted in asked(sys.argv[1:]).items():
         suite = SUITES[name]
-        results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
+        try:
+            results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
+        finally:
+            live.down()
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
         text = _rendered(suite, results, host)
@@ -124,6 +129,8 @@ def _measured(
                 _keep(path, dump(measure()))
             except TonnageError as error:
                 sys.stderr.write(f"{part}: {error}\n")
+            except Exception:  # a defect of one part, which shall not cost the others their night
+                sys.stderr.write(f"{part}: {traceback.format_exc()}")
         if path.is_file():
             results[part] = json.loads(path.read_text())
     return results, len(results) == len(parts)

@@ -30,10 +30,11 @@ from benchmarks.grid_replay import Choice, answered, chosen
 from benchmarks.live import SEED, Live, built, held, host_size, live
 from benchmarks.prediction import met
 from loadtests.objective import Slo
+from loadtests.slo import required_n
 from planner.curve import predictor
 from planner.profile import build_profiles
 from planner.recommend import best_on_host
-from planner.records import ServiceProfile
+from planner.records import Bottleneck, Recommendation, ServiceProfile
 from serving.records import Deployment
 
 Result = dict[str, Any]
@@ -51,6 +52,8 @@ LOWEST_LIMIT, HIGHEST_LIMIT = 1.5, 12.0
 """Limits are drawn between these times the shortest p99 that any profile has without load."""
 
 _MOST_DRAWS = 50
+_BY_LOAD = (Bottleneck.CAPACITY, Bottleneck.LATENCY, Bottleneck.COST)
+_FEW = required_n(0, 0.99)
 
 
 class Question(NamedTuple):
@@ -75,11 +78,12 @@ def question(number: int, workload: str, profiles: Sequence[ServiceProfile]) -> 
         rate = fastest * _between(draw, LOWEST_SHARE, HIGHEST_SHARE)
         limit = least_ms * _between(draw, LOWEST_LIMIT, HIGHEST_LIMIT)
         rate, limit = float(f"{rate:.3g}"), float(f"{limit:.3g}")
-        plan = best_on_host(answered(profiles, rate, limit))
+        answer = answered(profiles, rate, limit)
+        plan = best_on_host(answer)
         if plan is not None:
             best = chosen(plan)
             p99 = (plan.p99_ms.low, plan.p99_ms.mid, plan.p99_ms.high)
-            cheaper = next_cheaper(profiles, best)
+            cheaper = next_cheaper(profiles, best, answer)
             return Question(number, workload, rate, limit, best, p99, cheaper, unanswered)
     raise ValueError(f"demand {number}: nothing is recommended in {_MOST_DRAWS} draws")
 
@@ -88,22 +92,33 @@ def _between(draw: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(draw.uniform(np.log(low), np.log(high))))
 
 
-def next_cheaper(profiles: Sequence[ServiceProfile], best: Choice) -> Choice | None:
+def next_cheaper(
+    profiles: Sequence[ServiceProfile], best: Choice, answer: Recommendation
+) -> Choice | None:
     """The dearest configuration that is cheaper than ``best``, of several the fastest.
 
-    The planner, which takes the cheapest that holds, has rejected it. None below the
-    smallest size.
+    It is one that the planner has weighed for this demand and rejected: a cell that no number
+    of replicas allowed makes hold, or fewer replicas of one than it would need. None below
+    the smallest size.
     """
+    weighed = _weighed(answer)
     found = []
     for p in profiles:
-        number = int(np.ceil(best.vcpus / p.instance.vcpus - 1e-9)) - 1
-        if number >= 1:
-            choice = Choice(
-                (p.variant.name, spec_of(p.instance), p.threads, number),
-                number * p.instance.vcpus,
-            )
+        size = spec_of(p.instance)
+        cheaper = int(np.ceil(best.vcpus / p.instance.vcpus - 1e-9)) - 1
+        number = min(cheaper, answer.demand.max_replicas)
+        if number >= 1 and (p.variant.name, size, p.threads) in weighed:
+            choice = Choice((p.variant.name, size, p.threads, number), number * p.instance.vcpus)
             found.append((choice.vcpus, number * p.capacity_rps, choice))
     return max(found)[2] if found else None
+
+
+def _weighed(answer: Recommendation) -> set[tuple[str, str, int]]:
+    """(variant, size, threads) whose load or cost the planner looked at on the size itself."""
+    plans = [plan.candidate for plan in (answer.best, *answer.alternatives) if plan]
+    rejected = [r.candidate for r in answer.rejections if r.bottleneck in _BY_LOAD]
+    own = (c for c in (*plans, *rejected) if c.instance == c.size)
+    return {(c.variant, c.size, c.threads) for c in own}
 
 
 def share_held(choice: Choice, replica_cpus: int) -> int:
@@ -228,19 +243,29 @@ def render(results: Mapping[str, Any]) -> list[str]:
     wrong = [line for line in lines if not line["recommended"]["holds"]]
     rivals = [line for line in lines if line["cheaper"] and line["cheaper"]["holds"] is not None]
     loose = [line for line in rivals if line["cheaper"]["holds"]]
-    tight = len(rivals) - len(loose)
+    tight = [line for line in rivals if not line["cheaper"]["holds"]]
     asked = len(lines)
     fine = asked == DEMANDS and len(hold) >= AIM_HOLD
-    share = tight / len(rivals) if rivals else 0.0
+    share = len(tight) / len(rivals) if rivals else 0.0
     return [
         f"| recommendations for random demands that hold when tested | {AIM_HOLD} of {DEMANDS} "
-        f"| {len(hold)} of {asked} ({proven} of them proven at 99 %), {met(fine)} |",
+        f"| {len(hold)} of {asked} ({proven} of them proven at 99 %"
+        f"{_few(hold, 'recommended')}), {met(fine)} |",
         f"| the next cheaper configuration, rejected by the planner, fails when tested "
-        f"| at least {AIM_TIGHT:.0%} | {tight} of {len(rivals)} ({share:.0%}), "
+        f"| at least {AIM_TIGHT:.0%} | {len(tight)} of {len(rivals)} ({share:.0%}"
+        f"{_few(tight, 'cheaper')}), "
         f"{met(asked == DEMANDS and share >= AIM_TIGHT)} |",
         *(f"| miss: {_miss(line, 'recommended')} |" for line in wrong),
         *(f"| not tight: {_miss(line, 'cheaper')} |" for line in loose),
     ]
+
+
+def _few(lines: Sequence[Mapping[str, Any]], which: str) -> str:
+    """Say which answers rest on so few requests that none late among them would prove nothing."""
+    few = sorted(line[which]["n"] for line in lines if line[which]["n"] < _FEW)
+    if not few:
+        return ""
+    return f"; {len(few)} rest on fewer than {_FEW} requests: n = {', '.join(map(str, few))}"
 
 
 def _miss(line: Mapping[str, Any], which: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from loadtests.records import FaultCode, Measurement
 from planner.candidates import size_name
+from planner.profile import fell_behind
 from reports.bundle import read_lines
 from serving.errors import InvalidMeasurement
 from serving.instances import load_instances
@@ -88,7 +89,8 @@ class GridRecord(Record):
     ``truth`` are the open-loop runs at the grid's rates, rising, until the server fell behind;
     ``seconds`` is what deploying and making them took, the repeats of runs that could not be
     believed left out. ``cell`` is the product's own measurement of a cell, made of one replica,
-    and ``cell_seconds`` what deploying and that took.
+    and ``cell_seconds`` what deploying and that took. ``ladder_seconds`` is what deploying and
+    measuring the no-ops took by which all of these are judged, once for many configurations.
     """
 
     workload: str
@@ -97,6 +99,7 @@ class GridRecord(Record):
     rates_rps: tuple[float, ...]
     dwell_s: float
     environment: str
+    ladder_seconds: float = Field(gt=0)
     seconds: float = Field(gt=0)
     truth: tuple[Measurement, ...]
     cell_seconds: float = Field(ge=0, default=0.0)
@@ -136,10 +139,14 @@ def spec_of(instance: InstanceType) -> str:
 
 
 def behind(run: Measurement) -> bool:
-    """Whether the server could not keep up, whatever else is said against the run."""
-    codes = {fault.code for fault in run.faults}
-    lost = run.ok < 0.9 * run.offered
-    return lost or bool(codes & {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET})
+    """Whether the server could not keep up, and neither the host nor a load worker was why.
+
+    A backlog says so if nothing but failed requests is beside it, and so does a tenth of all
+    requests without an answer, those left out whose load worker was lost.
+    """
+    but_errors = tuple(fault for fault in run.faults if fault.code != FaultCode.ERRORS)
+    overloaded = fell_behind(run.model_copy(update={"faults": but_errors}))
+    return overloaded or run.ok < 0.9 * (run.offered - run.lost)
 
 
 def run_holds(run: Measurement, limit_ms: float, quantile: float = 0.99) -> bool:

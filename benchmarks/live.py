@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +22,10 @@ from loadtests.summary import LoadResult
 from planner.profile import build_profiles
 from planner.records import ServiceProfile
 from serving.build import build_variants
-from serving.errors import InvalidMeasurement
+from serving.errors import Infrastructure, InvalidMeasurement
 from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
+from serving.model_store import store_folder
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint, InstanceType, Variant
 from serving.steps import Dataset
@@ -43,7 +46,12 @@ def _data(workload: str) -> Dataset:
 
 @lru_cache(maxsize=4)
 def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
-    """Variants of a shipped workload by name, built where they are not yet."""
+    """Variants of a shipped workload by name, built where they are not yet.
+
+    Infrastructure while another process builds some: next to it nothing can be measured, and
+    one that is stopped would be waited for without end.
+    """
+    _refuse_builders(store_folder() / workload / ".lock")
     study, _ = load_study(workload)
     made = build_variants(
         find_workload(workload),
@@ -53,6 +61,18 @@ def built(workload: str, names: tuple[str, ...]) -> Mapping[str, Variant]:
         max_loss=study.quality.max_loss,
     )
     return {variant.name: variant for variant in made}
+
+
+def _refuse_builders(lock: Path) -> None:
+    if not lock.is_file():
+        return
+    with lock.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Infrastructure(
+                f"another process is building models of {lock.parent.name}; let it end first"
+            ) from None
 
 
 def host_size(spec: str) -> InstanceType:
@@ -84,6 +104,9 @@ class Live:
     _stored: dict[tuple[str, int], Path] = field(default_factory=dict, init=False)
     _sequence: int = field(default=0, init=False)
     _floor: list[Measurement] = field(default_factory=list, init=False)
+    _profiled: dict[tuple[str, int], tuple[list[Measurement], ServiceProfile]] = field(
+        default_factory=dict, init=False
+    )
 
     @property
     def replica_cpus(self) -> int:
@@ -134,6 +157,16 @@ class Live:
             if build_profiles(judged)[0]:
                 break
         return judged
+
+    def profiled(self, deployment: Deployment, batch: int) -> ServiceProfile:
+        """Floor and profile of a deployment: measured the first time, remembered then."""
+        key = deployment.cell_id, batch
+        if key not in self._profiled:
+            self.floor(deployment, batch)
+            profile = profile_of([*self._floor, *self.cell(deployment, batch)])
+            self._profiled[key] = list(self._floor), profile
+        self._floor, profile = self._profiled[key]
+        return profile
 
     def ladder(self, deployment: Deployment, batch: int) -> list[Measurement]:
         """Closed-loop rungs: what the deployment carries."""
@@ -199,9 +232,14 @@ class Live:
         return self._sequence - 1
 
 
+_up = ExitStack()
+_kept: list[Live] = []
+
+
 @contextmanager
 def live() -> Iterator[Live]:
-    """Everything up; taken down afterwards."""
+    """Everything up, anew; taken down afterwards."""
+    down()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
@@ -210,3 +248,40 @@ def live() -> Iterator[Live]:
         ):
             environment = host.environment().content_hash()
             yield Live(host=host, fleet=fleet, environment=environment)
+
+
+@contextmanager
+def kept() -> Iterator[Live]:
+    """Everything up, and left up for who asks next: until :func:`down`, or something fails."""
+    if not _kept:
+        _kept.append(_up.enter_context(live()))
+    try:
+        yield _kept[0]
+    except BaseException:
+        down()
+        raise
+
+
+def down() -> None:
+    """Take down what was left up. Safe to repeat."""
+    _kept.clear()
+    _up.close()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Infrastructure when what is inside takes longer: nobody is there to interrupt it.
+
+    Of the main thread only.
+    """
+
+    def over(*_: object) -> None:
+        raise Infrastructure(f"given up after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

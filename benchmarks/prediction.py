@@ -3,6 +3,8 @@
 Each point is a deployment of its own: the platform's floor, the profile as the product makes
 it, then open-loop windows until the p99's own 95 % interval is within 5 %, or the time is
 up. ``TONNAGE_BENCH_POINT_S`` sets that time in seconds; a point says how long it was measured.
+Where that is less than usual, all points of a case are of one deployment and one profile, so
+that most of the time is spent on what is predicted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from statistics import median
 from time import monotonic
 from typing import Any
 
-from benchmarks.live import SEED, Live, built, host_size, live, profile_of
+from benchmarks.grid_records import behind
+from benchmarks.live import SEED, Live, built, host_size, kept, live, within
 from benchmarks.same_schedule import COVERED, Window, half_width, measured_ms, predicted_ms
 from loadtests.floor import NEAR, floor_p99_s
 from planner.curve import predictor
@@ -30,6 +33,9 @@ SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 8.0, 60.0
 WINDOW_REQUESTS = 3000
 SLOW_MS = 5.0
 REFUSED_IN_A_ROW = 3
+BESIDE_S = 150.0
+"""What starting, floor and profile may take, tries included."""
+
 AIM_COVERED = 0.85
 
 
@@ -59,13 +65,18 @@ def longest_s() -> float:
     return float(os.environ.get("TONNAGE_BENCH_POINT_S", LONGEST_S))
 
 
+def suffix(most_s: float) -> str:
+    """What the names of parts end in whose points are measured for so long at most."""
+    return "" if most_s == LONGEST_S else f"_{most_s:g}s"
+
+
 def point(case: Case, utilisation: float, most_s: float) -> Result:
     """Profile, measure and predict one case at one utilisation."""
     variant = built(case.workload, (case.variant,))[case.variant]
     deployment = Deployment(variant=variant, instance=host_size("sim-1"), threads=1)
-    with live() as bench:
-        bench.floor(deployment, case.batch)
-        profile = profile_of([*bench.floors, *bench.cell(deployment, case.batch)])
+    platform = live if most_s >= LONGEST_S else kept
+    with within(most_s + BESIDE_S), platform() as bench:
+        profile = bench.profiled(deployment, case.batch)
         rate = float(f"{utilisation * profile.capacity_rps:.4g}")
         window_s = _window_s(rate, most_s)
         floor_s = floor_p99_s(bench.floors, case.batch, rate, deployment.instance.label)
@@ -82,6 +93,7 @@ def point(case: Case, utilisation: float, most_s: float) -> Result:
         "profile_samples": profile.service.count,
         "seconds": seconds,
         "most_seconds": most_s,
+        "profile_shared": most_s < LONGEST_S,
         "refused_windows": refused,
         "floor_p99_ms": None if floor_s is None else 1e3 * floor_s,
         "profile": profile.model_dump(mode="json"),
@@ -145,7 +157,7 @@ def _window(
 ) -> tuple[Window | None, str]:
     seed = 1000 * SEED + number
     made, result = bench.drive(deployment, batch, rate_rps, seconds, seed)
-    if made.faults:
+    if not made.valid and not behind(made):  # falling behind is an answer, the worst there is
         return None, f"{made.faults[0].code}: {made.faults[0].detail}"
     samples = result.samples
     return Window(samples.due_s, samples.latency_s, result.steady_from_s, seed), ""
@@ -154,9 +166,10 @@ def _window(
 def parts() -> dict[str, Callable[[], Result]]:
     """One part a point; points of another length than usual are parts of their own."""
     most_s = longest_s()
-    suffix = "" if most_s == LONGEST_S else f"_{most_s:g}s"
     return {
-        f"prediction_{case.name}_{utilisation}{suffix}": partial(point, case, utilisation, most_s)
+        f"prediction_{case.name}_{utilisation}{suffix(most_s)}": partial(
+            point, case, utilisation, most_s
+        )
         for case in CASES
         for utilisation in UTILISATIONS
     }
@@ -185,13 +198,15 @@ def render(results: Mapping[str, Any]) -> list[str]:
         mine = [one for one in found if one["case"] == case.name]
         if mine:
             lines.append(_case_row(case, mine))
-    known = [inside for one in found if (inside := contained(one)) is not None]
-    if known:
-        share = sum(known) / len(known)
+    if found:
+        inside = sum(contained(one) is True for one in found)
+        share = inside / len(found)
+        fine = share >= AIM_COVERED and len(found) == len(CASES) * len(UTILISATIONS)
+        shared = "; points of a case share a profile" if found[0].get("profile_shared") else ""
         lines.append(
-            f"| p99 within the {COVERED:.0%} predictive interval, all points "
-            f"| at least {AIM_COVERED:.0%} "
-            f"| {sum(known)} of {len(known)} ({share:.0%}), {met(share >= AIM_COVERED)} |"
+            f"| p99 within the {COVERED:.0%} predictive interval, all points; a refused one is a "
+            f"miss | at least {AIM_COVERED:.0%} "
+            f"| {inside} of {len(found)} ({share:.0%}){shared}, {met(fine)} |"
         )
     return lines
 
@@ -243,10 +258,10 @@ def _case_row(case: Case, found: Iterable[Mapping[str, Any]]) -> str:
     if case.slow and min(one["service_p50_ms"] for one in every) < SLOW_MS:
         notes.append(f"its service time is below {SLOW_MS:g} ms")
     if not errors:
-        fine = bool(judged) and len(judged) == len(every)
+        fine = len(judged) == len(UTILISATIONS)
         return f"{head} {'; '.join(notes)}, {met(fine)} |"
     worst = max(errors)
-    fine = median(errors) <= case.median_error and len(judged) == len(every)
+    fine = median(errors) <= case.median_error and len(judged) == len(UTILISATIONS)
     fine = fine and (case.worst_error is None or worst <= case.worst_error)
     return (
         f"{head} median {median(errors):.1%}, worst {worst:.1%} ({'; '.join(notes)}), {met(fine)} |"

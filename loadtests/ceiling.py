@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from loadtests.laws import WORTH
 from loadtests.records import Fault, FaultCode, Measurement
 from serving.records import Record
 
@@ -17,13 +18,15 @@ HIGHEST_SHARE = 0.7
 """Beyond this share of the ceiling, waiting for the platform shows in the latency."""
 
 _REPLICA_FULL = 0.9
+_PLATFORM_FULL = 0.95
 
 
 class Ceiling(Record):
     """Requests per second that generator and ingress carry at one batch size.
 
-    Where the no-op replica itself was full before they were, their ceiling follows from
-    how busy their cores were: X = U / D (utilisation law).
+    Measured where their cores were full, or where more users brought nothing although the
+    no-op replica was not full. Else there was room left, and their ceiling follows from how
+    busy their cores were: X = U / D (utilisation law).
     """
 
     batch: int = Field(ge=1)
@@ -31,6 +34,11 @@ class Ceiling(Record):
     basis: Literal["measured", "extrapolated"]
     measured_rps: float = Field(gt=0)
     platform_busy: float = Field(gt=0)
+
+    @property
+    def believed_rps(self) -> float:
+        """The highest rate at which a measurement is about the model."""
+        return HIGHEST_SHARE * self.rate_rps
 
     def __str__(self) -> str:
         if self.basis == "measured":
@@ -43,13 +51,15 @@ class Ceiling(Record):
 
 def ceilings(measurements: Iterable[Measurement]) -> dict[int, Ceiling]:
     """The ceiling of each batch size at which no-ops were measured in a closed loop."""
-    found: dict[int, Ceiling] = {}
+    ladders: dict[tuple[object, ...], list[Measurement]] = {}
     for m in measurements:
-        if m.role not in ("floor", "ceiling") or m.run.mode != "closed" or not m.ok:
-            continue
-        one = _ceiling(m)
-        if one and (m.run.batch not in found or one.measured_rps > found[m.run.batch].measured_rps):
-            found[m.run.batch] = one
+        if m.role in ("floor", "ceiling") and m.run.mode == "closed" and m.ok:
+            ladders.setdefault((m.role, *m.key, m.deployment.replicas), []).append(m)
+    found: dict[int, Ceiling] = {}
+    for rungs in ladders.values():
+        one = _ceiling(rungs)
+        if one and (one.batch not in found or one.measured_rps > found[one.batch].measured_rps):
+            found[one.batch] = one
     return found
 
 
@@ -59,29 +69,42 @@ def with_ceiling(measurements: Sequence[Measurement]) -> list[Measurement]:
     return [_judged(m, known.get(m.run.batch)) for m in measurements]
 
 
-def _ceiling(m: Measurement) -> Ceiling | None:
-    busy = m.cpu.platform_busy
-    if not busy or not m.completed_rps:
+def _ceiling(rungs: Sequence[Measurement]) -> Ceiling | None:
+    """From the best rung of a ladder; None where it does not say how busy the cores were."""
+    best = max(rungs, key=lambda m: m.completed_rps)
+    busy = best.cpu.platform_busy
+    if not busy:
         return None
-    full = m.utilisation > _REPLICA_FULL and busy < 1
+    level = best.utilisation <= _REPLICA_FULL and _levelled(best, rungs)
+    measured = busy >= _PLATFORM_FULL or level
     return Ceiling(
-        batch=m.run.batch,
-        rate_rps=m.completed_rps / busy if full else m.completed_rps,
-        basis="extrapolated" if full else "measured",
-        measured_rps=m.completed_rps,
+        batch=best.run.batch,
+        rate_rps=best.completed_rps if measured else best.completed_rps / busy,
+        basis="measured" if measured else "extrapolated",
+        measured_rps=best.completed_rps,
         platform_busy=busy,
     )
+
+
+def _levelled(best: Measurement, rungs: Sequence[Measurement]) -> bool:
+    """Whether the ladder ended by itself: the last doubling of users was not worth it."""
+    users = best.run.users or 1
+    if any((m.run.users or 1) > users for m in rungs):
+        return True
+    fewer = [m.completed_rps for m in rungs if (m.run.users or 1) < users]
+    return bool(fewer) and best.completed_rps < WORTH * max(fewer)
 
 
 def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
     if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
         return m
-    share = m.completed_rps / ceiling.rate_rps
-    if share <= HIGHEST_SHARE:
+    # Arrivals scatter around the rate asked for: a few more of them are luck, not load.
+    rate_rps = min(m.completed_rps, m.run.rate_rps or m.completed_rps)
+    if rate_rps <= ceiling.believed_rps:
         return m
     fault = Fault(
         code=FaultCode.GENERATOR_AT_LIMIT,
-        detail=f"{m.completed_rps:,.0f} req/s are {share:.0%} of what generator and ingress "
-        f"carry, {ceiling}",
+        detail=f"{rate_rps:,.0f} req/s are {rate_rps / ceiling.rate_rps:.0%} of what generator "
+        f"and ingress carry, {ceiling}",
     )
     return m.model_copy(update={"faults": (*m.faults, fault)})

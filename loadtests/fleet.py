@@ -150,10 +150,9 @@ class Fleet:
         known = Workers(
             checked=sum(result["checked"] for result in results),
             wrong=sum(result["wrong"] for result in results),
-            unfinished=sum(result["unfinished"] for result in results),
             cpu_s=tuple(result["cpu_s"] for result in results),
             lost=tuple(reply["lost"]),
             stopped=tuple(reply["stopped"]),
         )
         lost = sum(len(schedule.shard(index, workers).due_s) for index in known.lost)
-        return summarise(samples, run.duration_s, known, lost)
+        return summarise(samples, run.duration_s, known, lost, stationary=run.stationary)

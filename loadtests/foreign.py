@@ -22,6 +22,8 @@ from serving.records import Endpoint, TensorSpec
 from serving.v2 import V2Error, dtype_of
 
 _PROBES = 5
+# A server that takes this long to say what it serves is not there. ``--timeout`` is for inference.
+_PATIENCE_S = 10.0
 
 
 class ForeignServer:
@@ -30,9 +32,15 @@ class ForeignServer:
     def __init__(
         self, endpoint: Endpoint, headers: Mapping[str, str], *, insecure: bool, timeout_s: float
     ) -> None:
-        parts = urlsplit(endpoint.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadInput(f"--endpoint {endpoint.url}: give http://host:port or https://host:port")
+        wanted = f"--endpoint {endpoint.url}: give http://host:port or https://host:port"
+        try:
+            parts = urlsplit(endpoint.url)
+            self._port = parts.port  # checked only when it is asked for
+        except ValueError as error:
+            raise BadInput(f"{wanted} ({error})") from None
+        bare = not (parts.query or parts.fragment)  # the load puts its paths behind the URL
+        if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
+            raise BadInput(wanted)
         self._parts = parts
         self._endpoint = endpoint
         self._headers = dict(headers)
@@ -48,7 +56,7 @@ class ForeignServer:
         BadInput when the server cannot be reached, has no such model, or says no shapes.
         """
         path = f"/v2/models/{self._endpoint.model_name}"
-        status, body = self.request("GET", path)
+        status, body, _ = self._metadata()
         if status == 404:
             raise BadInput(
                 f"{self._endpoint.url}: has no model {self._endpoint.model_name!r}; check --model"
@@ -82,9 +90,10 @@ class ForeignServer:
             length = payloads.header_lengths[index % len(payloads.bodies)]
             begin = time.perf_counter()
             try:
-                status, answer = self.request(
+                status, answer, _ = self._exchange(
                     "POST",
                     f"/v2/models/{self._endpoint.model_name}/infer",
+                    self._timeout_s,
                     body,
                     {"Inference-Header-Content-Length": str(length)},
                 )
@@ -103,31 +112,49 @@ class ForeignServer:
 
     def model_sha256(self) -> str | None:
         """Hash of the model file; None where the server does not tell it (only ours does)."""
-        path = f"/v2/models/{self._endpoint.model_name}"
-        return self._exchange("GET", path)[2].get(MODEL_HEADER)
+        return self._metadata()[2].get(MODEL_HEADER)
 
-    def request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> tuple[int, bytes]:
-        """One request; BadInput when the server cannot be reached, TimeoutError as it is."""
-        return self._exchange(method, path, body, headers)[:2]
+    def _metadata(self) -> tuple[int, bytes, Mapping[str, str]]:
+        patience_s = max(self._timeout_s, _PATIENCE_S)
+        try:
+            return self._exchange("GET", f"/v2/models/{self._endpoint.model_name}", patience_s)
+        except TimeoutError:
+            raise BadInput(
+                f"{self._endpoint.url}: cannot be reached (no answer within {patience_s:g} s)"
+            ) from None
 
     def _exchange(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes, Mapping[str, str]]:
+        """One request; BadInput when it cannot be put to the server, TimeoutError as it is."""
         kind: Any = http.client.HTTPConnection
-        options: dict[str, Any] = {"timeout": self._timeout_s}
+        options: dict[str, Any] = {"timeout": timeout_s}
         if self._parts.scheme == "https":
             kind, options["context"] = http.client.HTTPSConnection, self._context
-        connection = kind(self._parts.hostname, self._parts.port, **options)
+        connection = kind(self._parts.hostname, self._port, **options)
         try:
-            connection.request(method, path, body or None, {**self._headers, **(headers or {})})
+            connection.request(
+                method,
+                self._parts.path.rstrip("/") + path,
+                body or None,
+                {**self._headers, **(headers or {})},
+            )
             response = connection.getresponse()
             return response.status, response.read(), response.headers
         except TimeoutError:
             raise
         except (OSError, http.client.HTTPException) as error:
             raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
+        except ValueError as error:  # a name or a header that HTTP has no letters for
+            raise BadInput(
+                f"{self._endpoint.url}: no request can be made ({error}); check host, --model and "
+                "--header"
+            ) from None
         finally:
             connection.close()
 

@@ -152,11 +152,9 @@ class Drive:
         cpu_s = time.process_time() - cpu
         for due, body in self._backlog:
             self.tally.add_unsent(due, body)
-        unfinished = self._offered - len(self.tally)
         self.tally.finish(started).save(Path(self.spec["folder"]) / f"samples-{self._index}.npz")
         return {
             "index": self._index,
-            "unfinished": unfinished,
             "checked": self.tally.checked,
             "wrong": self.tally.wrong,
             "cpu_s": cpu_s,
@@ -223,16 +221,19 @@ class CellUser(FastHttpUser):
         """Send one request of ``run``, or do a task of the user's own, and keep its sample."""
         if run.tasks is not None and self.player is not None:
             sent = time.perf_counter()
+            ticket = run.tally.begin(due, sent, body, waited=waited)
             failure = self.player.perform()
             done = time.perf_counter()
             good = run.call.check.statuses[0]
-            run.tally.add(Sample(due, sent, done, body, good, "", "", "", None, waited, failure))
+            made = Sample(due, sent, done, body, good, "", "", "", None, waited, failure)
+            run.tally.add(made, ticket)
             return
         headers = {"Accept-Encoding": "identity", **run.call.headers}
         if run.payloads.header_lengths[body]:
             headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
         data = run.payloads.bodies[body]
         sent = time.perf_counter()
+        ticket = run.tally.begin(due, sent, body, waited=waited)
         response = self.client.request(
             run.call.method,
             run.call.path,
@@ -256,7 +257,8 @@ class CellUser(FastHttpUser):
                 got.get(HEADER_LENGTH, ""),
                 answer,
                 waited,
-            )
+            ),
+            ticket,
         )
 
 

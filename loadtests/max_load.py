@@ -49,8 +49,8 @@ class StopReason(StrEnum):
 
     FOUND = "found"
     CLIFF = "cliff"
-    CEILING_HOLDS = "ceiling_holds"
-    LOWEST_FAILS = "lowest_fails"
+    CEILING_HOLDS = "ceiling_holds"  # for certain only where the interval says so
+    LOWEST_FAILS = "lowest_fails"  # likewise
     BUDGET_SPENT = "budget_spent"
 
 
@@ -76,9 +76,9 @@ class MaxLoad(Record):
     """The result: an interval of rates, and why the search ended there.
 
     ``low_rps`` to ``high_rps`` is the 95 % interval of the root. Where the budget did not
-    last for one, they are the highest rate proven to hold and the lowest proven to fail; of
-    a cliff, the two rates it lies between. ``high_rps`` is null where no rate failed for
-    certain, and ``low_rps`` is 0 where none held.
+    last for one, or the search ended at an end of its range, they are the highest rate
+    proven to hold and the lowest proven to fail; of a cliff, the two rates it lies between.
+    ``high_rps`` is null where no rate failed for certain, and ``low_rps`` is 0 where none held.
 
     How honest that is: on simulated queues the interval held the truth in 92 to 100 % of
     searches, whatever the budget (``tests/loadtests/test_max_load.py`` repeats a part).
@@ -221,9 +221,9 @@ class MaxLoadSearch:
         root = _root(rates, margins)
         match stop:
             case StopReason.LOWEST_FAILS:
-                return 0.0, 0.0, self._lowest
+                return 0.0, 0.0, self._proven(self._lowest)[1]
             case StopReason.CEILING_HOLDS:
-                return self._ceiling, self._ceiling, None
+                return self._ceiling, self._proven(self._ceiling)[0], None
             case StopReason.CLIFF:
                 last = int(np.flatnonzero(margins >= 0)[-1])
                 return float(rates[last]), float(rates[last]), float(rates[last + 1])

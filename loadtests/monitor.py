@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +62,10 @@ class Window:
     included, or of the container that the replica shares with us (then we are others, too).
     ``others_on_platform_cores`` is what nobody of ours used of the platform's cores, or of the
     container. ``waited`` is the part of the time in which the busiest thread of a replica
-    wanted a CPU, and got none. ``thread_shares`` has for each replica the shares of its CPU
-    time that the threads of its model used, largest first; empty where it hardly ran.
+    wanted a CPU, and got none. ``steal`` is the part that the hypervisor took of the CPUs of
+    replica and platform: over all of a large host it would hardly show. ``thread_shares`` has
+    for each replica the shares of its CPU time that the threads of its model used, largest
+    first; empty where it hardly ran.
     """
 
     wall_s: float
@@ -138,6 +139,7 @@ class Monitor:
         self._replica_cpus = sorted(granted | siblings(granted))
         self._in_container = any(grant.method == "container" for grant in grants)
         self._replica_cores = grants[0].vcpus if self._in_container else len(granted)
+        self._watched_cpus = {*self._replica_cpus, *host.placement.platform_cpus}
         self._ingress = host.ingress_pids()
         self._ours = [*host.background_pids(), *generator]
         self._per_cpu = find_per_cpu()
@@ -162,7 +164,7 @@ class Monitor:
             platform_cores_s=sum(
                 cpus.busy.get(cpu, 0.0) for cpu in self._host.placement.platform_cpus
             ),
-            steal_s=cpus.stolen_s,
+            steal_s=sum(cpus.stolen.get(cpu, 0.0) for cpu in self._watched_cpus),
             periods=sum(u.periods for u in usages),
             throttled_periods=sum(u.throttled_periods for u in usages),
             throttled_s=sum(u.throttled_s for u in usages),
@@ -193,7 +195,7 @@ class Monitor:
             ingress_s=max(0.0, after.ingress_s - before.ingress_s),
             others_on_replica_cores=others,
             platform_busy=platform_used / platform,
-            steal=(after.steal_s - before.steal_s) / (wall * (os.cpu_count() or 1)),
+            steal=(after.steal_s - before.steal_s) / (wall * len(self._watched_cpus)),
             periods=after.periods - before.periods,
             throttled_periods=after.throttled_periods - before.throttled_periods,
             throttled_s=after.throttled_s - before.throttled_s,

@@ -46,5 +46,6 @@ class SloVerdict(Record):
     samples_missing: int | None = Field(
         default=None,
         ge=1,
-        description="undecided: more requests to expect; null: too near the limit for any",
+        description="undecided: more requests to expect; null: too near the limit for any, "
+        "or not steady",
     )

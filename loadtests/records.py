@@ -11,11 +11,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loadtests.arrivals import Arrivals, Mix, Poisson, Recorded
+from loadtests.arrivals import Arrivals, Constant, Mix, Poisson, Recorded
 from loadtests.histogram import Histogram
 from loadtests.objective import SloVerdict
 from loadtests.steady import Steady
-from serving.records import SCHEMA_VERSION, Deployment, Grant, Record
+from serving.records import SCHEMA_VERSION, Deployment, Environment, Grant, Record
 
 Mode = Literal["paced", "closed", "open"]
 
@@ -66,6 +66,11 @@ class LoadRun(Record):
         """Whether requests fall due as a Poisson process of constant rate."""
         return self.mode == "open" and (self.arrivals is None or isinstance(self.arrivals, Poisson))
 
+    @property
+    def stationary(self) -> bool:
+        """Whether the traffic is the same from beginning to end, but for chance."""
+        return self.arrivals is None or isinstance(self.arrivals, Constant | Poisson)
+
 
 class FaultCode(StrEnum):
     """Why a measurement must not be believed. A closed list."""
@@ -113,7 +118,9 @@ class CpuUse(Record):
     others_on_platform_cores: float | None = Field(
         default=None, description="fraction of generator's and ingress' cores that strangers used"
     )
-    steal: float | None = Field(default=None, description="fraction the hypervisor took")
+    steal: float | None = Field(
+        default=None, description="fraction the hypervisor took of those CPUs"
+    )
     load_average: float | None = Field(default=None, description="of the host, over one minute")
 
 
@@ -174,6 +181,9 @@ class Measurement(Record):
     )
     verdicts: tuple[SloVerdict, ...] = Field(
         default=(), description="open loop: what this run says of the objectives asked for"
+    )
+    floor_p99_s: float | None = Field(
+        default=None, description="of a no-op at this rate, where it was measured and is near"
     )
     faults: tuple[Fault, ...] = ()
 
@@ -242,6 +252,9 @@ class EndpointMeasurement(Record):
     sent_to_done: Histogram
     dispatch_lag: Histogram
     generator_cpu_s: float = Field(ge=0)
+    environment: Environment | None = Field(
+        default=None, description="the generator's, not the server's; null in records before it"
+    )
     verdicts: tuple[SloVerdict, ...] = ()
     faults: tuple[Fault, ...] = ()
 

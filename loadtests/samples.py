@@ -1,4 +1,4 @@
-"""The finished requests of a run, one array a column, in order of due time."""
+"""The requests of a run, one array a column, in order of due time."""
 
 from __future__ import annotations
 

@@ -36,6 +36,13 @@ class Steady(Record):
     reason: str
 
 
+NOT_LOOKED_FOR = Steady(
+    index=0, steady=False, method="none", reason="arrivals change, warm-up not looked for"
+)
+"""Of a burst, a ramp or a trace: whether latency changes with the traffic or before it settles
+cannot be told apart."""
+
+
 def steady_from(values: np.ndarray) -> Steady:
     """Detect the warm-up in ``values`` (latencies in seconds, in order, shape [n]).
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtests.histogram import Histogram
 from loadtests.samples import UNSENT, Samples
-from loadtests.steady import Steady, steady_from
+from loadtests.steady import NOT_LOOKED_FOR, Steady, steady_from
 
 _BACKLOG_SAMPLES = 20
 # A due time is split into whole seconds and nanoseconds for the timer.
@@ -59,27 +59,35 @@ class Workers:
 
     checked: int = 0
     wrong: int = 0
-    unfinished: int = 0
     cpu_s: tuple[float, ...] = ()
     lost: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
 
 
-def summarise(samples: Samples, duration_s: float, workers: Workers, lost: int = 0) -> LoadResult:
-    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all."""
+def summarise(
+    samples: Samples,
+    duration_s: float,
+    workers: Workers,
+    lost: int = 0,
+    *,
+    stationary: bool = True,
+) -> LoadResult:
+    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all.
+
+    Where arrivals change over the run (``stationary`` false) a hot start is traffic that was
+    asked for, and nothing is left out as warm-up.
+    """
     errors = Counter(samples.error[samples.error != ""].tolist())
-    if workers.unfinished:
-        errors["no_answer"] += workers.unfinished
     answered = (samples.error == "") & (samples.status != UNSENT)
     good = samples.take(samples.ok)
     sent = samples.take(samples.status != UNSENT)
-    steady = steady_from(np.maximum(good.latency_s, 0.0))
+    steady = steady_from(np.maximum(good.latency_s, 0.0)) if stationary else NOT_LOOKED_FOR
     cut = good.due_s[steady.index] if steady.index else 0.0
     used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
-    elapsed = float(np.max(sent.done_s, initial=0.0)) or duration_s
+    elapsed = float(np.max(sent.done_s[~np.isnan(sent.done_s)], initial=0.0)) or duration_s
     known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
-        offered=len(samples) + workers.unfinished + lost,
+        offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),
         lost=lost,

@@ -13,7 +13,7 @@ import numpy as np
 
 from loadtests.http_call import Check
 from loadtests.payloads import Payloads
-from loadtests.samples import UNSENT, Samples
+from loadtests.samples import NO_ANSWER, UNSENT, Samples
 from serving.v2 import decode_response
 
 # Answers of one file on one machine agree to the last bit or two of FP32; int8 kernels
@@ -24,8 +24,9 @@ _LONGEST_ERROR = 40
 
 
 class Sample(NamedTuple):
-    """One finished request. Times are ``perf_counter`` seconds; status 0 is no answer.
+    """One request. Times are ``perf_counter`` seconds; status 0 is no answer.
 
+    ``done`` is nan where the run ended before anything came.
     ``cell``, ``timing`` and ``head_length`` are the headers that name who answered, how long
     it took inside, and where the binary part of ``answer`` begins; empty where absent.
     ``failure`` names what went wrong in a task of the user's own, whatever its last status.
@@ -63,6 +64,8 @@ class Tally:
         self._cell_id = cell_id
         self._check_every = check_every
         self._samples: list[Sample] = []
+        self._under_way: dict[int, Sample] = {}
+        self._begun = 0
         self._kept = 0
         self.checked = 0
         self.wrong = 0
@@ -70,8 +73,18 @@ class Tally:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def add(self, sample: Sample) -> None:
+    def begin(self, due: float, sent: float, body: int, *, waited: bool = False) -> int:
+        """Note a request as it is sent; :meth:`add` takes its ticket when it has finished."""
+        self._begun += 1
+        nan = float("nan")
+        self._under_way[self._begun] = Sample(
+            due, sent, nan, body, NO_ANSWER, "", "", "", None, waited
+        )
+        return self._begun
+
+    def add(self, sample: Sample, ticket: int = 0) -> None:
         """Keep a sample; the body only of every n-th, for checking."""
+        self._under_way.pop(ticket, None)
         keep = len(self._samples) % self._check_every == 0 and self._kept < _MOST_KEPT_BODIES
         self._kept += keep
         self._samples.append(sample if keep else sample._replace(answer=None))
@@ -82,8 +95,11 @@ class Tally:
         self._samples.append(Sample(due, nan, nan, body, UNSENT, "", "", "", None, waited=True))
 
     def finish(self, started: float) -> Samples:
-        """All samples, counted from ``started``; checks the answers that were kept."""
-        rows = sorted(self._samples, key=lambda sample: sample.due)
+        """All samples, counted from ``started``; checks the answers that were kept.
+
+        What is still under way is without an answer: left out, the slowest would be missing.
+        """
+        rows = sorted([*self._samples, *self._under_way.values()], key=lambda sample: sample.due)
         for sample in rows:
             if sample.answer is not None and not self._error(sample) and self._ours(sample):
                 self._look_at(sample)

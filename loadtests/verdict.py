@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from loadtests.objective import Slo, SloVerdict
+from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import LoadRun
+from loadtests.steady import FEWEST
 from loadtests.summary import LoadResult
 
 
@@ -13,7 +14,9 @@ def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | No
     """Judge ``slo`` by the steady part of a run; ``replicas`` None is a server that is not ours.
 
     Failed and unsent requests are over any limit. Where one replica answered Poisson
-    arrivals and told its service times, luck with the schedule is taken out.
+    arrivals and told its service times, luck with the schedule is taken out. A run that
+    never became steady under steady traffic proves nothing of the long run: what would hold
+    is undecided. Of fewer values than a warm-up takes to be seen, that is not known.
     """
     # Judging needs scipy, which takes longer to import than many a verb to run.
     from loadtests.replay import Replay
@@ -29,4 +32,9 @@ def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | No
             rate_rps=run.rate_rps,
             replicas=replicas,
         )
-    return judge_slo(samples.latency_s, slo, replay=replay)
+    judged = judge_slo(samples.latency_s, slo, replay=replay)
+    unsteady = run.stationary and not result.steady.steady and result.ok >= FEWEST
+    if not unsteady or judged.verdict != Verdict.HOLDS:
+        return judged
+    reason = f"latency was not steady: {result.steady.reason}"
+    return judged.model_copy(update={"verdict": Verdict.UNDECIDED, "reason": reason})

@@ -2,7 +2,8 @@
 
 Offered only where the plan's variant, size and threads were measured at two batch sizes or
 more, the demanded one included, on whole CPUs: the law across batch sizes knows no stalls
-of a quota. The law's residual is taken on the unfavourable side.
+of a quota. The law's residual is taken on the unfavourable side, what measured runs were slower
+than predicted is added as it is to every plan, and the larger batch has to fit into memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 
 from planner.batch_law import BatchLaw
 from planner.batching import batched_sojourns
+from planner.candidates import replica_memory_gib
+from planner.curve import predictor
 from planner.occupancy import quota_of
 from planner.records import (
     HOURS_PER_MONTH,
@@ -55,10 +58,13 @@ def choose_batching(
     factor: CpuFactor,
     usd_per_hour: float | None,
     seed: int,
+    *,
+    room_gib: float,
 ) -> BatchChoice | None:
     """The fewest replicas that hold with batching; None when not fewer than the plan's.
 
-    ``profiles`` are those of the plan's variant, size and threads, at any batch.
+    ``profiles`` are those of the plan's variant, size and threads, at any batch; ``room_gib`` is
+    the memory that one replica may need, with headroom, where the plan puts it.
     """
     usable = [p for p in profiles if p.batch >= demand.batch]
     if demand.batch not in {p.batch for p in usable} or quota_of(usable[0]) is not None:
@@ -67,20 +73,25 @@ def choose_batching(
         law = BatchLaw.of(usable)
     except BadInput:  # a single batch size
         return None
-    times = law.table(min(law.most, MOST_A_CALL))
+    # Memory of a batch between two measured ones is that of the larger.
+    fitting = [p.batch for p in usable if replica_memory_gib(p) <= room_gib]
+    times = law.table(min(MOST_A_CALL, max(fitting, default=law.rows) // law.rows))
     # As cautious about what a replica carries as the plan is.
     doubt = max(p.capacity_rps / p.capacity_interval.low for p in usable)
     slow = times * ((1 + law.residual) * doubt / factor.low)
     for tried, option in enumerate(_options(demand, plan, slow)):
         if tried == MOST_TRIES:
             break
+        over = _shortfall_ms(demand, option, slow, usable, seed)
         upper = _quantile_ms(demand, option, slow, law.beyond_s / factor.low, seed)
+        upper += over / factor.low
         if upper > demand.slo.limit_ms:
             continue
         low, mid = (
             _quantile_ms(demand, option, times * scale, law.beyond_s / factor.mid, seed)
             for scale in ((1 - law.residual) / factor.high, 1 / factor.mid)
         )
+        mid += over / factor.mid
         instances = -(-option.replicas // plan.candidate.replicas_per_instance)
         return BatchChoice(
             max_batch=option.most,
@@ -113,6 +124,22 @@ def _options(demand: Demand, plan: Plan, slow: np.ndarray) -> Iterator[_Option]:
             if needed <= replicas:
                 for share in _WAITS:
                     yield _Option(replicas, most, share * demand.slo.limit_ms)
+
+
+def _shortfall_ms(
+    demand: Demand,
+    option: _Option,
+    table: np.ndarray,
+    profiles: Sequence[ServiceProfile],
+    seed: int,
+) -> float:
+    """By how much runs were slower than predicted, of the batches that a call may have."""
+    working = option.replicas - demand.spare_replicas
+    busy = demand.rate_rps * float(table[option.most].mean()) / option.most / working
+    most = option.most * demand.batch
+    return max(
+        predictor(p, seed).shortfall(busy, demand.slo.quantile) for p in profiles if p.batch <= most
+    )
 
 
 def _quantile_ms(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from loadtests.objective import Slo
-from planner.records import Candidate, Interval
+from planner.records import Candidate, Demand, Interval, Plan
 from serving.records import SCHEMA_VERSION, Environment, InstanceType, Record, Variant
 
 VerdictName = Literal["holds", "fails", "undecided"]
@@ -20,9 +21,8 @@ LAPSE_AFTER_DAYS = 180
 class Judged(Record):
     """Requests that were judged together: ``over`` of ``n`` were late, failed ones included.
 
-    ``effective_n`` is how many independent requests would say as much, ``share_over`` what was
-    judged: the share in these runs or, where luck with the schedule could be taken out, the
-    one expected over all schedules.
+    ``effective_n`` is how many independent requests would say as much, ``share_over`` the
+    share in these runs, which is what was judged.
     """
 
     verdict: VerdictName
@@ -46,7 +46,7 @@ class Claim(Record):
 
     It is about ``held_replicas`` replicas at ``held_rps``; of a plan with more replicas
     that is the same share of both. ``killed`` is the run in which one of the replicas was
-    killed half-way, judged by itself; ``not_killed`` why there was none.
+    killed half-way, judged by itself and from the kill on; ``not_killed`` why there was none.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -67,6 +67,11 @@ class Claim(Record):
     confidence: float = Field(gt=0.5, lt=1, description="of the verdict, all looks together")
     looks: int = Field(ge=0, description="how often it was judged while it went on; 0: once")
     deployments: int = Field(ge=1, description="redeployments, each one sample of that lottery")
+    discarded: int = Field(
+        default=0,
+        ge=0,
+        description="attempts before, whose runs were thrown away; looks has theirs",
+    )
     judged: Judged
     each: tuple[Judged, ...] = Field(
         description="every deployment by itself, at a confidence that holds for all of them"
@@ -80,7 +85,7 @@ class Claim(Record):
     config_hash: str
     environment: Environment
     measurement_ids: tuple[str, ...]
-    confirmed_on: str = Field(description="ISO date")
+    confirmed_on: date
     lapses_after_days: int = Field(ge=1)
     differs: tuple[str, ...] = Field(description="from where the plan recommends to run it")
     instead: str = Field(default="", description="of one that fails: what is recommended now")
@@ -123,8 +128,13 @@ class Claim(Record):
             f"{objective_in_words(self.slo)} at {self.held_rps:,.6g} "
             f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
-            f"over, {deployments_in_words(self.deployments)}{self._loss_in_words()}"
+            f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
+            f"{self._loss_in_words()}"
         )
+
+    def _discarded_in_words(self) -> str:
+        attempts = "attempt" if self.discarded == 1 else "attempts"
+        return f" after {self.discarded} discarded {attempts}" if self.discarded else ""
 
     def _loss_in_words(self) -> str:
         if self.killed is None:
@@ -152,6 +162,20 @@ def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) 
         *environment_changes(claim.environment, environment),
         *_too_old(claim, now),
     ]
+
+
+def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list[str]:
+    """Why the claim is about none of ``plans``, recommended for ``demand``; [] where it is."""
+    reasons = []
+    claimed = (claim.slo, claim.batch, claim.rate_rps, claim.spare_replicas)
+    if claimed != (demand.slo, demand.batch, demand.rate_rps, demand.spare_replicas):
+        reasons.append(
+            f"{objective_in_words(demand.slo)} at {demand.rate_rps:,.6g} req/s of batch "
+            f"{demand.batch:,}, {demand.spare_replicas} to spare, is demanded now"
+        )
+    if not any((p.candidate, p.replicas) == (claim.candidate, claim.replicas) for p in plans):
+        reasons.append("another plan is recommended now")
+    return reasons
 
 
 def lapsed_from_outside(claim: Claim, now: date, sha256: str | None) -> list[str]:
@@ -195,7 +219,7 @@ def _of_another_model(claim: Claim, sha256: str) -> list[str]:
 
 
 def _too_old(claim: Claim, now: date) -> list[str]:
-    age = (now - date.fromisoformat(claim.confirmed_on)).days
+    age = (now - claim.confirmed_on).days
     if age <= claim.lapses_after_days:
         return []
     return [

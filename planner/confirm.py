@@ -36,6 +36,7 @@ def judge_confirmation(
     predicted: Interval | None = None,
     confidence: float = CONFIDENCE,
     look: int = 0,
+    discarded: int = 0,
     differs: Sequence[str] = (),
 ) -> Claim:
     """Judge a plan by open-loop runs, one for each redeployment of the share that was held.
@@ -43,12 +44,15 @@ def judge_confirmation(
     Late requests are those beyond the limit, failed and unsent ones included; those of all
     deployments are pooled and judged by the binomial rule. The claim holds when the pool
     does, no deployment fails by itself, there are at least three, and, where the demand has
-    spare replicas and more than one is held, the run with a ``killed`` one does not fail. It
-    fails when the pool or a deployment fails. Give the ``verdicts`` of
-    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run, so that
-    correlation between requests counts; without them requests are taken as independent.
+    spare replicas and more than one is held, the run with a ``killed`` one holds, too. It
+    fails when the pool, a deployment or that run fails. Give the ``verdicts`` of
+    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
+    replay, so that correlation between requests counts; without them requests are taken as
+    independent. The ``killed`` one is judged by its own: what is late after a loss is late
+    together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
-    :func:`planner.pooled.confidence_of_look`. ``differs`` is added to what is known to
+    :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
+    thrown away, count as well. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
 
     InvalidMeasurement for a run that cannot be believed (one whose backlog grew can, and
@@ -59,6 +63,9 @@ def judge_confirmation(
         raise BadInput("no confirmation run; at least one is needed, and three to prove anything")
     if verdicts and len(verdicts) != len(measurements):
         raise BadInput(f"{len(verdicts)} verdicts for {len(measurements)} runs; give one for each")
+    of_killed = [v for v in killed.verdicts if v.slo == demand.slo] if killed else []
+    if verdicts and killed is not None and not of_killed:
+        raise BadInput(f"run {killed.id} has no verdict, and those beside it have; give it one")
     runs = [*measurements, *([killed] if killed else [])]
     deployment = _same_deployment(runs, plan)
     _same_environment(runs, environment)
@@ -71,16 +78,19 @@ def judge_confirmation(
         _check_load(killed, demand, killed_rps or held_rps)
         _check_valid(killed, unbelievable_loss(killed))
     slo, sure = demand.slo, confidence_of_look(confidence, look)
+    # It is looked at once in each attempt, so attempts are its looks.
+    sure_of_loss = confidence_of_look(confidence, discarded + 1) if look else confidence
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
     stricter = 1 - (1 - sure) / len(measurements)
     each = tuple(
         judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
     )
     pool = judged(measurements, verdicts, slo, sure)
-    after_kill = None if killed is None else judged([killed], [], slo, confidence)
+    after_kill = None if killed is None else judged([killed], of_killed, slo, sure_of_loss)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
-    replayed = bool(verdicts) and all(v.replayed for v in verdicts)
-    verdict, reason = _verdict(pool, each, after_kill, spare, replayed=replayed)
+    verdict, reason = _verdict(pool, each, after_kill, spare)
+    if after_kill is not None and of_killed:  # the histogram is of the whole run
+        after_kill = after_kill.model_copy(update={"measured_ms": of_killed[0].quantile_ms})
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     return Claim.of(
         profile=demand.name,
@@ -99,6 +109,7 @@ def judge_confirmation(
         confidence=confidence,
         looks=look,
         deployments=len(measurements),
+        discarded=discarded,
         judged=pool,
         each=each,
         killed=after_kill,
@@ -110,7 +121,7 @@ def judge_confirmation(
         config_hash=config_hash,
         environment=environment,
         measurement_ids=tuple(run.id for run in runs),
-        confirmed_on=confirmed_on.isoformat(),
+        confirmed_on=confirmed_on,
         lapses_after_days=LAPSE_AFTER_DAYS,
         differs=(*_differences(demand, plan, deployment, environment), *differs),
     )
@@ -178,8 +189,6 @@ def _verdict(
     each: Sequence[Judged],
     killed: Judged | None,
     spare_replicas: int,
-    *,
-    replayed: bool,
 ) -> tuple[Verdict, str]:
     failed = sum(one.verdict == "fails" for one in each)
     if failed:
@@ -194,8 +203,15 @@ def _verdict(
         return Verdict.UNDECIDED, f"{len(each)} of {DEPLOYMENTS} redeployments are made"
     if spare_replicas and killed is None:
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
-    how = ", by the share that is expected over all schedules" if replayed else ""
-    return Verdict.HOLDS, f"binomial rule over all deployments{how}; none fails by itself"
+    if spare_replicas and killed is not None and killed.verdict == "undecided":
+        return Verdict.UNDECIDED, (
+            "with a replica killed the requests are too few, or too near the limit; repeat all "
+            "runs with more requests each"
+        )
+    return Verdict.HOLDS, (
+        "binomial rule over all deployments; none fails by itself; how surely is said of these "
+        "deployments, not of the next one"
+    )
 
 
 def _differences(

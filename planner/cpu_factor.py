@@ -89,14 +89,22 @@ def _factor(
 
 
 def same_family(target: Calibration) -> CpuFactor:
-    """The factor of a machine with this host's very CPU: 1, give or take ``SAME_FAMILY``."""
+    """The factor of a machine with this host's very CPU: 1, give or take ``SAME_FAMILY``.
+
+    Lower where one of its vCPUs was slower with all the others busy: hyper-threads of one
+    core, or a clock that drops.
+    """
+    busy = _ratios(target, target, {s.kernel for s in target.speeds if s.workers > 1}, (False,))
+    slowest = min((low for low, _, _ in busy), default=1.0)
+    low = min(1 - SAME_FAMILY, slowest)
+    shared = f", {low:.2f} of one alone with all busy" if low == slowest else ""
     return CpuFactor(
         target_family=target.cpu_family,
-        low=1 - SAME_FAMILY,
+        low=low,
         mid=1,
         high=1 + SAME_FAMILY,
         basis=f"same family: {target.cpu_model} here and there; {SAME_FAMILY:.0%} from one "
-        "machine to another",
+        f"machine to another{shared}",
     )
 
 
@@ -125,14 +133,17 @@ def measured_factor(here: Calibration, there: Calibration) -> CpuFactor:
 
 
 def _ratios(
-    here: Calibration, there: Calibration, kernels: Iterable[str]
+    here: Calibration,
+    there: Calibration,
+    kernels: Iterable[str],
+    alone: Sequence[bool] = (True, False),
 ) -> list[tuple[float, float, float]]:
     """Low, middle and high of each kernel's speed there, alone and all busy, over here alone."""
     found = []
     for kernel in kernels:
         base = here.speed(kernel, alone=True)
-        for alone in (True, False):
-            other = there.speed(kernel, alone=alone)
+        for one in alone:
+            other = there.speed(kernel, alone=one)
             if base is not None and other is not None:
                 found.append(
                     (

@@ -112,7 +112,7 @@ class Predictor:
         if share <= may_wait(quantile):
             quick = self._without_queue(quantile)
             low, mid, high = min(low, quick.low), min(mid, quick.mid), min(high, quick.high)
-        shortfall = self._shortfall(utilisation, quantile)
+        shortfall = self.shortfall(utilisation, quantile)
         return Range(low, mid + shortfall, high + shortfall)
 
     def know(self, surface: Surface) -> None:
@@ -146,7 +146,7 @@ class Predictor:
             self._unqueued[quantile] = Range(min(at), float(np.median(at)), max(over))
         return self._unqueued[quantile]
 
-    def _shortfall(self, utilisation: float, quantile: float) -> float:
+    def shortfall(self, utilisation: float, quantile: float) -> float:
         """By how much measured runs exceeded the prediction: interpolated, rising with the load.
 
         Between two runs the rise is taken as linear. A quota's throttling sets in somewhere
@@ -156,7 +156,7 @@ class Predictor:
             # Stalls of the platform do not get shorter on a larger size.
             slower = max(1.0, self.profile.service_scale.mid)
             nearest = predictor(self.profile.nearest, self._seed)
-            return slower * nearest._shortfall(utilisation, quantile)
+            return slower * nearest.shortfall(utilisation, quantile)
         if not self.profile.measured_points:
             return 0.0
         if quantile not in self._shortfalls:

@@ -16,12 +16,14 @@ from planner.prices import PriceList
 from planner.profile import Refusal
 from planner.reach import CpuReach
 from planner.recommend import recommend
-from planner.records import HOURS_PER_MONTH, Demand, ServiceProfile
+from planner.records import HOURS_PER_MONTH, Demand, Plan, ServiceProfile
 from planner.sizing import UTILISATION_CAP, Shortage, Sizing
 from planner.surface import HIGHEST_UTILISATION
 from serving.records import InstanceType, Variant
 
 _CLOSE = 1e-3
+_RETREATS = (1.0, 0.98, 0.95, 0.9)
+"""Of the highest rate: rounded down it may meet another number of replicas, and none hold it."""
 
 
 def cpu_reaches(
@@ -80,16 +82,16 @@ def _reach(
     none = CpuReach(batch=demand.batch, rate_rps=0, spare_replicas=demand.spare_replicas)
     if not rate:
         return none
-    best = recommend(
-        demand.model_copy(update={"rate_rps": rate}),
-        profiles,
-        refused,
-        variants,
-        instances,
-        prices.prices,
-        prices.factors,
-        seed,
-    ).best
+
+    def best_at(rate_rps: float) -> Plan | None:
+        asked = demand.model_copy(update={"rate_rps": rate_rps})
+        return recommend(
+            asked, profiles, refused, variants, instances, prices.prices, prices.factors, seed
+        ).best
+
+    rates = [float(f"{share * rate:.3g}") for share in _RETREATS]
+    found = ((at, plan) for at in rates if (plan := best_at(at)) is not None)
+    rate, best = next(found, (0.0, None))
     if best is None:
         return none
     usd = None if best.usd_per_month is None else best.usd_per_month / HOURS_PER_MONTH

@@ -10,6 +10,7 @@ from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, FaultCode, Measurement
 from loadtests.slo import decide
 from planner.claim import Judged
+from serving.errors import BadInput
 
 CONFIDENCE = 0.99
 
@@ -44,13 +45,17 @@ def unbelievable(run: Run, forgiven: Collection[FaultCode] = ()) -> str | None:
 def judged(
     runs: Sequence[Run], verdicts: Sequence[SloVerdict], slo: Slo, confidence: float
 ) -> Judged:
-    """Requests of all ``runs`` together, by the binomial rule; their effective numbers add up.
+    """Requests of all ``runs`` together, by the binomial rule, at their effective number.
 
-    Without ``verdicts`` (one for each run) requests are taken as independent.
+    Without ``verdicts`` (one for each run) requests are taken as independent. BadInput for
+    one from a replay: that was decided by its score, of which the number and the share that
+    are pooled here know neither the margin nor the skewness.
     """
+    if any(v.replayed for v in verdicts):
+        raise BadInput("a verdict from a replay cannot be pooled; judge the run by its latencies")
     if verdicts:
         n, over = sum(v.n for v in verdicts), sum(v.over for v in verdicts)
-        effective = sum(v.effective_n for v in verdicts)
+        effective = _effective(verdicts)
         share = sum(v.share_over * v.n for v in verdicts) / n if n else 0.0
     else:
         n = sum(_judgeable(m) for m in runs)
@@ -84,6 +89,19 @@ def missing(pool: Judged, slo: Slo, confidence: float) -> int | None:
             high = middle
     each = pool.n / pool.effective_n if pool.effective_n else 1.0
     return max(1, math.ceil(high * each) - pool.n)
+
+
+def _effective(verdicts: Sequence[SloVerdict]) -> float:
+    """Independent requests that say as much as all runs do together.
+
+    Of a run with n requests, e of them effective, the share late has variance p(1 - p)/e.
+    Shares are weighted by n, so that of their mean is p(1 - p) sum(n^2/e) / sum(n)^2. A run
+    that says little pulls on the mean all the same: the sum of e would be too much.
+    """
+    told = [v for v in verdicts if v.n]
+    if not told or any(v.effective_n <= 0 for v in told):
+        return 0.0
+    return sum(v.n for v in told) ** 2 / sum(v.n**2 / v.effective_n for v in told)
 
 
 def _fell_behind(run: Run) -> bool:

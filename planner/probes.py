@@ -35,6 +35,9 @@ REQUESTS = 5_000
 WORTH = 0.02
 """A cell that can save less than this share of the cost would settle nothing."""
 
+_OPTIONS = {0.95: "--p95", 0.99: "--p99"}
+"""Of ``tonnage measure``, by the objective's quantile."""
+
 _UNKNOWN = (Bottleneck.UNMEASURED, Bottleneck.INVALID)
 
 
@@ -48,8 +51,8 @@ class _Chance(NamedTuple):
 
 def measure_command(
     variant: Variant, candidate: Candidate, demand: Demand, measure_with: str | None = None
-) -> str:
-    """The command that measures one cell against a demand's limit.
+) -> str | None:
+    """The command that measures one cell against a demand's limit; None where no option says it.
 
     ``measure_with`` is how the run's study is measured, ``tonnage measure STUDY``, or the command
     of a run without one, ``tonnage run --model ...``; by default the variant's workload.
@@ -57,7 +60,10 @@ def measure_command(
     begin = measure_with or f"tonnage measure {variant.workload}"
     if begin.startswith("tonnage run"):
         return f"{begin} --instance {candidate.size}"
-    limit = f"--p{'95' if demand.slo.quantile == 0.95 else '99'} {demand.slo.limit_ms:g}ms"
+    option = _OPTIONS.get(demand.slo.quantile)
+    if option is None:
+        return None
+    limit = f"{option} {demand.slo.limit_ms:g}ms"
     return (
         f"{begin} --variant {candidate.variant} --instance {candidate.size} "
         f"--threads {candidate.threads} --batch {demand.batch} --max-load {limit} "
@@ -80,7 +86,8 @@ def probes(
 
     A cell takes ``deploy_s`` and the time of ``REQUESTS`` at half of the best capacity that one
     may hope for. ``profiles`` are those that were measured; ``measure_with`` is that of
-    :func:`measure_command`. A cell that cannot save anything to speak of is left out.
+    :func:`measure_command`. A cell that cannot save anything to speak of is left out, and so is
+    one that no command measures.
     """
     each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
     plans = [p for p in (answer.best, *answer.alternatives) if p and p.usd_per_month is not None]
@@ -96,7 +103,9 @@ def probes(
     for c in chances.values():
         size = _size(c.candidate.size, instances)
         rps = _hoped(each_vcpu, c.candidate.variant)
-        if size is None or not rps:
+        variant = named[c.candidate.variant]
+        command = measure_command(variant, c.candidate, answer.demand, measure_with)
+        if size is None or not rps or command is None:
             continue
         every.append(
             Probe(
@@ -107,9 +116,7 @@ def probes(
                 seconds=deploy_s + REQUESTS / (0.5 * rps * size.vcpus),
                 saving_usd_per_month=c.saving_usd,
                 why=c.why,
-                command=measure_command(
-                    named[c.candidate.variant], c.candidate, answer.demand, measure_with
-                ),
+                command=command,
             )
         )
     every.sort(key=_rank)

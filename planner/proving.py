@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
 
 from loadtests.objective import Slo
 from loadtests.records import Measurement
-from loadtests.replay import FEWEST
 from planner.claim import Claim
 from planner.pooled import CONFIDENCE, confidence_of_look, judged
 from planner.records import Plan, Recommendation
@@ -27,8 +25,7 @@ SHORTEST_KILLED_S = 20.0
 """Starting a replica again takes some seconds; most of the run shall not be that."""
 
 _LATE_IN_TAIL = 24
-# The warm-up is cut off, and rates are random: more are sent than a replay needs.
-_MARGIN = 1.2
+_MARGIN = 1.2  # the warm-up is cut off, and rates are random
 _SHARE_OF_BUDGET = 0.8
 
 
@@ -79,14 +76,12 @@ class Protocol(Record):
     ) -> Self:
         """Enough ``requests`` for a verdict, unless they are given, and within the budget.
 
-        About twenty of a good plan's requests are then in the tail that decides. One replica
-        gets as many as luck with the schedule can be taken out of.
+        About twenty of a good plan's requests are then in the tail that decides.
         """
         if requests is None:
             enough = _LATE_IN_TAIL / (1 - slo.quantile)
-            enough = max(enough, _MARGIN * FEWEST if held.replicas == 1 else 0.0)
             enough = max(enough, SHORTEST_S * held.rate_rps)
-            runs = deployments + (killed_rps is not None)
+            runs = deployments + 2 * (killed_rps is not None)
             requests = math.ceil(
                 min(enough, _SHARE_OF_BUDGET * budget_s * held.rate_rps / runs) - 1e-9
             )
@@ -104,8 +99,11 @@ class Protocol(Record):
 
     @property
     def killed_s(self) -> float:
-        """How long the one that loses a replica is driven; 0 when none does."""
-        return max(self.run_s, SHORTEST_KILLED_S) if self.killed_rps else 0.0
+        """How long the one that loses a replica is driven; 0 when none does.
+
+        Twice as long: what comes before the loss is not judged.
+        """
+        return max(2 * self.run_s, SHORTEST_KILLED_S) if self.killed_rps else 0.0
 
     @property
     def duration_s(self) -> float:
@@ -140,16 +138,30 @@ class ConfirmationRun(Record):
     measurement: Measurement
 
 
-def fails_alone(run: Measurement, slo: Slo, deployments: int) -> bool:
-    """Whether one deployment fails so clearly that no other makes up for it."""
-    stricter = 1 - (1 - confidence_of_look(CONFIDENCE, 1)) / deployments
+class Discarded(Record):
+    """An attempt whose runs were thrown away: what it proved, and how often it was judged."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: str
+    looks: int = Field(ge=1)
+
+
+def fails_alone(run: Measurement, slo: Slo, deployments: int, look: int = 1) -> bool:
+    """Whether one of so many deployments fails so clearly that no other makes up for it.
+
+    ``look`` is the number of the one that follows after all of them.
+    """
+    stricter = 1 - (1 - confidence_of_look(CONFIDENCE, look)) / deployments
     verdicts = [v for v in run.verdicts if v.slo == slo]
     return judged([run], verdicts[:1], slo, stricter).verdict == "fails"
 
 
-def look_of(runs: Sequence[Measurement], deployments: int) -> int:
-    """Which look it is when so many runs are judged: the first after all planned ones."""
-    return 1 + max(0, len(runs) - deployments)
+def look_of(deployments: int) -> int:
+    """Which look it is when so many are judged: the first after ``DEPLOYMENTS``.
+
+    However many are planned: a plan that is raised after each look would make every one the first.
+    """
+    return 1 + max(0, deployments - DEPLOYMENTS)
 
 
 def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | None:

@@ -188,7 +188,8 @@ def _rejected(
         if sizing.may_hold:
             bottleneck = Bottleneck.UNMEASURED
             command = measure_command(profile.variant, placement.candidate, demand, measure_with)
-            reason += f", but at the lower end of its interval it holds; measure this: `{command}`"
+            reason += ", but at the lower end of its interval it holds; measure this"
+            reason += f": `{command}`" if command else ""
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 
 

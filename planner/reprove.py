@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from loadtests.records import EndpointMeasurement
-from planner.claim import Claim
+from planner.claim import Claim, objective_in_words
 from planner.pooled import confidence_of_look, judged, missing, unbelievable
 from planner.reproof import Reproof
 from serving.errors import BadInput, InvalidMeasurement
@@ -32,7 +32,7 @@ def judge_reproof(
     hash of its model file, if the server tells it.
 
     InvalidMeasurement for a run that cannot be believed; BadInput without runs, and for
-    runs of another batch, rate or server.
+    runs of another batch, rate or server, or without a verdict on the claim's objective.
     """
     if not runs:
         raise BadInput("no run against the endpoint; at least one is needed")
@@ -48,12 +48,12 @@ def judge_reproof(
             )
     verdicts = [v for run in runs for v in run.verdicts if v.slo == claim.slo]
     looks = len(runs)
-    pool = judged(
-        runs,
-        verdicts if len(verdicts) == looks else (),
-        claim.slo,
-        confidence_of_look(claim.confidence, looks),
-    )
+    if len(verdicts) != looks:
+        raise BadInput(
+            f"{len(verdicts)} verdicts on {objective_in_words(claim.slo)} for {looks} runs against "
+            f"{first.url}; judge each run by the claim's objective"
+        )
+    pool = judged(runs, verdicts, claim.slo, confidence_of_look(claim.confidence, looks))
     further = confidence_of_look(claim.confidence, looks + 1)
     return Reproof.of(
         verdict=pool.verdict,

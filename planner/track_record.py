@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from planner.claim import Claim, VerdictName
 from planner.records import Interval
@@ -36,15 +36,20 @@ class TrackPoint(Record):
     verdict: VerdictName
     model_sha256: str
     environment: str
+    attempt: int = Field(default=0, ge=0, description="attempts before, whose runs were discarded")
 
     @classmethod
     def of(cls, claim: Claim, workload: str) -> Self | None:
-        """The point that a claim adds; None for one without a prediction, or undecided."""
+        """The point that a claim adds; None for one without a prediction.
+
+        Undecided ones count: they are the predictions near the limit, and the quantile was
+        measured.
+        """
         predicted, measured = claim.predicted, claim.judged.measured_ms
-        if predicted is None or claim.verdict == "undecided":
+        if predicted is None:
             return None
         return cls(
-            confirmed_on=claim.confirmed_on,
+            confirmed_on=claim.confirmed_on.isoformat(),
             workload=workload,
             variant=claim.candidate.variant,
             instance=claim.instance.label,
@@ -61,13 +66,31 @@ class TrackPoint(Record):
             verdict=claim.verdict,
             model_sha256=claim.model_sha256,
             environment=claim.environment.content_hash(),
+            attempt=claim.discarded,
         )
+
+    @property
+    def proven(self) -> str:
+        """What was to be proven, apart from what came out."""
+        came_out = {"confirmed_on", "measured_ms", "inside", "error", "verdict"}
+        return self.model_dump_json(exclude=came_out)
 
 
 class TrackRecord(Record):
     """All points together. A quantile that has no value, for failed requests, is a miss."""
 
     points: tuple[TrackPoint, ...]
+
+    @field_validator("points")
+    @classmethod
+    def _once(cls, points: tuple[TrackPoint, ...]) -> tuple[TrackPoint, ...]:
+        """Of a confirmation that was undecided and went on, the last state alone."""
+        last = {point.proven: number for number, point in enumerate(points)}
+        return tuple(
+            point
+            for number, point in enumerate(points)
+            if point.verdict != "undecided" or last[point.proven] == number
+        )
 
     @property
     def median_absolute_error(self) -> float | None:

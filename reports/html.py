@@ -12,7 +12,7 @@ from reports import formatting as f
 from reports import words
 from reports.bundle import Bundle
 from reports.plots import figures
-from reports.proven import proven_line
+from reports.proven import claim_line
 from reports.table import MEANINGS, Mark, split_mark
 from reports.tables import sections
 
@@ -44,7 +44,7 @@ class Card:
     margin: str
     in_process: str
     host: str
-    proven: str
+    claim: tuple[str, str] | None
     rejected: str
     note: str
 
@@ -100,7 +100,7 @@ def _card(bundle: Bundle, answer: Recommendation) -> Card:
         host=f"{words.configuration(host)}; {words.latency(host)}"
         if host and host is not best
         else "",
-        proven=next((proven_line(c) for c in bundle.claims if c.profile == wanted.name), ""),
+        claim=claim_line(bundle, wanted.name),
         rejected=words.commonest(answer),
         note=answer.note,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -63,7 +64,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return value.isoformat() if isinstance(value, date) else value
 
 
 @lru_cache(maxsize=4096)

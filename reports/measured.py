@@ -12,9 +12,13 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _ENDED = {
     StopReason.FOUND: "found",
     StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
-    StopReason.CEILING_HOLDS: "it still holds at the most that generator and ingress carry",
+    StopReason.CEILING_HOLDS: "it still holds at the most that can be measured here",
     StopReason.LOWEST_FAILS: "it fails at the lowest rate tried already",
     StopReason.BUDGET_SPENT: "the budget of requests is spent; give more with --budget",
+}
+_ENDED_UNDECIDED = {
+    StopReason.CEILING_HOLDS: "undecided at the most that can be measured here",
+    StopReason.LOWEST_FAILS: "undecided at the lowest rate tried already",
 }
 
 
@@ -47,6 +51,9 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
     if m.steady is not None:
         lines.append(f"  warm-up    {m.steady.reason} [{m.steady.method}]")
     if isinstance(m, Measurement):
+        if m.floor_p99_s is not None:
+            p99 = f.ms(1e3 * m.floor_p99_s)
+            lines.append(f"  floor      at the platform's floor (its p99 is {p99})")
         lines += [f"  law        {law}" for law in m.broken_laws]
     lines += [f"  objective  {verdict_in_words(verdict)}" for verdict in m.verdicts]
     if m.valid:
@@ -60,21 +67,22 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
 def max_load_text(found: MaxLoad, slo: Slo) -> str:
     """The result of a search for the highest load, and the probes behind it."""
     limit = f.objective(slo)
-    if found.rate_rps and found.high_rps is not None:
-        answer = (
-            f"{f.rate(found.rate_rps)} "
-            f"({f.rate(found.low_rps)} to {f.rate(found.high_rps)}) [measured]"
-        )
-    elif found.rate_rps == found.low_rps > 0:
-        answer = f"at least {f.rate(found.rate_rps)} [measured]"
-    elif found.high_rps is None:
-        proven = f"{f.rate(found.low_rps)} held" if found.low_rps else "no rate held"
-        answer = f"about {f.rate(found.rate_rps)} ({proven}, none failed for certain) [measured]"
+    rate, low, high = found.rate_rps, found.low_rps, found.high_rps
+    ended = _ENDED[found.stop_reason]
+    if rate == low > 0 and high is None:
+        answer = f"at least {f.rate(rate)}"
+    elif not rate and high is not None:
+        answer = f"below {f.rate(high)}"
+    elif low and high is not None:
+        answer = f"{f.rate(rate)} ({f.rate(low)} to {f.rate(high)})"
     else:
-        answer = f"below {f.rate(found.high_rps)} [measured]"
+        held = f"{f.rate(low)} held" if low else "no rate held"
+        failed = "none failed for certain" if high is None else f"{f.rate(high)} failed"
+        answer = f"{f'about {f.rate(rate)}, ' if rate else ''}undecided ({held}, {failed})"
+        ended = _ENDED_UNDECIDED.get(found.stop_reason, ended)
     lines = [
-        f"Highest load with {limit}: {answer}",
-        f"  ended      {_ENDED[found.stop_reason]}",
+        f"Highest load with {limit}: {answer} [measured]",
+        f"  ended      {ended}",
         f"  effort     {f.count(len(found.probes))} probes, {f.count(found.samples)} requests",
     ]
     return "\n".join(lines) + "\n"

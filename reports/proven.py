@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from datetime import date
 
-from planner.claim import Claim, Judged
+from planner.claim import Claim, Judged, lapsed, of_another_plan
+from planner.recommend import best_on_host
 from planner.reproof import Reproof
 from planner.track_record import TrackPoint, TrackRecord
 from reports import formatting as f
@@ -64,9 +66,30 @@ def reproof_text(found: Reproof) -> str:
     return "\n".join(lines) + "\n"
 
 
-def proven_line(claim: Claim) -> str:
-    """A claim in one sentence with its mark, for the profile that it is about."""
-    return marked(claim.sentence, Mark.MEASURED)
+def claim_line(bundle: Bundle, profile: str) -> tuple[str, str] | None:
+    """What to call the claim about a profile, Proven or Lapsed, and the line that says it.
+
+    None where nothing was confirmed.
+    """
+    claim = next((c for c in bundle.claims if c.profile == profile), None)
+    if claim is None:
+        return None
+    if why := no_longer(bundle, claim):
+        return "Lapsed", marked(f"{'; '.join(why)}. It was: {claim.sentence}", Mark.MEASURED)
+    return "Proven", marked(claim.sentence, Mark.MEASURED)
+
+
+def no_longer(bundle: Bundle, claim: Claim) -> list[str]:
+    """Why a claim says nothing about what the run recommends today; [] while it does."""
+    answer = next((a for a in bundle.recommendations if a.demand.name == claim.profile), None)
+    variant = next((v for v in bundle.variants if v.name == claim.candidate.variant), None)
+    if answer is None or variant is None or bundle.environment is None:
+        return ["the run no longer holds what it is about"]
+    plans = [plan for plan in (answer.best, best_on_host(answer)) if plan is not None]
+    return [
+        *lapsed(claim, _today(), bundle.environment, variant),
+        *of_another_plan(claim, answer.demand, plans),
+    ]
 
 
 def predicted_in_words(claim: Claim) -> str:
@@ -103,7 +126,7 @@ def _claims(bundle: Bundle) -> Table:
     rows = tuple(
         (
             titles.get(claim.profile, claim.profile),
-            claim.verdict,
+            f"{claim.verdict}, lapsed" if no_longer(bundle, claim) else claim.verdict,
             claim.sentence,
             f.interval(claim.predicted),
             f.number(claim.judged.measured_ms),
@@ -166,6 +189,7 @@ def _deployments(bundle: Bundle) -> Table:
 def _terms(bundle: Bundle) -> Table:
     rows = []
     for claim in bundle.claims:
+        rows += [(claim.profile, "has lapsed", line) for line in no_longer(bundle, claim)]
         rows += [(claim.profile, "differs", line) for line in claim.differs]
         rows += [(claim.profile, "lapses with", line) for line in claim.lapses]
     return Table(
@@ -220,6 +244,10 @@ def _quantile(quantile: float, judged: Judged) -> str:
     if judged.measured_ms is None:
         return f"no {f.quantile(quantile)}: too many requests failed"
     return f"{f.quantile(quantile)} {f.ms(judged.measured_ms)}"
+
+
+def _today() -> date:
+    return date.today()
 
 
 def _item(label: str, text: str) -> str:

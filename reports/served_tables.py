@@ -36,6 +36,7 @@ def capacities(bundle: Bundle) -> Table:
             "Users",
             "Paced p50 (ms)",
             "Model p50 (ms)",
+            "Overhead p50 (ms)",
             "Replica CPU (ms/req)",
             "Ingress CPU (ms/req)",
             "Generator (cores)",
@@ -45,11 +46,13 @@ def capacities(bundle: Bundle) -> Table:
         ),
         rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
         mark=None,
-        text_columns=(0, 1, 4, 15),
+        text_columns=(0, 1, 4, 16),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
             "Model p50 is the time inside the replica in the same run.",
+            "Overhead is p50 from sent to done less Model p50: generator, ingress and the "
+            "replica's own work.",
             "Throttled is the share of CFS periods in which the quota ran out, at capacity.",
         ),
     )
@@ -193,6 +196,10 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
             _throttled(best),
             f.memory(max(m.peak_memory_bytes for m in runs if m.valid)),
         )
+    model_ms = overhead_ms = None
+    if paced and paced.tells_service:
+        model_ms = quantiles_ms(paced.service)[0]
+        overhead_ms = quantiles_ms(paced.sent_to_done)[0] - model_ms
     ladder = [m for m in runs if m.run.mode != "open"]
     return (
         *_names(cell),
@@ -200,7 +207,8 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
         marked("", Mark.MEASURED if best else Mark.REFUSED),
         *shown,
         f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
-        f.number(quantiles_ms(paced.service)[0] if paced and paced.tells_service else None),
+        f.number(model_ms),
+        f.number(overhead_ms),
         *costs,
         _samples_and_faults(ladder),
     )
@@ -251,7 +259,7 @@ def _remarks(m: Measurement, every: tuple[Measurement, ...]) -> str:
     if floor is not None:
         parts.append(f"at the platform's floor (its p99 is {f.ms(1e3 * floor)})")
     parts += [f"{f.objective(v.slo)} {v.verdict}" for v in m.verdicts]
-    if m.steady is not None and m.steady.index:
+    if m.steady is not None and (m.steady.index or not m.steady.steady):
         parts.append(m.steady.reason)
     return "; ".join(parts)
 

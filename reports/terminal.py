@@ -14,7 +14,7 @@ from reports import words
 from reports.autoscaling_table import sentence
 from reports.batching_table import sentence as batching_sentence
 from reports.bundle import Bundle
-from reports.proven import proven_line, track_in_words
+from reports.proven import claim_line, track_in_words
 from reports.table import Table
 
 WIDTH = 100
@@ -94,9 +94,9 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
         inside = words.in_process(bundle, wanted, best)
         if inside:
             lines.append(_item("model only", inside))
-    claimed = next((c for c in bundle.claims if c.profile == wanted.name), None)
+    claimed = claim_line(bundle, wanted.name)
     if claimed is not None:
-        lines.append(_item("proven", proven_line(claimed)))
+        lines.append(_item(claimed[0].lower(), claimed[1]))
     rejected = words.commonest(answer)
     if rejected:
         lines.append(_item("rejected", rejected))

@@ -104,7 +104,8 @@ def trade_offs(recommendation: Recommendation, most: int = 3) -> tuple[str, ...]
 
 def _trade_off(plan: Plan) -> str:
     cost = "no price" if plan.usd_per_month is None else f.usd_per_month(plan.usd_per_month)
-    loss = "" if not plan.quality_loss else f", loses {f.percent(plan.quality_loss)} of quality"
+    points = round(100 * (plan.quality_loss or 0.0), 1)
+    loss = f", {points:g} points of quality less" if points > 0 else ""
     return f"{configuration(plan)}: {cost}, p99 up to {f.ms(plan.p99_ms.high)}{loss}"
 
 

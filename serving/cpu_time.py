@@ -17,14 +17,19 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """CPU-seconds since some moment in the past; subtract two readings."""
+    """CPU-seconds by logical CPU since some moment in the past; subtract two readings."""
 
     busy: dict[int, float]
-    stolen_s: float
+    stolen: dict[int, float]
+
+    @property
+    def stolen_s(self) -> float:
+        """What the hypervisor took from all of them."""
+        return sum(self.stolen.values())
 
 
 def read_cpus(proc: Path = _PROC, per_cpu: Path | None = None) -> CpuTimes:
-    """Busy CPU-seconds per logical CPU, and those that the hypervisor took from all of them.
+    """Busy CPU-seconds per logical CPU, and those that the hypervisor took from it.
 
     ``per_cpu`` is ``cpuacct.usage_percpu`` of the root group, in nanoseconds, which version 1
     has. Elsewhere a CPU was busy while it was not idle: the kernel measures idle time as it
@@ -34,17 +39,17 @@ def read_cpus(proc: Path = _PROC, per_cpu: Path | None = None) -> CpuTimes:
     """
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
     busy: dict[int, float] = {}
-    stolen_s = 0.0
+    taken: dict[int, float] = {}
     for line in (proc / "stat").read_text().splitlines():
         if line.startswith("cpu") and line[3].isdigit():
             name, *ticks = line.split()
             _user, _nice, _system, idle, waiting, _irq, _softirq, stolen = map(int, ticks[:8])
             busy[int(name[3:])] = now - (idle + waiting + stolen) * _TICK_S
-            stolen_s += stolen * _TICK_S
+            taken[int(name[3:])] = stolen * _TICK_S
     if per_cpu is not None:
         counters = per_cpu.read_text().split()
         busy = {cpu: int(nanoseconds) / 1e9 for cpu, nanoseconds in enumerate(counters)}
-    return CpuTimes(busy, stolen_s)
+    return CpuTimes(busy, taken)
 
 
 def find_per_cpu() -> Path | None:

@@ -45,7 +45,9 @@ def confirm(
     time_budget: Annotated[
         str, typer.Option("--time-budget", help="of a profile; undecided runs go on within it")
     ] = "10m",
-    fresh: Annotated[bool, typer.Option("--fresh", help="repeat what was run already")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="repeat what was run; the claim counts it")
+    ] = False,
     payload: Annotated[
         Path | None, typer.Option("--payload", help=".npz with rows for a model of your own")
     ] = None,

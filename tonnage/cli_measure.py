@@ -12,11 +12,21 @@ from loadtests.objective import Verdict
 from serving.errors import BadInput
 from serving.records import Endpoint
 from serving.wishes import parse_wish
-from tonnage.cli_common import Budget, Fresh, Json, Quick, Runs, log_file, print_result, study_run
+from tonnage.cli_common import (
+    Budget,
+    Fresh,
+    Json,
+    Quick,
+    Runs,
+    log_file,
+    note,
+    print_result,
+    study_run,
+)
 from tonnage.config import load_study
 from tonnage.durations import seconds_of
 from tonnage.load import Options, load_of, parse_headers
-from tonnage.own_options import Input
+from tonnage.own_options import Input, only_with
 from tonnage.progress import Steps
 
 _LOCUST_S = 3.0  # that starting it takes, for the progress bar
@@ -29,12 +39,15 @@ def measure(
     fresh: Fresh = False,
     runs: Runs = Path("runs"),
     variant: Annotated[str | None, typer.Option(help="only this variant, under a load")] = None,
-    instance: Annotated[str, typer.Option(help="what it is deployed on")] = "sim-1",
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    instance: Annotated[
+        str | None, typer.Option(help="what it is deployed on; default: sim-1")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="default: 1")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="default: 1")] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="waiting requests that one call may answer")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, max=1024, help="waiting requests that one call may answer; default: 1"),
+    ] = None,
     batch_wait: Annotated[
         str | None, typer.Option(help="how long a call waits for others, such as 2ms")
     ] = None,
@@ -48,7 +61,9 @@ def measure(
         str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
-    time_scale: Annotated[float, typer.Option(help="0.5 plays a trace twice as fast")] = 1.0,
+    time_scale: Annotated[
+        float | None, typer.Option(help="0.5 plays a trace twice as fast")
+    ] = None,
     batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
     duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
     timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
@@ -71,6 +86,28 @@ def measure(
     """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
     if (study is None) == (endpoint is None):
         raise BadInput("measure: give either a study or --endpoint URL")
+    of_study = {"--quick": quick or None, "--time-budget": time_budget, "--fresh": fresh or None}
+    of_deployment = {
+        "--instance": instance,
+        "--threads": threads,
+        "--replicas": replicas,
+        "--max-batch": max_batch,
+        "--batch-wait": batch_wait,
+    }
+    of_endpoint = {
+        "--model": model,
+        "--input": input_,
+        "--header": header,
+        "--insecure": insecure or None,
+    }
+    if endpoint is None:
+        only_with("--endpoint", of_endpoint)
+    else:
+        only_with("a deployment of ours, not to --endpoint", {"--variant": variant})
+    if variant is None:
+        only_with("--variant, which deploys", of_deployment)
+    if variant is not None or endpoint is not None:
+        only_with("a whole study", of_study)
     options = Options(
         rate=rate,
         users=users,
@@ -87,7 +124,7 @@ def measure(
         p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
     )
     if endpoint is None and variant is None:
-        if options.asked() or max_load or options.slos():
+        if options.asked() or max_load or options.slos() or payload or time_scale is not None:
             raise BadInput("measure STUDY: a load needs a deployment to go to; give --variant")
         run_of_study = study_run(study or "", quick, time_budget, fresh, runs, until="measure")
         run_of_study.run()
@@ -107,6 +144,11 @@ def measure(
         raise BadInput("measure --max-load: give one limit, --p99 or --p95, and no rate")
     # The search chooses its rates itself; any will do to say the rest.
     load = load_of(replace(options, rate=1.0) if max_load else options)
+    if load.trace is not None and load.cut_requests:
+        note(
+            f"--trace {trace}: {load.cut_requests} of its {len(load.trace.due_s)} requests fall "
+            f"due after --duration {duration} and are left out"
+        )
     test: EndpointTest | DeploymentTest
     if endpoint is not None:
         if model is None:
@@ -124,11 +166,11 @@ def measure(
             study=config,
             study_path=study_path,
             variant=variant or "",
-            instance=instance,
-            threads=threads,
-            replicas=replicas,
+            instance=instance or "sim-1",
+            threads=threads or 1,
+            replicas=replicas or 1,
             load=load,
-            max_batch=max_batch,
+            max_batch=max_batch or 1,
             batch_wait_s=0.0 if batch_wait is None else seconds_of(batch_wait, "--batch-wait"),
         )
     log = log_file("measure")
@@ -140,7 +182,7 @@ def measure(
             made = test.measure(log, steps.say)
     if max_load:
         print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
-        raise typer.Exit(0 if found.rate_rps else 1)
+        raise typer.Exit(0 if found.low_rps else 1)
     print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
     raise typer.Exit(3 if not made.valid else 1 if failed else 0)

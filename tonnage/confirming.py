@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from loadtests.records import LoadRun, Measurement
-from planner.claim import Claim
+from planner.claim import LAPSE_AFTER_DAYS, Claim
 from planner.confirm import judge_confirmation, unbelievable_loss
 from planner.pooled import unbelievable
-from planner.proving import ConfirmationRun, fails_alone, look_of, recommend_instead
+from planner.proving import ConfirmationRun, Discarded, fails_alone, look_of, recommend_instead
 from planner.recommend import best_on_host
 from planner.records import Plan
 from planner.track_record import TrackPoint, TrackRecord
@@ -40,6 +40,7 @@ from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage
 
 RUNS = "confirmations.jsonl"
+DISCARDED = "discarded.jsonl"
 REPEATS = 2
 REPORT_S = 3.0
 _SEED_STEP = 7919  # each run has a schedule of its own
@@ -144,17 +145,29 @@ class Confirming:
     def _kept(self, proof: Proof) -> tuple[list[Measurement], list[Measurement]]:
         """Runs of this proof that were finished earlier: redeployments, and losses."""
         kept = self.folder.records(RUNS, ConfirmationRun)
+        own = [run for run in kept if run.key == proof.key and not _lapsed(run)]
+        good = [run for run in own if _why_not(run) is None]
         if self.wanted.fresh:
+            if good:  # noted before it is done: whoever begins anew has looked all the same
+                looks = look_of(sum(run.kind == "deployment" for run in good))
+                self.folder.append(DISCARDED, Discarded(key=proof.key, looks=looks))
             self.folder.write_lines(RUNS, [run for run in kept if run.key != proof.key])
             return [], []
-        good = [run for run in kept if run.key == proof.key and _why_not(run) is None]
         if good:
             self.steps.say(f"{len(good)} finished runs of [{proof.demand.name}] are taken up again")
         runs = [run.measurement for run in good if run.kind == "deployment"]
         return runs, [run.measurement for run in good if run.kind == "killed"]
 
+    def _discarded(self, proof: Proof) -> list[Discarded]:
+        found = self.folder.records(DISCARDED, Discarded)
+        return [attempt for attempt in found if attempt.key == proof.key]
+
+    def _look(self, proof: Proof, deployments: int) -> int:
+        return look_of(deployments) + sum(attempt.looks for attempt in self._discarded(proof))
+
     def _fails(self, proof: Proof, run: Measurement) -> bool:
-        return fails_alone(run, proof.demand.slo, proof.protocol.deployments)
+        planned = proof.protocol.deployments
+        return fails_alone(run, proof.demand.slo, planned, self._look(proof, planned))
 
     def _run(self, proof: Proof, kind: Kind, number: int, requests: int) -> Measurement:
         """One redeployment that can be believed; repeated when it cannot."""
@@ -205,7 +218,8 @@ class Confirming:
             not_killed=proof.not_killed or _FAILED_BEFORE,
             verdicts=verdicts,
             predicted=proof.predicted,
-            look=look_of(runs, proof.protocol.deployments),
+            look=self._look(proof, len(runs)),
+            discarded=len(self._discarded(proof)),
             differs=self.differs,
         )
 
@@ -250,6 +264,16 @@ def instead_in_words(plan: Plan | None, note: str) -> str:
         f"with these runs as evidence {words.configuration(plan)}; {words.latency(plan)}; "
         f"{words.cost(plan)}; not proven yet"
     )
+
+
+def _lapsed(run: ConfirmationRun) -> bool:
+    """Whether a claim that stood on this run would have lapsed by its age."""
+    made = date.fromisoformat(run.measurement.started_at[:10])
+    return (_today() - made).days > LAPSE_AFTER_DAYS
+
+
+def _today() -> date:
+    return date.today()
 
 
 def _why_not(run: ConfirmationRun) -> str | None:

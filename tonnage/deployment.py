@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from loadtests.ceiling import ceilings, with_ceiling
-from loadtests.cell import QUICK, CellContext, measure, measure_ceiling, observe
+from loadtests.cell import FULL, QUICK, CellContext, measure, measure_ceiling, observe
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
+from loadtests.floor import at_floor
+from loadtests.foreign import ForeignServer
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
@@ -31,7 +33,14 @@ from tonnage.config import Study, beside
 from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _LOWEST_SHARE = 0.25
+# Answers that one user should get, to know what it gets alone.
+_ANSWERS_ALONE = 5
 _ROWS = 512
+# Around the rate asked for, between which the floor is interpolated.
+_FLOOR_SHARES = (0.85, 1.15)
+_FLOOR_SAMPLES = 300
+# Short rungs, but as many users as it takes to fill generator and ingress.
+_LADDER = replace(QUICK, most_users=FULL.most_users)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +59,11 @@ class DeploymentTest:
 
     def measure(self, log: Path, progress: Callable[[str], None]) -> Measurement:
         """Deploy, find what the platform carries with no-ops, run the load once, and judge it."""
-        with _running(self, log, progress) as running:
+        with _running(self, log, progress, floor_runs(self.load.run)) as running:
             progress(f"measuring for {self.load.run.duration_s:g} s")
             made = measure(running.context, self.load.run, len(running.floor))
-            return with_ceiling([*running.floor, made])[-1]
+            judged = with_ceiling([*running.floor, made])[-1]
+            return judged.model_copy(update={"floor_p99_s": at_floor(judged, running.floor)})
 
     def max_load(
         self, slo: Slo, budget_samples: int, log: Path, progress: Callable[[str], None]
@@ -61,10 +71,18 @@ class DeploymentTest:
         """The highest rate at which the deployment holds ``slo``, within a budget of requests."""
         with _running(self, log, progress) as running:
             context = running.context
-            one = LoadRun(mode="closed", batch=context.batch, duration_s=1.0, users=1)
+            one = LoadRun(
+                mode="closed",
+                batch=context.batch,
+                duration_s=max(1.0, _ANSWERS_ALONE * running.round_trip_s),
+                users=1,
+                timeout_s=self.load.run.timeout_s,
+            )
             alone = measure(context, one, len(running.floor))
             if not alone.ok:
-                raise BadInput(f"{context.deployment.label}: one user got no answer in a second")
+                raise BadInput(
+                    f"{context.deployment.label}: one user got no answer in {one.duration_s:.3g} s"
+                )
 
             def drive(asked: LoadRun) -> Ran:
                 made, result = observe(context, asked, len(running.floor))
@@ -84,16 +102,36 @@ class DeploymentTest:
             )
 
 
+def floor_runs(run: LoadRun) -> list[LoadRun]:
+    """What no-ops are to carry for the floor under ``run``: a little less, and a little more.
+
+    Only under steady traffic of one batch size is a p99 there to compare with.
+    """
+    if not run.poisson or run.mix or run.rate_rps is None:
+        return []
+    seconds = min(run.duration_s, max(FULL.open_s, _FLOOR_SAMPLES / run.rate_rps))
+    return [
+        run.model_copy(
+            update={"duration_s": seconds, "rate_rps": share * run.rate_rps, "arrivals": None}
+        )
+        for share in _FLOOR_SHARES
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Running:
     context: CellContext
     floor: list[Measurement]
     ceiling_rps: float
+    round_trip_s: float
 
 
 @contextmanager
 def _running(
-    test: DeploymentTest, log: Path, progress: Callable[[str], None]
+    test: DeploymentTest,
+    log: Path,
+    progress: Callable[[str], None],
+    open_runs: Sequence[LoadRun] = (),
 ) -> Iterator[_Running]:
     study, load = test.study, test.load
     size = resolve(test.instance, load_instances(beside(test.study_path, study.plan.instances)))
@@ -122,8 +160,10 @@ def _running(
         with Fleet(log, workers=load.run.workers, cpus=host.placement.platform_cpus) as fleet:
             progress("what generator and ingress carry, with no-op replicas")
             features = max(1, sum(values[:1].size for values in data.test.values()))
-            floor = _floor(host, fleet, deployment, load, features)
-            known = ceilings(floor).get(load.run.batch)
+            floor = _floor(host, fleet, deployment, load, features, open_runs)
+            ceiling = CEILING_RPS_PER_WORKER * load.run.workers
+            if known := ceilings(floor).get(load.run.batch):
+                ceiling = min(ceiling, known.believed_rps)
             progress(f"deploying {deployment.label}")
             endpoint = host.deploy(deployment)
             parts = [
@@ -135,15 +175,23 @@ def _running(
                 )
                 for batch, path in load.classes
             ]
+            payloads = Payloads.join(parts)
+            server = ForeignServer(endpoint, {}, insecure=False, timeout_s=load.run.timeout_s)
             yield _Running(
-                context=_context(host, fleet, deployment, endpoint, Payloads.join(parts), load),
+                round_trip_s=server.round_trip_s(payloads),  # refuses a timeout that is shorter
+                context=_context(host, fleet, deployment, endpoint, payloads, load),
                 floor=floor,
-                ceiling_rps=known.rate_rps if known else CEILING_RPS_PER_WORKER,
+                ceiling_rps=ceiling,
             )
 
 
 def _floor(
-    host: RayHost, fleet: Fleet, deployment: Deployment, load: Load, features: int
+    host: RayHost,
+    fleet: Fleet,
+    deployment: Deployment,
+    load: Load,
+    features: int,
+    open_runs: Sequence[LoadRun],
 ) -> list[Measurement]:
     model = deployment.variant
     noop = deployment.model_copy(update={"variant": noop_variant(model.workload, features)})
@@ -153,7 +201,9 @@ def _floor(
     payloads = make_payloads(noop, rows, load.run.batch, seed)
     context = _context(host, fleet, noop, endpoint, payloads, load)
     sequence = count()
-    made = list(measure_ceiling(replace(context, role="ceiling"), QUICK, lambda: next(sequence)))
+    made = list(measure_ceiling(replace(context, role="ceiling"), _LADDER, lambda: next(sequence)))
+    under = replace(context, role="floor", slos=())
+    made += [measure(under, run, next(sequence)) for run in open_runs]
     host.delete(endpoint.model_name)
     return made
 

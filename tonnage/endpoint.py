@@ -11,6 +11,7 @@ from pathlib import Path
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.foreign import ForeignServer
+from loadtests.generator_host import HostReading, generator_environment, host_faults
 from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch
@@ -66,6 +67,7 @@ class EndpointTest:
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
             generator_cpu_s=result.generator_cpu_s,
+            environment=generator_environment(),
             verdicts=tuple(
                 verdict_of(result, run, slo, replicas=None)
                 for slo in (self.load.slos if run.mode == "open" else ())
@@ -102,15 +104,18 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
         call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
 
         def drive(asked: LoadRun) -> Ran:
+            before: list[HostReading] = []
             result = fleet.run(
                 asked,
                 test.endpoint,
                 stored,
+                lambda: before.append(HostReading.now()),
                 trace=test.load.trace,
                 call=call,
                 insecure=test.insecure,
             )
-            return result, endpoint_faults(asked, result)
+            seen = host_faults(before[0], HostReading.now())
+            return result, (*endpoint_faults(asked, result), *seen)
 
         yield round_trip_s, drive
 

@@ -19,13 +19,17 @@ from loadtests.arrivals import (
     parse_arrivals,
     peak_rps,
 )
+from loadtests.fleet import OPEN_LOOP_USERS
 from loadtests.objective import Slo
 from loadtests.records import LoadRun
 from loadtests.trace_file import read_trace
 from serving.errors import BadInput
 
-CEILING_RPS_PER_WORKER = 4000.0
-"""One worker on one core keeps its dispatch lag below 2 ms up to about here."""
+CEILING_RPS_PER_WORKER = 2500.0
+"""One worker on one core keeps the p99 of its dispatch lag below 2 ms up to here.
+
+Measured by ``benchmarks/generator.py``: 0.6 ms here, 1 to 3 ms at 4,000 req/s.
+"""
 
 _MOST_CLASSES = 256
 
@@ -43,6 +47,13 @@ class Load:
     slos: tuple[Slo, ...]
     classes: tuple[tuple[int, Path | None], ...]
 
+    @property
+    def cut_requests(self) -> int:
+        """How many requests of the trace fall due beyond the run, and are not sent."""
+        if self.trace is None:
+            return 0
+        return len(self.trace.due_s) - self.trace.within(self.run.duration_s)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -52,7 +63,7 @@ class Options:
     users: int | None = None
     arrivals: str | None = None
     trace: Path | None = None
-    time_scale: float = 1.0
+    time_scale: float | None = None
     batch: str = "1"
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
@@ -85,7 +96,11 @@ def load_of(options: Options) -> Load:
     for name, value in (("--rate", options.rate), ("--users", options.users)):
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"{name}: must be positive")
-    trace = read_trace(options.trace, options.time_scale) if options.trace else None
+    _refuse_users(options)
+    if options.time_scale is not None and options.trace is None:
+        raise BadInput("--time-scale belongs to --trace")
+    scale = 1.0 if options.time_scale is None else options.time_scale
+    trace = read_trace(options.trace, scale) if options.trace else None
     arrivals = _arrivals(options)
     classes, weights = _classes(options, trace)
     if arrivals is not None or trace is not None:
@@ -104,6 +119,26 @@ def load_of(options: Options) -> Load:
         seed=options.seed,
     )
     return Load(run=run, trace=trace, slos=options.slos(), classes=classes)
+
+
+def _refuse_users(options: Options) -> None:
+    """BadInput for more users than the generator has, or for a limit to judge them by.
+
+    Users that do not divide among the workers are all one's.
+    """
+    if options.users is None:
+        return
+    if options.slos():
+        raise BadInput(
+            "--users: a closed loop slows down with its server, so it cannot be judged by --p95 or "
+            "--p99; give --rate instead"
+        )
+    workers = options.workers if options.users % options.workers == 0 else 1
+    if options.users > OPEN_LOOP_USERS * workers:
+        raise BadInput(
+            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most that, or a "
+            "multiple of --workers that leaves each no more"
+        )
 
 
 def _arrivals(options: Options) -> Made | None:
@@ -183,16 +218,18 @@ def _weighted(option: str, text: str) -> list[tuple[int, float]]:
 
 
 def _weighted_file(text: str) -> tuple[Path | None, float]:
-    """``rows.npz``, or ``rows.npz=0.3`` where several are mixed."""
+    """``rows.npz``, or ``rows.npz=0.3`` where several are mixed; a file's own name may have a =."""
     name, equals, weight = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).exists():
         return Path(text), 1.0
     try:
         value = float(weight)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise BadInput(f"--payload {text}: give FILE, or FILE=WEIGHT with a weight above 0")
+        raise BadInput(
+            f"--payload {text}: no such file; give FILE, or FILE=WEIGHT with a weight above 0"
+        )
     return Path(name), value
 
 

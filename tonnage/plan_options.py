@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from planner.advice import AutoscalingRefusal
+from planner.allocatable import allocatable_gib
 from planner.autoscaling import advise
 from planner.batch_choice import choose_batching
 from planner.candidates import HERE, size_name
@@ -43,7 +44,11 @@ def with_options(
         )
         if measured is not None:
             found["autoscaling"] = advise(demand, plan, measured, factor, price, seed)
-            found["batching"] = choose_batching(demand, plan, same, factor, price, seed)
+            shape = measured.instance if c.instance == c.size else catalogue[c.instance]
+            room = shape.memory_gib if c.instance == c.size else allocatable_gib(shape)
+            found["batching"] = choose_batching(
+                demand, plan, same, factor, price, seed, room_gib=room / c.replicas_per_instance
+            )
         elif demand.daily is not None:
             found["autoscaling"] = AutoscalingRefusal(
                 reason=f"{c.size} was not measured, so nothing says how long it takes to start",

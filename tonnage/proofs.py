@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtests.ceiling import HIGHEST_SHARE, ceilings
+from loadtests.ceiling import ceilings
 from planner.claim import environment_changes
 from planner.curve import predict_quantile
 from planner.proving import DEPLOYMENTS, Held, Protocol, held_share, killed_rate
@@ -25,6 +25,8 @@ from tonnage.stage import Stage
 
 _ONE_ONLY = "one replica only"
 _NOT_ASKED = "--no-kill"
+# By another rule a run that is kept would have another verdict.
+_JUDGED = "by latencies alone, from a loss on"
 _NO_GROUPS = "without control groups its successor cannot be told from a neighbour"
 
 
@@ -128,6 +130,11 @@ def make_proof(
             "confirm; leave out --this-host"
         )
     size = resolve(plan.candidate.size, catalogue)
+    if plan.predicted_size:
+        raise BadInput(
+            f"the best plan stands on {size.label}, which was never measured; measure it first "
+            "('tonnage plan' says how), and nothing is proven on a guess"
+        )
     measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)
     if measured.instance.enforcement == "quota" and not (
@@ -210,7 +217,7 @@ def _held(
     check_measurable(size, 1, placement)
     ceiling = CEILING_RPS_PER_WORKER * stage.workers
     if known := ceilings(bundle.measurements).get(demand.batch):
-        ceiling = min(ceiling, HIGHEST_SHARE * known.rate_rps)
+        ceiling = min(ceiling, known.believed_rps)
     most = int(plan.replicas * ceiling / demand.rate_rps)
     if most < 1:
         each = demand.rate_rps / plan.replicas
@@ -254,4 +261,5 @@ def _key(bundle: Bundle, demand: Demand, plan: Plan, deployment: Deployment, sta
     environment = bundle.environment.content_hash() if bundle.environment else ""
     parts = [plan.candidate.content_hash(), str(plan.replicas), demand.content_hash()]
     parts += [deployment.content_hash(), bundle.info.config_hash, environment, *stage.differs]
+    parts.append(_JUDGED)
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:12]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, CellContext, closed, measure, observe
 from loadtests.fleet import Fleet
 from loadtests.records import LoadRun, Measurement
+from loadtests.samples import Samples
+from loadtests.verdict import verdict_of
 from serving.placement import cpus_needed
 from serving.ray_host.client import RayHost
 from serving.records import Endpoint
@@ -50,7 +54,8 @@ class Redeploying:
     def drive(self, proof: Proof, run: LoadRun, number: int, *, kill: bool) -> Measurement:
         """Deploy the share of a plan anew, warm it up, and put ``run`` on it.
 
-        ``kill`` ends one of its replicas half-way. Raises what the host may raise.
+        ``kill`` ends one of its replicas half-way, and the verdict is on what follows. Raises
+        what the host may raise.
         """
         fleet = self._generator()
         payloads = self._stored(proof, fleet)
@@ -66,15 +71,22 @@ class Redeploying:
                 batch=run.batch,
                 seed=run.seed,
                 environment=self.host.environment().content_hash(),
-                slos=(proof.demand.slo,),
                 call=self.stage.call,
             )
             measure(context, closed(context, FULL.warmup_s, 1), number)
             if kill:
-                with _Killer(endpoint, run.duration_s / 2) as killer:
-                    made, _ = observe(context, run, number, killer.start)
+                half = run.duration_s / 2
+                with _Killer(endpoint, half) as killer:
+                    made, seen = observe(context, run, number, killer.start)
+                # Before the kill nothing was lost: those requests would only thin out the others.
+                begin = max(seen.steady_from_s, since_loss_s(seen.samples, half))
+                seen = replace(seen, steady_from_s=begin)
             else:
-                made = measure(context, run, number)
+                made, seen = observe(context, run, number)
+            # Runs are pooled, so each is judged by its latencies alone: a replay decides by a
+            # score, which does not add up.
+            verdict = verdict_of(seen, run, proof.demand.slo, replicas=None)
+            made = made.model_copy(update={"verdicts": (verdict,)})
         finally:
             self.host.delete(endpoint.model_name)
             if isinstance(self.host, RayHost):
@@ -102,16 +114,26 @@ class Redeploying:
         return self._asked[1]
 
 
+def since_loss_s(samples: Samples, killed_s: float) -> float:
+    """When the first request fell due that had no answer yet, or no good one, at the kill."""
+    open_ = (samples.due_s <= killed_s) & (samples.done_s >= killed_s)
+    return float(np.min(samples.due_s[open_], initial=killed_s))
+
+
 class _Killer:
     """Kills the first replica of a deployment, some time after a run began."""
 
     def __init__(self, endpoint: Endpoint, after_s: float) -> None:
-        pid = endpoint.replicas[0].pid
-        self._timer = threading.Timer(after_s, lambda: os.kill(pid, signal.SIGKILL))
+        self._pid = endpoint.replicas[0].pid
+        self._timer = threading.Timer(after_s, self._kill)
 
     def start(self) -> None:
         """The clock of the run begins."""
         self._timer.start()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # it died by itself, and the run's faults say so
+            os.kill(self._pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self

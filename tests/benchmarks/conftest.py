@@ -150,6 +150,7 @@ def _record(
         rates_rps=tuple(rates_rps),
         dwell_s=RUN_S,
         environment="e1",
+        ladder_seconds=4.0,
         seconds=seconds,
         truth=tuple(truth),
         cell_seconds=cell_seconds if cell else 0.0,

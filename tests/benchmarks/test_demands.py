@@ -14,7 +14,7 @@ from benchmarks.demands import DEMANDS, next_cheaper, question, render, same, sh
 from benchmarks.grid_records import GridRecord
 from benchmarks.grid_replay import Choice, answered, profiled
 from planner.recommend import best_on_host
-from planner.records import ServiceProfile
+from planner.records import Bottleneck, Rejection, ServiceProfile
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,38 @@ def test_what_is_recommended_is_what_the_product_recommends(
 
 def test_the_rival_is_the_dearest_that_is_cheaper(profiles: list[ServiceProfile]) -> None:
     """One and a half CPUs are rivalled by one, and of one CPU's ways by the fastest."""
+    answer = answered(profiles, 60.0, 400.0)
     best = Choice(("fast", "sim-0.5", 1, 3), 1.5)
-    rival = next_cheaper(profiles, best)
+    rival = next_cheaper(profiles, best, answer)
     assert rival is not None
     assert rival.vcpus == 1.0
     assert rival.key[0] == "fast"
-    assert next_cheaper(profiles, Choice(("fast", "sim-0.5", 1, 1), 0.5)) is None
+    assert next_cheaper(profiles, Choice(("fast", "sim-0.5", 1, 1), 0.5), answer) is None
+
+
+def test_a_rival_has_no_more_replicas_than_the_planner_may_give(
+    profiles: list[ServiceProfile],
+) -> None:
+    """Below two CPUs there are three halves, but not where two replicas are the most."""
+    best = Choice(("fast", "sim-1", 1, 2), 2.0)
+    free = next_cheaper(profiles, best, answered(profiles, 60.0, 400.0))
+    bound = next_cheaper(profiles, best, answered(profiles, 60.0, 400.0, most_replicas=2))
+    assert free is not None
+    assert bound is not None
+    assert (free.vcpus, free.key[3]) == (1.5, 3)
+    assert (bound.vcpus, bound.key[3] <= 2) == (1.0, True)
+
+
+def test_what_the_planner_never_weighed_is_no_rival(profiles: list[ServiceProfile]) -> None:
+    """A cell rejected for its memory was not found too slow, and its test would say nothing."""
+    answer = answered(profiles, 60.0, 400.0)
+    of_memory = tuple(
+        Rejection(candidate=plan.candidate, bottleneck=Bottleneck.MEMORY, reason="made")
+        for plan in (answer.best, *answer.alternatives)
+        if plan
+    )
+    bare = answer.model_copy(update={"best": None, "alternatives": (), "rejections": of_memory})
+    assert next_cheaper(profiles, Choice(("fast", "sim-1", 1, 2), 2.0), bare) is None
 
 
 def test_a_share_is_what_the_host_holds() -> None:
@@ -113,6 +139,16 @@ def test_loose_recommendations_are_listed() -> None:
     lines = render({"demands_0": made})
     assert "29 of 60 (48%), **missed**" in lines[1]
     assert sum(row.startswith("| not tight: ") for row in lines) == 31
+
+
+def test_answers_that_rest_on_few_requests_say_so() -> None:
+    """Forty requests prove nothing at 99 %, though none of them was late."""
+    made = [line(n, True) for n in range(DEMANDS)]
+    made[0]["recommended"]["n"] = 40
+    made[1]["cheaper"]["n"] = 30
+    lines = render({"demands_0": made})
+    assert "proven at 99 %; 1 rest on fewer than 459 requests: n = 40), met" in lines[0]
+    assert "(100%; 1 rest on fewer than 459 requests: n = 30), met" in lines[1]
 
 
 def test_half_the_demands_prove_nothing() -> None:

@@ -121,6 +121,23 @@ def test_the_budget_is_kept_and_spent_on_the_fast_first(records: list[GridRecord
     assert profiled(records, 5.0) == ([], 0.0)
 
 
+def test_the_no_op_ladder_is_part_of_both_times(records: list[GridRecord]) -> None:
+    """Its 4 s leave 41.6 of 304 s: four cells of 10 s, and 44 s in all."""
+    found = score(records, RATES, LIMITS)
+    assert found["exhaustive_seconds"] == 4.0 + 6 * 50.0
+    assert len(found["profiles"]) == 4
+    assert found["planner_seconds"] == 4.0 + 40.0
+    dearer = [record.model_copy(update={"ladder_seconds": 20.0}) for record in records]
+    assert len(score(dearer, RATES, LIMITS)["profiles"]) == 2
+
+
+def test_the_table_says_who_picked_the_cells(records: list[GridRecord]) -> None:
+    """The planner's own probes did not, and it stands beside the planner's score."""
+    lines = grid.render({"grid_score_made": score(records, RATES, LIMITS)})
+    assert "not by the planner's probes" in lines[0]
+    assert "no-op ladder of 4 s" in lines[0]
+
+
 def test_random_search_with_all_the_time_finds_the_optimum(records: list[GridRecord]) -> None:
     """Unlimited, it is exhaustive; without time it finds nothing."""
     asked, _ = demands(records, RATES, LIMITS)

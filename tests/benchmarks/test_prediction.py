@@ -95,6 +95,24 @@ def test_a_refused_point_is_shown_and_never_counts_as_met() -> None:
     assert "**missed**" in verdict
 
 
+def test_a_refused_point_is_a_miss_of_its_interval() -> None:
+    """Three of sixteen without a valid window leave 81 %, however good the others are."""
+    found = all_points()
+    for utilisation in UTILISATIONS[:3]:
+        one = point("bert", utilisation, refused_windows=["noisy_host: x"])
+        found[f"bert_{utilisation}"] = {k: v for k, v in one.items() if "p99_ms" not in k}
+    assert "| 13 of 16 (81%), **missed** |" in render(found)[-1]
+
+
+def test_no_aim_is_met_before_all_points_are_there() -> None:
+    """A point that is not measured yet may be the bad one."""
+    found = all_points()
+    del found["bert_0.8"]
+    lines = render(found)
+    assert "15 of 15 (100%), **missed**" in lines[-1]
+    assert "**missed**" in next(line for line in lines if "p99, bert |" in line)
+
+
 def test_a_model_that_is_too_fast_for_its_aim_says_so() -> None:
     """The aim of slow models is for 5 ms and more."""
     lines = render(all_points(service_p50_ms=1.0))
@@ -123,12 +141,18 @@ def test_measuring_gives_up_when_nothing_is_believed() -> None:
 
 def test_a_shorter_measurement_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured for less than the usual time never passes for the real thing."""
-    usual = set(prediction.parts())
-    assert len(usual) == len(CASES) * len(UTILISATIONS)
+    usual = {*prediction.parts(), *scale_out.parts()}
+    assert len(usual) == len(CASES) * len(UTILISATIONS) + len(scale_out.CASES)
     monkeypatch.setenv("TONNAGE_BENCH_POINT_S", "20")
-    assert not usual & set(prediction.parts())
+    assert not usual & {*prediction.parts(), *scale_out.parts()}
     monkeypatch.setenv("TONNAGE_BENCH_POINT_S", str(LONGEST_S))
-    assert usual == set(prediction.parts())
+    assert usual == {*prediction.parts(), *scale_out.parts()}
+
+
+def test_points_that_share_a_profile_say_so() -> None:
+    """Sixteen points of four profiles are not sixteen independent ones."""
+    assert "share a profile" in render(all_points(profile_shared=True))[-1]
+    assert "share a profile" not in render(all_points())[-1]
 
 
 def scaled(throughput: float, p99: float, faults: tuple[str, ...] = ()) -> dict[str, Any]:

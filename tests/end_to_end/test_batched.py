@@ -48,7 +48,10 @@ def test_a_replica_carries_more_than_one_at_a_time(
             environment="test",
         )
         run = LoadRun(mode="open", batch=1, duration_s=5, rate_rps=RATE_RPS, workers=2, seed=3)
-        m = measure(cell, run, 0)
+        for attempt in range(3):  # a run that says itself that it cannot be believed is repeated
+            m = measure(cell, run, attempt)
+            if m.valid:
+                break
     finally:
         host.delete(endpoint.model_name)
     assert not {f.code for f in m.faults} & {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET}

@@ -40,9 +40,11 @@ def tonnage(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def confirmed(cwd: Path, *arguments: object) -> list[Claim] | None:
+def confirmed(cwd: Path, folder: RunFolder, *arguments: object) -> list[Claim] | None:
     """The claims; None on a host so noisy that no run could be believed; only that."""
-    done = tonnage(cwd, "confirm", *arguments, "--json")
+    done = tonnage(cwd, "confirm", folder.path, *arguments, "--json")
+    runs = [kept.measurement for kept in read_lines(folder.path / RUNS, ConfirmationRun)]
+    assert all(run.ok for run in runs), "no noise is so loud that nothing is answered"
     if done.returncode == 3:
         last = done.stderr.splitlines()[-1]
         assert "3 runs in a row cannot be believed" in last
@@ -88,14 +90,14 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
 ) -> None:
     """2 x half a CPU at 30 req/s with 500 ms, one killed half-way; at 300 req/s it breaks down."""
     demand(folder, rate_rps=30, replicas=2, limit_ms=500)
-    claims = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+    claims = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "9s")
     if claims is not None:
         (claim,) = claims
         assert claim.deployments >= 3
         assert claim.held_replicas == 2
         assert claim.verdict in ("holds", "undecided"), claim.sentence
         assert claim.killed is not None
-        assert claim.killed.n > 400
+        assert 250 < claim.killed.n < 400, "those from the kill on"
         assert claim.killed.over < claim.killed.n / 2, "the other replica went on"
         assert claim.judged.measured_ms is not None
         assert 5 < claim.judged.measured_ms < 500
@@ -103,12 +105,12 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
         pids = {run.measurement.startup_s for run in runs}
         assert len(pids) == len(runs), "each was deployed anew"
         assert (folder.path / CLAIMS / "steady.json").is_file()
-        again = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "9s")
+        again = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "9s")
         assert again == claims
         assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == len(runs)
 
     demand(folder, rate_rps=300, replicas=2, limit_ms=500)
-    failed = confirmed(tmp_path, folder.path, "--profile", "steady", "--duration", "6s")
+    failed = confirmed(tmp_path, folder, "--profile", "steady", "--duration", "6s")
     if failed is not None:
         (claim,) = failed
         assert claim.verdict == "fails", claim.sentence

@@ -79,7 +79,9 @@ def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert result["ok"] == result["offered"] > 100
     assert result["errors"] == {}
-    assert {f["code"] for f in result["faults"]} <= {"dispatch_lag"}
+    assert {f["code"] for f in result["faults"]} <= {"dispatch_lag", "noisy_host"}
+    assert result["environment"]["generator_priority"] in ("fifo", "normal")
+    assert "locust" in result["environment"]["packages"]
 
 
 def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
@@ -89,8 +91,11 @@ def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
         tmp_path, "--endpoint", server, "--model", "test_stub", "--users", "2",
         "--duration", "2s", "--payload", "rows.npz", "--header", "x-team: a",
     )  # fmt: skip
+    assert "2 users, closed loop" in done.stdout, done.stderr
+    if done.returncode == 3:
+        assert "noisy_host: the hypervisor took" in done.stdout
+        return
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "2 users, closed loop" in done.stdout
     assert "verdict    valid [measured]" in done.stdout
 
 
@@ -137,7 +142,7 @@ def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path)
         (["--endpoint", server, "--model", "nope", "--rate", "5"], "--model"),
         (["--endpoint", "http://127.0.0.1:9", "--model", "m", "--rate", "5"], "cannot be reached"),
         (["--endpoint", "ftp://x", "--model", "m", "--rate", "5"], "http://host:port"),
-        ([*good, "--rate", "1e9"], "4000 req/s"),
+        ([*good, "--rate", "1e9"], "2500 req/s"),
         ([*good, "--rate", "0"], "must be positive"),
         ([*good, "--rate", "5", "--users", "2"], "one of --rate, --users, --arrivals or --trace"),
         ([*good, "--arrivals", "fast"], "TOML table"),

@@ -136,3 +136,15 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     planned = start(tmp_path, "plan", "runs/credit", "--rate", "5", "--json")
     answers = json.loads(planned.communicate(timeout=60)[0])
     assert [a["demand"]["rate_rps"] for a in answers] == [5, 5, 5]
+
+
+def test_a_timeout_below_the_service_time_is_refused(tmp_path: Path) -> None:
+    """A deployment that needs 10 ms is not loaded with requests that give up after 2 ms."""
+    process = start(
+        tmp_path, "measure", "credit", "--variant", "onnx_fp32", "--rate", "5",
+        "--batch", "6000", "--timeout", "2ms",
+    )  # fmt: skip
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "the timeout is shorter than the service time" in errors
+    assert nothing_left(tmp_path, process.pid) == []

@@ -29,9 +29,10 @@ def made(make_stub: Callable[..., Variant]) -> Callable[..., Measurement]:
         replica: float = 0.5,
         platform: float = 0.6,
         p99_ms: float = 5.0,
+        users: int = 4,
         **changed: Any,
     ) -> Measurement:
-        load = {"users": 4} if mode == "closed" else {"rate_rps": rps}
+        load = {"users": users} if mode == "closed" else {"rate_rps": rps}
         latency = Histogram.of([p99_ms / 1e3] * 100)
         return Measurement(
             id="x",
@@ -73,14 +74,34 @@ def test_a_full_replica_hides_the_ceiling(made: Callable[..., Measurement]) -> N
     assert known[1].rate_rps == pytest.approx(1500)
 
 
+def test_room_left_on_both_sides_is_no_ceiling(made: Callable[..., Measurement]) -> None:
+    """A ladder that ran out of users is extrapolated, one that levelled off was measured."""
+    short = [made(rps, "ceiling", users=users) for users, rps in ((1, 200), (2, 390), (4, 600))]
+    assert ceilings(short)[1].basis == "extrapolated"
+    assert ceilings(short)[1].rate_rps == pytest.approx(1000)
+    for last in (610, 590):
+        level = ceilings([*short, made(last, "ceiling", users=8)])[1]
+        assert (level.rate_rps, level.basis) == (max(600, last), "measured")
+
+
 def test_what_comes_too_near_is_not_believed(made: Callable[..., Measurement]) -> None:
     """Beyond seven tenths of the ceiling a measurement carries the fault, with both figures."""
-    runs = [made(1000, "floor"), made(690), made(710), made(710, mode="open")]
+    runs = [made(1000, "floor", platform=1.0), made(690), made(710), made(710, mode="open")]
     judged = with_ceiling(runs)
     assert [m.valid for m in judged] == [True, True, False, False]
     assert judged[2].faults[0].code == FaultCode.GENERATOR_AT_LIMIT
     assert "71%" in judged[2].faults[0].detail
     assert with_ceiling([made(710)])[0].valid
+
+
+def test_the_highest_believed_rate_is_believed(made: Callable[..., Measurement]) -> None:
+    """A search may end there: what was asked for counts, not a few arrivals more by luck."""
+    floor = made(1000, "ceiling", platform=1.0)
+    limit = ceilings([floor])[1].believed_rps
+    lucky = made(limit, mode="open").model_copy(update={"ok": 712})
+    assert with_ceiling([floor, lucky])[1].valid
+    above = made(limit + 1, mode="open").model_copy(update={"ok": 712})
+    assert not with_ceiling([floor, above])[1].valid
 
 
 def test_a_floor_is_interpolated_and_never_guessed(made: Callable[..., Measurement]) -> None:

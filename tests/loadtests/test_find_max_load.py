@@ -7,7 +7,7 @@ import pytest
 
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.max_load import MaxLoad, MaxLoadSearch, StopReason
-from loadtests.objective import Slo
+from loadtests.objective import Slo, Verdict
 from loadtests.records import Fault, FaultCode, LoadRun
 from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
@@ -86,3 +86,29 @@ def test_runs_that_cannot_be_believed_end_the_search() -> None:
     with pytest.raises(InvalidMeasurement, match="noisy_host: load 9"):
         find_max_load(search, SLO, LIKE, shaken, replicas=1)
     assert tries == [2, 2, 2]
+
+
+def test_a_few_failed_requests_are_late_and_no_more() -> None:
+    """One error in a probe leaves its margin as it is: the search ends where it would without."""
+
+    def fails_once(asked: LoadRun) -> Ran:
+        return served(asked)[0], (Fault(code=FaultCode.ERRORS, detail="1 x http_503"),)
+
+    search = MaxLoadSearch(SLO, 2, 1000, 150_000, 0)
+    assert find_max_load(search, SLO, LIKE, fails_once, replicas=1) == searched(150_000, 1)
+
+
+@pytest.mark.parametrize(("times", "runs"), [(1, 2), (9, 3)])
+def test_a_stall_is_tried_again(times: int, runs: int) -> None:
+    """One that passes is forgotten; one that comes back is what the server does."""
+    made: list[float | None] = []
+
+    def stalls(asked: LoadRun) -> Ran:
+        made.append(asked.rate_rps)
+        fault = Fault(code=FaultCode.STALLED, detail="no answer for 1 s")
+        return served(asked)[0], (fault,) if len(made) <= times else ()
+
+    search = MaxLoadSearch(SLO, 2, 3, 9_000, 0)
+    found = find_max_load(search, SLO, LIKE, stalls, replicas=1)
+    assert made.count(2) == runs
+    assert found.probes[0].verdict == Verdict.HOLDS

@@ -231,15 +231,25 @@ def test_ends_of_the_range_are_reported_as_such() -> None:
     assert (below.rate_rps, below.low_rps, below.high_rps) == (0, 0, 90)
 
 
-def test_undecided_ends_are_looked_at_three_times() -> None:
-    """Where no verdict comes out, the end of the range is believed after three probes."""
+@pytest.mark.parametrize(
+    ("margin", "rates", "stop", "rate"),
+    [
+        (-0.1, [10, 10, 10], StopReason.LOWEST_FAILS, 0),
+        (0.1, [10, 20, 20, 20], StopReason.CEILING_HOLDS, 20),
+    ],
+)
+def test_undecided_ends_are_looked_at_three_times(
+    margin: float, rates: list[float], stop: StopReason, rate: float
+) -> None:
+    """Where no verdict comes out, the search ends after three probes, and nothing is proven."""
     search = MaxLoadSearch(SLO, 10, 20, 100_000, 0)
-    rates = []
+    asked = []
     while probe := search.ask():
-        rates.append(probe.rate_rps)
-        search.tell(probe, judged(-0.1, probe.samples, Verdict.UNDECIDED))
-    assert rates == [10, 10, 10]
-    assert search.result().stop_reason == StopReason.LOWEST_FAILS
+        asked.append(probe.rate_rps)
+        search.tell(probe, judged(margin, probe.samples, Verdict.UNDECIDED))
+    found = search.result()
+    assert (asked, found.stop_reason, found.rate_rps) == (rates, stop, rate)
+    assert (found.low_rps, found.high_rps) == (0, None)
 
 
 def test_the_verdict_overrules_the_margin() -> None:

@@ -17,6 +17,7 @@ from loadtests import monitor as monitor_module
 from loadtests.clocks import Clocks, read_clocks, slew_ppm, suspended_s
 from loadtests.monitor import Monitor, Snapshot
 from serving.cpu_time import (
+    CpuTimes,
     ThreadTime,
     find_per_cpu,
     load_average,
@@ -64,6 +65,7 @@ def test_a_cpu_is_busy_while_it_is_not_idle(tmp_path: Path, monkeypatch: Any) ->
     times = read_cpus(tmp_path)
     tick = 1 / os.sysconf("SC_CLK_TCK")
     assert times.busy == pytest.approx({0: 10 - 219 * tick, 1: 10 - 107 * tick})
+    assert times.stolen == pytest.approx({0: 4 * tick, 1: 2 * tick})
     assert times.stolen_s == pytest.approx(6 * tick)
     (tmp_path / "percpu").write_text("2500000000 1000000000\n")
     assert read_cpus(tmp_path, tmp_path / "percpu").busy == {0: 2.5, 1: 1.0}
@@ -228,6 +230,16 @@ def test_a_window_adds_up() -> None:
     assert (window.clock_slew_ppm, window.suspended_s) == (0, 0)
     assert not window.replica_changed
     assert window.waited == pytest.approx(0.2)  # of the busiest thread
+
+
+def test_steal_of_a_large_host_is_that_of_our_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the replica's CPU is a quarter of the two in use, on a host of 64 as well."""
+    monkeypatch.setattr(monitor_module, "siblings", lambda _: set())
+    watch, taken = monitor(), dict.fromkeys(range(64), 0.0)
+    readings = [CpuTimes({}, taken), CpuTimes({}, {**taken, 1: 1.0, 40: 9.0})]
+    monkeypatch.setattr(monitor_module, "read_cpus", lambda **_: readings.pop(0))
+    before, after = (replace(watch.snapshot(), at=at) for at in (0.0, 2.0))
+    assert watch.between(before, after).steal == pytest.approx(0.25)
 
 
 def test_threads_older_than_the_model_are_not_the_models() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtests.arrivals import Step, Steps
+from loadtests.records import LoadRun
 from loadtests.samples import Samples
 from loadtests.summary import Workers, backlog_growth, longest_silence_s, summarise
 
@@ -56,14 +58,15 @@ def test_a_slow_request_beside_fast_ones_is_no_silence() -> None:
 def test_counts_and_histograms() -> None:
     """Everything lands in its own count; latency is from the due time, lag without waiting."""
     status = np.full(len(DUE), 200)
-    status[:3] = (503, 0, -1)
+    status[:5] = (503, 0, -1, 200, 0)
     error = np.full(len(DUE), "", dtype="<U20")
     error[:2] = ("http_503", "no_answer")
+    error[4] = "no_answer"
     own = np.ones(len(DUE), bool)
     own[3] = False
     sent = DUE + 0.0002
     done = sent + 0.005
-    sent[2] = done[2] = np.nan
+    sent[2] = done[2] = done[4] = np.nan
     waited = np.zeros(len(DUE), bool)
     waited[10] = True
     sent[10] += 0.5
@@ -71,13 +74,14 @@ def test_counts_and_histograms() -> None:
     made = samples_of(
         DUE, done, sent_s=sent, status=status, error=error, own_cell=own, waited=waited
     )
-    workers = Workers(checked=5, wrong=1, unfinished=2, cpu_s=(1.0, 4.0))
+    workers = Workers(checked=5, wrong=1, cpu_s=(1.0, 4.0))
     result = summarise(made, 10.0, workers, lost=7)
-    assert (result.offered, result.ok, result.unsent, result.lost) == (1009, 996, 1, 7)
-    assert result.errors == {"http_503": 1, "no_answer": 3}
+    assert (result.offered, result.ok, result.unsent, result.lost) == (1007, 995, 1, 7)
+    assert result.errors == {"http_503": 1, "no_answer": 2}
     assert (result.other_cell, result.checked, result.wrong) == (1, 5, 1)
     assert result.due_to_done.quantile_s(0.5) == pytest.approx(0.0052, rel=2e-3)
     assert result.dispatch_lag.quantile_s(1.0) == pytest.approx(0.0002, rel=5e-3)
+    assert result.elapsed_s == pytest.approx(DUE[-1] + 0.0052)
     assert result.busiest_worker == pytest.approx(0.4, rel=0.01)
     assert (result.inference, result.backwards) == ("thread", 0)
     assert result.usual_s == 0.004
@@ -92,6 +96,23 @@ def test_the_histograms_begin_where_the_run_is_steady() -> None:
     assert result.steady_from_s == pytest.approx(1.0, abs=0.1)
     assert result.due_to_done.quantile_s(0.99) < 0.01
     assert result.ok == result.offered == 1000
+
+
+def test_a_burst_at_the_start_is_no_warm_up() -> None:
+    """What changes with the traffic asked for stays in; the same samples unasked are cut."""
+    draw = np.random.default_rng(2)
+    burst, quiet = np.sort(draw.uniform(0, 1, 100)), np.sort(draw.uniform(1, 10, 180))
+    due = np.concatenate([burst, quiet])
+    done = due + draw.gamma(20, 0.0002, len(due)) + np.where(due < 1, 0.3, 0.0)
+    steps = Steps(steps=(Step(rate_rps=100, seconds=1), Step(rate_rps=20, seconds=9)))
+    run = LoadRun(mode="open", batch=1, duration_s=10, rate_rps=28, arrivals=steps)
+    made, workers = samples_of(due, done), Workers(cpu_s=(1.0,))
+    result = summarise(made, 10.0, workers, stationary=run.stationary)
+    assert (result.steady.index, result.due_to_done.count) == (0, 280)
+    assert result.due_to_done.quantile_s(0.99) > 0.3
+    assert "arrivals change" in result.steady.reason
+    plain = run.model_copy(update={"arrivals": None})
+    assert summarise(made, 10.0, workers, stationary=plain.stationary).steady.index >= 95
 
 
 def test_a_run_of_a_lost_worker_is_still_a_result() -> None:

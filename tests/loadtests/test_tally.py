@@ -99,3 +99,17 @@ def test_samples_of_workers_merge_by_due_time(payloads: Payloads, tmp_path: Path
     merged = Samples.merge([Samples.load(path) for path in files])
     np.testing.assert_array_equal(merged.due_s, whole.finish(10.0).due_s)
     assert len(Samples.empty()) == 0
+
+
+def test_what_is_under_way_at_the_end_is_a_sample_over_any_limit(payloads: Payloads) -> None:
+    """A request that never finished is kept, unanswered and infinitely late; others once."""
+    tally = Tally(payloads, "c", check_every=1)
+    first = tally.begin(10.0, 10.001, 0)
+    tally.begin(10.5, 10.6, 1, waited=True)
+    tally.add(sample(0, 1.0), first)
+    samples = tally.finish(10.0)
+    assert samples.status.tolist() == [200, NO_ANSWER]
+    assert samples.error.tolist() == ["", "no_answer"]
+    assert samples.waited.tolist() == [False, True]
+    assert samples.latency_s.tolist() == [pytest.approx(0.011), np.inf]
+    assert np.isnan(samples.done_s[1])

@@ -13,7 +13,7 @@ from planner.batch_choice import choose_batching
 from planner.batch_law import PRIOR_RESIDUAL
 from planner.candidates import HERE
 from planner.recommend import recommend
-from planner.records import HOURS_PER_MONTH, BatchChoice, Demand, Plan
+from planner.records import HOURS_PER_MONTH, BatchChoice, Demand, MeasuredPoint, Plan
 
 Build = Callable[..., Any]
 
@@ -47,7 +47,9 @@ class World:
         return best
 
     def ask(self, demand: Demand, profiles: list[Any]) -> BatchChoice | None:
-        return choose_batching(demand, self.plan(demand, profiles), profiles, HERE, 0.1, 0)
+        return choose_batching(
+            demand, self.plan(demand, profiles), profiles, HERE, 0.1, 0, room_gib=2
+        )
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,33 @@ def test_two_batches_are_a_wide_law(world: World, demand: Build) -> None:
     assert assumed.replicas >= tested.replicas
 
 
+def test_what_was_measured_beyond_the_prediction_is_added(world: World, demand: Build) -> None:
+    """Runs that were 200 ms slower than their queue explains are so in batches as well."""
+    asked, plain = demand(300, 2000), world.profiles(10, 0.2, (1, 4, 16))
+    plan = world.plan(asked, plain)
+    slow = MeasuredPoint(rate_rps=10, utilisation=0.1, p50_ms=11, p95_ms=20, p99_ms=220, n=1000)
+    seen = [p.model_copy(update={"measured_points": (slow,)}) for p in plain[:1]] + plain[1:]
+    without, added = (
+        choose_batching(asked, plan, profiles, HERE, None, 0, room_gib=2)
+        for profiles in (plain, seen)
+    )
+    assert without is not None
+    assert added is not None
+    assert added.latency_ms.low == without.latency_ms.low
+    assert 180 < added.latency_ms.mid - without.latency_ms.mid < 220
+    assert 180 < added.latency_ms.high - without.latency_ms.high < 220
+
+
+def test_a_batch_that_does_not_fit_is_not_offered(world: World, demand: Build) -> None:
+    """Two GiB at 16 rows and a quarter more are over what a replica has; 4 rows fit."""
+    asked, profiles = demand(300, 150), world.profiles(10, 0.2, (1, 4, 16))
+    plan = world.plan(asked, profiles)
+    large = profiles[2].model_copy(update={"peak_memory_bytes": 2 << 30})
+    choice = choose_batching(asked, plan, [*profiles[:2], large], HERE, None, 0, room_gib=2)
+    assert choice is not None
+    assert choice.max_batch <= 4
+
+
 def test_a_spare_replica_is_kept(world: World, demand: Build) -> None:
     """With one to spare, the others hold alone."""
     profiles = world.profiles(10, 0.2, (1, 4, 16))
@@ -97,7 +126,7 @@ def test_it_needs_the_demanded_batch_and_another(
     asked = demand(300, 150)
     plan = world.plan(asked, world.profiles(10, 0.2, (1,)))
     profiles = world.profiles(10, 0.2, batches)
-    assert choose_batching(asked, plan, profiles, HERE, None, 0) is None
+    assert choose_batching(asked, plan, profiles, HERE, None, 0, room_gib=2) is None
 
 
 def test_rows_that_cost_what_they_cost_share_nothing(world: World, demand: Build) -> None:
@@ -111,4 +140,4 @@ def test_a_share_of_a_cpu_is_left_alone(world: World, demand: Build, instance: B
     profiles = world.profiles(10, 0.2, (1, 4))
     plan = world.plan(asked, profiles)
     half = [p.model_copy(update={"instance": instance("sim-0.5")}) for p in profiles]
-    assert choose_batching(asked, plan, half, HERE, None, 0) is None
+    assert choose_batching(asked, plan, half, HERE, None, 0, room_gib=2) is None

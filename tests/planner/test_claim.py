@@ -17,6 +17,7 @@ from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import Fault, FaultCode, Measurement
 from planner.claim import LAPSE_AFTER_DAYS, Claim, lapsed, lapsed_from_outside
 from planner.confirm import judge_confirmation
+from planner.pooled import judged
 from planner.proving import held_share, recommend_instead
 from planner.records import Candidate, Demand, Interval, Plan, Recommendation
 from planner.track_record import TrackPoint, TrackRecord
@@ -120,6 +121,7 @@ def test_the_sentence_is_that_of_the_issue(run: Build, judge: Build) -> None:
         "holds at 99 %, n = 3,304, 12 over, 3 deployments"
     )
     assert claim.verdict == "holds"
+    assert claim.reason.endswith("is said of these deployments, not of the next one")
     assert claim.differs == ()
     assert [one.n for one in claim.each] == [1101, 1101, 1102]
 
@@ -168,29 +170,57 @@ def test_verdicts_are_rarely_wrong(run: Build, judge: Build) -> None:
     assert seen[0.005].count("holds") > 25
 
 
+def verdict_of(n: int, effective: float, over: int = 0, **changes: Any) -> SloVerdict:
+    values: dict[str, Any] = {
+        "slo": Slo(limit_ms=50),
+        "verdict": Verdict.UNDECIDED,
+        "reason": "",
+        "n": n,
+        "over": over,
+        "share_over": over / n,
+        "quantile_ms": None,
+        "quantile_error": None,
+        "effective_n": effective,
+        "replayed": False,
+        "backlog_growing": False,
+        "confidence": 0.99,
+    }
+    return SloVerdict(**(values | changes))
+
+
 def test_correlated_requests_count_for_less(run: Build, judge: Build) -> None:
-    """The effective numbers of the runs' own verdicts add up; independent ones would hold."""
+    """A fifth of each run's number is effective, and of the pool's; independent ones would hold."""
     runs = [run(500), run(500), run(500)]
-    verdict = SloVerdict(
-        slo=Slo(limit_ms=1.0),
-        verdict=Verdict.UNDECIDED,
-        reason="",
-        n=500,
-        over=0,
-        share_over=0,
-        quantile_ms=None,
-        quantile_error=None,
-        effective_n=100,
-        replayed=False,
-        backlog_growing=False,
-        confidence=0.99,
-    )
+    verdict = verdict_of(500, 100)
     claim = judge(runs, verdicts=[verdict] * 3)
     assert judge(runs).verdict == "holds"
-    assert (claim.verdict, claim.judged.effective_n) == ("undecided", 300)
+    assert (claim.verdict, claim.judged.effective_n) == ("undecided", pytest.approx(300))
     assert claim.more_requests == pytest.approx(5 * 159, rel=0.02)
     with pytest.raises(BadInput, match="2 verdicts for 3 runs"):
         judge(runs, verdicts=[verdict] * 2)
+
+
+def test_a_run_that_says_little_weighs_as_much_in_the_pool(run: Build, judge: Build) -> None:
+    """Three runs of 2,400 that count for 2,400, 240 and 240 say as much as 1,029, not 2,880."""
+    verdicts = [verdict_of(2400, e) for e in (2400, 240, 240)]
+    claim = judge([run(2400)] * 3, verdicts=verdicts)
+    assert claim.judged.effective_n == pytest.approx(9 * 2400 / (1 + 10 + 10))
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 10**5), st.floats(0.01, 1)), min_size=1, max_size=6),
+    share=st.floats(0.001, 0.5),
+)
+def test_the_pool_has_the_variance_of_a_weighted_mean(
+    runs: list[tuple[int, float]], share: float
+) -> None:
+    """Var(sum w s) is sum w^2 p(1 - p)/e, and never more than the numbers added up."""
+    verdicts = [verdict_of(n, part * n) for n, part in runs]
+    total = sum(n for n, _ in runs)
+    variance = sum((n / total) ** 2 * share * (1 - share) / (part * n) for n, part in runs)
+    pool = judged([], verdicts, Slo(limit_ms=50), 0.99)
+    assert share * (1 - share) / pool.effective_n == pytest.approx(variance)
+    assert pool.effective_n <= sum(v.effective_n for v in verdicts) * (1 + 1e-9)
 
 
 def test_one_deployment_that_fails_is_enough(run: Build, judge: Build) -> None:
@@ -252,6 +282,40 @@ def test_a_killed_replica_counts_where_the_demand_has_spares(
     )
     with pytest.raises(InvalidMeasurement, match="replica_changed"):
         judge([*good[:2], run(2000, faults=faults)])
+
+
+def test_requests_late_after_a_loss_are_late_together(run: Build, judge: Build) -> None:
+    """25 of 1,000 fail if each was late by itself; as one cluster they prove nothing."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    apart = run(1000, over=25, faults=gone)
+    together = apart.model_copy(update={"verdicts": (verdict_of(1000, 40, over=25),)})
+    assert judge([run(2000)] * 3, killed=apart).killed.verdict == "fails"
+    claim = judge([run(2000)] * 3, killed=together)
+    assert (claim.killed.verdict, claim.killed.effective_n) == ("undecided", 40)
+    with pytest.raises(BadInput, match="has no verdict"):
+        judge([run(2000)] * 3, killed=apart, verdicts=[verdict_of(2000, 400)] * 3)
+
+
+@pytest.mark.parametrize(("spare", "verdict"), [(0, "holds"), (1, "undecided")])
+def test_a_loss_that_proves_nothing_is_no_proof(
+    run: Build, judge: Build, spare: int, verdict: str
+) -> None:
+    """458 requests in time are one too few, however clearly the deployments hold."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    claim = judge([run(2000)] * 3, killed=run(458, faults=gone), spare=spare)
+    assert (claim.verdict, claim.more_requests) == (verdict, None)
+    assert ("with a replica killed the requests are too few" in claim.reason) == bool(spare)
+    assert judge([run(2000)] * 3, killed=run(459, faults=gone), spare=spare).verdict == "holds"
+
+
+def test_a_loss_is_judged_once_in_every_attempt(run: Build, judge: Build) -> None:
+    """528 requests in time are enough in the first attempt, and 597 after one was discarded."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    for discarded, fewest in ((0, 528), (1, 597)):
+        for n, verdict in ((fewest, "holds"), (fewest - 1, "undecided")):
+            killed, looked = run(n, faults=gone), {"look": 1 + discarded, "discarded": discarded}
+            claim = judge([run(2000)] * 3, killed=killed, spare=1, **looked)
+            assert (claim.verdict, claim.killed.verdict) == (verdict, verdict)
 
 
 def test_what_is_not_killed_says_why(
@@ -402,8 +466,16 @@ def test_a_claim_lapses_for_what_it_says(claim: Claim, variant: Build) -> None:
     assert "aaaaaaaaaaaa" in claim.lapses[0]
 
 
+def test_a_claim_has_a_day(claim: Claim) -> None:
+    """One edited by hand to none is no record, and never gets to what computes its age."""
+    text = claim.model_dump_json()
+    assert '"confirmed_on":"2026-03-01"' in text
+    with pytest.raises(ValidationError, match="confirmed_on"):
+        Claim.model_validate_json(text.replace("2026-03-01", "last spring"))
+
+
 def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Build) -> None:
-    """Inside or not, and by how much; nothing to hold when nothing was predicted or decided."""
+    """Inside or not, and by how much; undecided ones, too; nothing where nothing was predicted."""
     point = TrackPoint.of(claim, "credit")
     assert point is not None
     assert (point.inside, point.verdict, point.replicas) == (True, "holds", 2)
@@ -414,7 +486,10 @@ def test_predictions_are_held_against_what_was_measured(claim: Claim, judge: Bui
     assert outside is not None
     assert not outside.inside
     assert TrackPoint.of(claim.model_copy(update={"predicted": None}), "credit") is None
-    assert TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit") is None
+    open_ = TrackPoint.of(claim.model_copy(update={"verdict": "undecided"}), "credit")
+    assert open_ is not None
+    assert TrackRecord(points=(open_,)).points == (open_,)
+    assert TrackRecord(points=(open_, outside, point)).points == (outside, point), "it went on"
     record = TrackRecord(points=(point, outside, point))
     assert (record.misses, record.share_inside) == ((outside,), pytest.approx(2 / 3))
     assert record.median_absolute_error == pytest.approx(0.2, abs=0.01)

@@ -108,6 +108,14 @@ def test_the_same_cpu_is_as_fast_and_no_surer_than_two_machines_are() -> None:
     assert found == (same_family(target),)
 
 
+def test_the_same_cpu_is_slower_with_its_siblings_busy() -> None:
+    """Hyper-threads that get 60 % of a core each are planned with 60 %, not 95 %."""
+    target = calibration("cloud", speed("gemm", 1, 100), speed("gemm", 4, 60), speed("copy", 1, 50))
+    found = same_family(target)
+    assert (found.low, found.mid, found.high) == (pytest.approx(0.6), 1, 1.05)
+    assert found.basis.endswith("5% from one machine to another, 0.60 of one alone with all busy")
+
+
 def test_a_measured_factor_takes_the_place_of_the_assumed_one() -> None:
     """Of its family; the others stay."""
     other = CpuFactor(target_family="other", low=1, mid=1, high=1, basis="assumed")

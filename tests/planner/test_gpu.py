@@ -80,6 +80,24 @@ def test_it_is_the_edge_of_what_holds(world: World, demand: Build) -> None:
     assert (reach.instance, reach.replicas) == ("vm-2", best.replicas)
 
 
+def test_where_the_rounded_rate_is_a_hole_it_reaches_a_little_less_far(
+    world: World, demand: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No plan at the very rate that was found is not: no plan at any."""
+    asked = demand(60, 80, max_replicas=4)
+    (reach,) = world.reaches(asked)
+
+    def holey(demand: Demand, *rest: Any) -> Any:
+        found = recommend(demand, *rest)
+        hole = demand.rate_rps == reach.rate_rps
+        return found.model_copy(update={"best": None}) if hole else found
+
+    monkeypatch.setattr("planner.gpu.recommend", holey)
+    (less,) = world.reaches(asked)
+    assert less.rate_rps == pytest.approx(0.98 * reach.rate_rps, rel=0.005)
+    assert less.replicas > 0
+
+
 def test_every_measured_batch_of_the_range_is_asked_for(world: World, demand: Build) -> None:
     """The demanded one and those measured within its range, each with its own rate."""
     reaches = world.reaches(demand(60, 80, batch_range=(1, 8), max_replicas=4))

@@ -115,6 +115,19 @@ def test_the_budget_bounds_the_list(ask: Build, budget: float, cells: int) -> No
     assert found == ask(10, 500, prices)[:cells]
 
 
+@pytest.mark.parametrize("quantile", [0.5, 0.999])
+def test_a_limit_that_no_option_says_has_no_command(
+    variant: Build, demand: Build, quantile: float
+) -> None:
+    """A p50 or p99.9 is not sold as a p99; a run of its own needs no limit."""
+    cell = Candidate(
+        variant="v", size="sim-1", threads=1, instance="sim-1", replicas_per_instance=1
+    )
+    asked = demand(quantile=quantile)
+    assert measure_command(variant("v"), cell, asked) is None
+    assert measure_command(variant("v"), cell, asked, "tonnage run --model m.onnx") is not None
+
+
 def test_a_recommendation_on_a_predicted_size_asks_for_its_measurement(
     profile: Build, variant: Build, instance: Build, demand: Build
 ) -> None:

@@ -30,16 +30,14 @@ class Undecided:
 @pytest.mark.parametrize(
     ("held", "quantile", "requests"),
     [
-        (Held(1, 60), 0.99, 2400),  # luck with the schedule can be taken out of these
         (Held(2, 60), 0.99, 2400),
         (Held(2, 60), 0.95, 600),  # 10 s, where 480 requests would do
-        (Held(1, 60), 0.95, 2400),
         (Held(2, 1200), 0.99, 12_000),  # 10 s
         (Held(2, 60), 0.999, 24_000),
     ],
 )
 def test_enough_requests_for_a_verdict(held: Held, quantile: float, requests: int) -> None:
-    """Two dozen in the tail, 2,400 for one replica, and never less than ten seconds."""
+    """Two dozen in the tail, and never less than ten seconds."""
     protocol = Protocol.of(Slo(quantile=quantile, limit_ms=50), held, None)
     assert protocol.requests == requests
     assert protocol.duration_s == pytest.approx(3 * requests / held.rate_rps)
@@ -56,7 +54,7 @@ def test_the_first_look_fits_the_budget() -> None:
     """At a low rate fewer requests are sent rather than hours spent."""
     protocol = Protocol.of(SLO, Held(2, 1), 1, budget_s=400)
     assert protocol.duration_s <= 0.8 * 400 + 4
-    assert protocol.requests == 80
+    assert protocol.requests == 64
 
 
 def test_it_goes_on_while_more_requests_help_and_time_is_left() -> None:
@@ -78,9 +76,8 @@ def test_all_looks_are_wrong_no_more_often_than_one(confidence: float, looks: in
 
 
 def test_looks_are_counted_by_the_runs() -> None:
-    """The first comes after all planned deployments, then one after each further one."""
-    runs: list[Any] = [None] * 5
-    assert [look_of(runs[:n], 3) for n in (1, 3, 4, 5)] == [1, 1, 2, 3]
+    """The first comes after three deployments, then one after each further one."""
+    assert [look_of(n) for n in (1, 3, 4, 5)] == [1, 1, 2, 3]
 
 
 def test_the_rate_of_a_loss_leaves_each_replica_what_the_whole_plan_would(plan: Plan) -> None:

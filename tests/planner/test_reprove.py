@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from loadtests.histogram import Histogram
-from loadtests.objective import Slo
+from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun, Measurement
 from loadtests.steady import Steady
 from planner.claim import Claim
@@ -41,7 +41,23 @@ def endpoint(n: int, late: int = 0, rate: float = 60.0, **changes: Any) -> Endpo
         "dispatch_lag": times,
         "generator_cpu_s": 1,
     }
-    return EndpointMeasurement(**(values | changes))
+    values |= changes
+    unanswered = values["offered"] - values["ok"]
+    judged = SloVerdict(
+        slo=Slo(limit_ms=50),
+        verdict=Verdict.UNDECIDED,
+        reason="",
+        n=n + unanswered,
+        over=late + unanswered,
+        share_over=(late + unanswered) / (n + unanswered),
+        quantile_ms=None,
+        quantile_error=None,
+        effective_n=n + unanswered,
+        replayed=False,
+        backlog_growing=False,
+        confidence=0.99,
+    )
+    return EndpointMeasurement(**({"verdicts": (judged,)} | values))
 
 
 @pytest.fixture
@@ -153,12 +169,14 @@ def test_a_server_that_falls_behind_fails(judge: Callable[..., Reproof]) -> None
 
 
 def test_runs_that_prove_nothing_are_refused(judge: Callable[..., Reproof]) -> None:
-    """Invalid ones, none at all, and those of another batch, rate or server."""
+    """Invalid ones, none at all, unjudged ones, and those of another batch, rate or server."""
     lag = (Fault(code=FaultCode.DISPATCH_LAG, detail="p99 9 ms"),)
     with pytest.raises(InvalidMeasurement, match="dispatch_lag: p99 9 ms; repeat it"):
         judge(endpoint(1000, faults=lag))
     with pytest.raises(BadInput, match="no run"):
         judge()
+    with pytest.raises(BadInput, match="1 verdicts on p99 <= 50 ms for 2 runs"):
+        judge(endpoint(1000), endpoint(1000, verdicts=()))
     other = LoadRun(mode="open", batch=7, duration_s=1, rate_rps=60)
     for run in (endpoint(1000, run=other), endpoint(1000, rate=59)):
         with pytest.raises(BadInput, match="does not belong"):

@@ -10,6 +10,7 @@ from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
 from loadtests.steady import Steady
+from reports.bundle import Bundle
 from reports.measured import batches_in_words, load_in_words, max_load_text, measured_text
 
 OPEN = LoadRun(mode="open", batch=8, duration_s=10, rate_rps=200)
@@ -123,8 +124,10 @@ def test_a_mix_is_told_by_its_shares() -> None:
         (100, 95, 104, StopReason.FOUND, "100 req/s (95.0 req/s to 104 req/s) [measured]"),
         (4000, 4000, None, StopReason.CEILING_HOLDS, "at least 4,000 req/s [measured]"),
         (0, 0, 10, StopReason.LOWEST_FAILS, "below 10.0 req/s [measured]"),
-        (50, 20, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (20.0 req/s held, none failed"),
-        (50, 0, None, StopReason.BUDGET_SPENT, "about 50.0 req/s (no rate held, none failed"),
+        (4000, 0, None, StopReason.CEILING_HOLDS, "about 4,000 req/s, undecided (no rate held"),
+        (0, 0, None, StopReason.LOWEST_FAILS, "undecided (no rate held, none failed for certain)"),
+        (50, 20, None, StopReason.BUDGET_SPENT, "about 50.0 req/s, undecided (20.0 req/s held, no"),
+        (50, 0, 90, StopReason.BUDGET_SPENT, "about 50.0 req/s, undecided (no rate held, 90.0 re"),
     ],
 )
 def test_the_highest_load_is_an_interval(
@@ -143,3 +146,13 @@ def test_the_highest_load_is_an_interval(
     text = max_load_text(found, SLO)
     assert f"Highest load with p99 <= 20 ms: {words}" in text
     assert "0 probes, 5,000 requests" in text
+    assert ("it still holds" in text) == ("at least" in words)
+    assert ("it fails at" in text) == ("below" in words)
+
+
+def test_a_deployment_at_the_floor_says_so(bundle: Bundle) -> None:
+    """A p99 that is the platform's, not the model's, is labelled, and no other one."""
+    made = next(m for m in bundle.measurements if m.run.mode == "open")
+    assert "floor" not in measured_text(made)
+    near = made.model_copy(update={"floor_p99_s": 0.002})
+    assert "  floor      at the platform's floor (its p99 is 2.00 ms)" in measured_text(near)

@@ -81,4 +81,4 @@ def test_the_terminal_lists_other_members_of_the_set(bundle: Bundle) -> None:
     lines = [line for line in text.splitlines() if "trade-offs" in line]
     assert len(lines) == 1
     assert "USD 777.00 per month" in text
-    assert "loses 1.2% of quality" in " ".join(text.split())
+    assert "1.2 points of quality less" in " ".join(text.split())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,24 @@ def make_claim(bundle: Bundle, **changes: Any) -> Claim:
     return Claim.of(**(values | changes))
 
 
+@pytest.fixture(autouse=True)
+def today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day after the claims were made."""
+    monkeypatch.setattr("reports.proven._today", lambda: date(2026, 1, 4))
+
+
 @pytest.fixture
 def proven(bundle: Bundle) -> Bundle:
     """The synthetic run with a claim that holds, one that fails, and a track record."""
     held = make_claim(bundle)
+    production, real_time, *others = bundle.recommendations
+    asked = {"slo": held.slo, "batch": 100, "rate_rps": 400.0, "spare_replicas": 1}
+    production, real_time = (
+        answer.model_copy(
+            update={"demand": answer.demand.model_copy(update=asked), "best": production.best}
+        )
+        for answer in (production, real_time)
+    )
     lost = judged(2000, 93, "fails", None)
     failed = make_claim(
         bundle,
@@ -94,7 +110,11 @@ def proven(bundle: Bundle) -> Bundle:
     )
     points = [TrackPoint.of(claim, "credit") for claim in (held, failed)]
     return bundle.model_copy(
-        update={"claims": (held, failed), "track_record": tuple(p for p in points if p)}
+        update={
+            "claims": (held, failed),
+            "track_record": tuple(p for p in points if p),
+            "recommendations": (production, real_time, *others),
+        }
     )
 
 
@@ -157,6 +177,52 @@ def test_the_terminal_says_what_was_proven(proven: Bundle) -> None:
     assert "Prove it: tonnage confirm runs/credit/2026-01-02\n" in text
     assert "The planner's track record: 2 predictions held against a confirmation" in flat
     assert max(map(len, text.splitlines())) <= terminal.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda b: b, "181 days ago, and good for 180"),
+        (lambda b: _demanding(b, rate_rps=500.0), "at 500 req/s of batch 100, 1 to spare, is"),
+        (lambda b: _demanding(b, spare_replicas=2), "2 to spare, is demanded now"),
+        (lambda b: _planning(b, replicas=3), "another plan is recommended now"),
+        (lambda b: _serving(b, sha256="c" * 64), "the model file changed"),
+    ],
+)
+def test_a_claim_that_lapsed_is_not_proven(
+    proven: Bundle,
+    change: Callable[[Bundle], Bundle],
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By age, demand, plan or model: every report says that it lapsed, and why."""
+    changed = change(proven)
+    if changed is proven:
+        monkeypatch.setattr("reports.proven._today", lambda: date(2026, 7, 3))
+    text = " ".join(terminal.recommendation_text(changed).split())
+    assert f"proven {proven.claims[0].sentence}" not in text
+    assert why in text
+    assert f"It was: {proven.claims[0].sentence}" in text
+    assert "<b>Lapsed.</b>" in html.render(changed)
+    assert "holds, lapsed" in markdown.render(changed, {})
+
+
+def _demanding(bundle: Bundle, **changes: Any) -> Bundle:
+    first, *others = bundle.recommendations
+    first = first.model_copy(update={"demand": first.demand.model_copy(update=changes)})
+    return bundle.model_copy(update={"recommendations": (first, *others)})
+
+
+def _planning(bundle: Bundle, **changes: Any) -> Bundle:
+    first, *others = bundle.recommendations
+    assert first.best is not None
+    first = first.model_copy(update={"best": first.best.model_copy(update=changes)})
+    return bundle.model_copy(update={"recommendations": (first, *others)})
+
+
+def _serving(bundle: Bundle, **changes: Any) -> Bundle:
+    changed = tuple(v.model_copy(update=changes) for v in bundle.variants)
+    return bundle.model_copy(update={"variants": changed})
 
 
 def test_every_format_has_the_claims(proven: Bundle) -> None:

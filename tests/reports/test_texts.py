@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.histogram import Histogram
+from loadtests.steady import Steady
 from reports import markdown, terminal
 from reports.bundle import Bundle
 from reports.doctor import doctor_text
@@ -202,3 +204,28 @@ def test_start_up_is_the_median_of_its_starts(bundle: Bundle) -> None:
     changed = bundle.model_copy(update={"measurements": tuple(runs)})
     (row,) = next(t for t in all_tables(changed) if t.name == "startup").rows
     assert row[3:] == ("3.00", "1.40", "0.300", "3")
+
+
+def test_a_run_that_drifts_says_so(bundle: Bundle) -> None:
+    """Where nothing was cut because nothing settled, the reason stands beside the figures."""
+    drifts = Steady(index=0, steady=False, reason="drifts from beginning to end")
+    made = next(m for m in bundle.measurements if m.run.mode == "open" and m.valid)
+    changed = bundle.model_copy(
+        update={"measurements": (made.model_copy(update={"steady": drifts}),)}
+    )
+    (row,) = next(t for t in all_tables(changed) if t.name == "served_latency").rows
+    assert row[-1].endswith("drifts from beginning to end")
+
+
+def test_overhead_stands_apart_from_the_model(bundle: Bundle) -> None:
+    """Of a paced request that took 5 ms, 3 of them in the model, 2 are overhead."""
+    paced = next(m for m in bundle.measurements if m.run.mode == "paced" and m.role == "cell")
+    times = {
+        "sent_to_done": Histogram.of([0.005] * 9),
+        "service": Histogram.of([0.003] * 9),
+        "inference": "inline",
+    }
+    changed = bundle.model_copy(update={"measurements": (paced.model_copy(update=times),)})
+    capacity = next(t for t in all_tables(changed) if t.name == "served_capacity")
+    row = dict(zip(capacity.header, capacity.rows[0], strict=True))
+    assert (row["Model p50 (ms)"], row["Overhead p50 (ms)"]) == ("3.00", "2.00")

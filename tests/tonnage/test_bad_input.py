@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import BadInput
+from tonnage.cli import app
 from tonnage.config import shipped
 
 
@@ -83,6 +85,10 @@ COMMANDS = {
     "unknown option": (["run", "credit", "--fast"], "--fast"),
     "unknown instance": (["serve", "credit", "--instance", "sim-7"], "sim-7"),
     "unknown variant": (["serve", "credit", "--variant", "onnx_int4"], "onnx_int4"),
+    "port out of range": (
+        ["measure", "--endpoint", "http://h:99999", "--model", "m", "--rate", "5"],
+        "http://host:port",
+    ),
 }
 
 
@@ -93,6 +99,30 @@ def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: 
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+ENDPOINT = ["measure", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--users", "2"]
+UNUSED = {
+    "limit of a closed loop": [*ENDPOINT, "--p99", "20ms"],
+    "variant": [*ENDPOINT, "--variant", "onnx_fp32"],
+    "instance": [*ENDPOINT, "--instance", "sim-1"],
+    "replicas": [*ENDPOINT, "--replicas", "1"],
+    "max batch": [*ENDPOINT, "--max-batch", "8"],
+    "quick": [*ENDPOINT, "--quick"],
+    "time scale": [*ENDPOINT, "--time-scale", "0.5"],
+    "header": ["measure", "credit", "--header", "x: y"],
+    "insecure": ["measure", "credit", "--insecure"],
+    "input": ["measure", "credit", "--variant", "onnx_fp32", "--rate", "9", "--input", "x=int64"],
+    "instance of no variant": ["measure", "credit", "--instance", "sim-1"],
+}
+
+
+@pytest.mark.parametrize("arguments", UNUSED.values(), ids=UNUSED)
+def test_an_option_without_effect_is_refused(arguments: list[str]) -> None:
+    """What would be ignored is named in one line, before anything is built or started."""
+    option = next(word for word in reversed(arguments) if word.startswith("--"))
+    with pytest.raises(BadInput, match=option):
+        app(arguments, standalone_mode=False)
 
 
 def test_absent_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Self
@@ -105,6 +106,7 @@ class Script:
 def prove(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Claim]]:
     """Confirm a run by a script; verdicts take requests as independent."""
     monkeypatch.setattr(proofs, "enforces_quotas", lambda: True)
+    monkeypatch.setattr(confirming, "_today", lambda: date(2026, 2, 4))
     judge = confirming.judge_confirmation
 
     def independent(*given: Any, **named: Any) -> Claim:
@@ -171,7 +173,7 @@ def test_a_plan_that_holds_is_proven(one_replica: RunFolder, prove: Prove) -> No
     )
     assert len({run.seed for run, _ in script.made}) == len(script.made) == 3
     assert all(run.rate_rps == 20 for run, _ in script.made)
-    assert claim.confirmed_on == "2026-02-03"
+    assert claim.confirmed_on == date(2026, 2, 3)
     assert claim.predicted is not None
     written = Claim.model_validate_json((folder.path / CLAIMS / "steady.json").read_text())
     assert written == claim
@@ -205,6 +207,18 @@ def test_what_was_run_is_not_run_again(one_replica: RunFolder, prove: Prove) -> 
     prove(folder, fresh, fresh=True)
     assert len(fresh.made) == 3
     assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == 3
+
+
+def test_runs_of_half_a_year_ago_prove_nothing_today(
+    one_replica: RunFolder, prove: Prove, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken up on the last day on which a claim by them stands, made again on the next."""
+    prove(one_replica, Script(good))
+    for day, made in ((date(2026, 8, 2), 0), (date(2026, 8, 3), 3)):
+        monkeypatch.setattr(confirming, "_today", lambda day=day: day)
+        script = Script(good)
+        prove(one_replica, script)
+        assert len(script.made) == made, day
 
 
 def test_another_plan_begins_anew(one_replica: RunFolder, prove: Prove) -> None:
@@ -268,6 +282,17 @@ def test_an_undecided_plan_goes_on(one_replica: RunFolder, prove: Prove) -> None
     assert short.more_requests is not None
 
 
+def test_looks_cannot_be_had_anew(one_replica: RunFolder, prove: Prove) -> None:
+    """More deployments asked for are more looks, and what --fresh throws away is counted."""
+    looks = [prove(one_replica, Script(good), deployments=n)[0].looks for n in (3, 4, 5)]
+    assert looks == [1, 2, 3]
+    (again,) = prove(one_replica, Script(good), fresh=True)
+    assert (again.looks, again.discarded) == (4, 1)
+    assert "3 deployments after 1 discarded attempt;" in again.sentence
+    (third,) = prove(one_replica, Script(good), fresh=True)
+    assert (third.looks, third.discarded) == (5, 2)
+
+
 def test_what_cannot_be_believed_is_repeated_twice(one_replica: RunFolder, prove: Prove) -> None:
     """A third time in a row ends it; what was good before is kept."""
     noise = (Fault(code=FaultCode.NOISY_HOST, detail="12 % steal"),)
@@ -325,6 +350,17 @@ def test_a_cloud_plan_is_held_in_part(stub_run: Runs, prove: Prove) -> None:
     assert claim.candidate.instance != claim.candidate.size
     assert any("recommended on" in line for line in claim.differs)
     assert claim.held_rps == pytest.approx(60 * claim.held_replicas / claim.replicas)
+
+
+def test_a_size_never_measured_is_not_deployed(stub_run: Runs, prove: Prove) -> None:
+    """Its plan is a prediction about a prediction, and running the study again cures nothing."""
+    folder = stub_run("sim-1", prices=False)
+    first, *others = folder.bundle().recommendations
+    assert first.best is not None
+    guess = first.best.model_copy(update={"predicted_size": "from sim-0.5"})
+    folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": guess}), *others])
+    with pytest.raises(BadInput, match="was never measured; measure it first"):
+        prove(folder, Script(good), this_host=False)
 
 
 def test_nothing_to_prove_is_said(stub_run: Runs, prove: Prove) -> None:

@@ -1,0 +1,174 @@
+"""A server that Tonnage does not manage: what it is asked, and what cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from loadtests import foreign
+from loadtests.fleet import Fleet
+from loadtests.foreign import ForeignServer
+from loadtests.http_call import v2_call
+from loadtests.judge import endpoint_faults
+from loadtests.payloads import Payloads
+from loadtests.records import FaultCode, LoadRun
+from serving.errors import BadInput
+from serving.records import Endpoint
+
+METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
+PAYLOADS = Payloads.plain([b"{}"])
+
+
+class Answering(ThreadingHTTPServer):
+    """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    metadata: object = METADATA
+    infer_s = 0.0
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Quiet where a client gave up."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Answering
+
+    def do_GET(self) -> None:
+        self.answer(json.dumps(self.server.metadata).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.infer_s)
+        self.answer(b"{}")
+
+    def answer(self, body: bytes) -> None:
+        self.server.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    with Answering() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def client(
+    url: str, model: str = "m", timeout_s: float = 5.0, headers: dict[str, str] | None = None
+) -> ForeignServer:
+    endpoint = Endpoint(url=url, model_name=model)
+    return ForeignServer(endpoint, headers or {}, insecure=False, timeout_s=timeout_s)
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[], object], str]] = {
+    "port too high": (lambda: client("http://h:99999"), "http://host:port"),
+    "port no number": (lambda: client("http://h:abc"), "http://host:port"),
+    "half an IPv6 address": (lambda: client("http://[::1"), "http://host:port"),
+    "query": (lambda: client("http://h/?key=1"), "http://host:port"),
+    "host with an empty label": (lambda: client("http://a..b").inputs(), "check host"),
+    "model beyond ASCII": (lambda: client("http://h", "modèle").inputs(), "--model"),
+    "header beyond Latin-1": (
+        lambda: client("http://h", headers={"x": "\N{SNOWMAN}"}).inputs(),
+        "--header",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_http_cannot_say_is_bad_input(case: str) -> None:
+    """An address, a model or a header that cannot be sent is refused, and says which."""
+    ask, says = IMPOSSIBLE[case]
+    with pytest.raises(BadInput, match=says):
+        ask()
+
+
+@pytest.mark.parametrize("question", [ForeignServer.inputs, ForeignServer.model_sha256])
+def test_a_silent_host_is_bad_input(
+    question: Callable[[ForeignServer], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that takes a connection and never answers is one that cannot be reached."""
+    monkeypatch.setattr(foreign, "_PATIENCE_S", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BadInput, match=r"cannot be reached \(no answer within 0.05 s\)"):
+            question(client(url, timeout_s=0.05))
+
+
+def test_a_timeout_below_the_service_time_is_refused(answering: Answering) -> None:
+    """The timeout holds for inference, not for metadata, which any server may be slower to say."""
+    answering.infer_s = 0.3
+    server = client(answering.url, timeout_s=0.1)
+    assert [spec.shape for spec in server.inputs()] == [(-1, 4)]
+    with pytest.raises(BadInput, match="shorter than the service time"):
+        server.round_trip_s(PAYLOADS)
+
+
+def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
+    """Metadata and single requests go where the load goes: the URL, then the path of V2."""
+    endpoint = Endpoint(url=f"{answering.url}/team/a", model_name="m")
+    server = ForeignServer(endpoint, {}, insecure=False, timeout_s=5)
+    server.inputs()
+    server.round_trip_s(PAYLOADS)
+    assert {answering.url + path for path in answering.paths} == {
+        f"{endpoint.url}/v2/models/m",
+        endpoint.url + v2_call(endpoint).path,
+    }
+
+
+SHAPELESS: dict[str, object] = {
+    "no inputs named": {"name": "m"},
+    "no object": ["m"],
+    "no shape": {"inputs": [{"name": "x", "datatype": "FP32"}]},
+    "shape is null": {"inputs": [{"name": "x", "datatype": "FP32", "shape": None}]},
+    "shape in words": {"inputs": [{"name": "x", "datatype": "FP32", "shape": ["batch", 4]}]},
+    "unknown type": {"inputs": [{"name": "x", "datatype": "FP7", "shape": [1]}]},
+    "empty": {"inputs": []},
+}
+
+
+@pytest.mark.parametrize("case", SHAPELESS)
+def test_metadata_without_shapes_are_bad_input(answering: Answering, case: str) -> None:
+    """A server that does not say what it takes is refused, with the address that was asked."""
+    answering.metadata = SHAPELESS[case]
+    with pytest.raises(BadInput, match=f"{answering.url}/v2/models/m: its metadata "):
+        client(answering.url).inputs()
+
+
+@pytest.mark.slow
+def test_requests_that_found_nobody_free_are_counted(answering: Answering, tmp_path: Path) -> None:
+    """128 users of 0.3 s each cannot send 800 req/s: what is left over is unsent, not lost."""
+    answering.infer_s = 2.0
+    run = LoadRun(mode="open", batch=1, duration_s=1.5, rate_rps=800, timeout_s=0.3)
+    with Fleet(tmp_path / "locust.log") as fleet:
+        stored = fleet.store("payloads", PAYLOADS)
+        result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
+    assert result.offered > 1000
+    assert result.unsent > 100
+    assert result.ok == 0
+    assert result.unsent + sum(result.errors.values()) == result.offered
+    assert FaultCode.RATE_NOT_MET in {fault.code for fault in endpoint_faults(run, result)}

@@ -1,0 +1,59 @@
+"""The verdict of a run, from its samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loadtests.arrivals import Ramp
+from loadtests.objective import Slo, Verdict
+from loadtests.records import LoadRun
+from loadtests.samples import Samples
+from loadtests.summary import LoadResult, Workers, summarise
+from loadtests.verdict import verdict_of
+
+RUN = LoadRun(mode="open", batch=1, duration_s=40, rate_rps=200)
+SLO = Slo(quantile=0.99, limit_ms=100)
+DUE = np.arange(8000) / 200
+
+
+def run_of(latency_s: np.ndarray, run: LoadRun = RUN) -> LoadResult:
+    n = len(latency_s)
+    samples = Samples(
+        due_s=DUE[:n],
+        sent_s=DUE[:n],
+        done_s=DUE[:n] + latency_s,
+        body=np.zeros(n, int),
+        status=np.full(n, 200),
+        error=np.full(n, "", dtype="<U20"),
+        waited=np.zeros(n, bool),
+        own_cell=np.ones(n, bool),
+        inline=np.zeros(n, bool),
+        queue_s=np.full(n, np.nan),
+        service_s=np.full(n, np.nan),
+    )
+    return summarise(samples, run.duration_s, Workers(), stationary=run.stationary)
+
+
+NOISE = np.random.default_rng(3).gamma(20, 0.0005, len(DUE))
+
+
+@pytest.mark.parametrize(
+    ("run", "times", "verdict"),
+    [
+        (RUN, np.ones(len(DUE)), Verdict.HOLDS),
+        (RUN, np.linspace(1, 1.15, len(DUE)), Verdict.UNDECIDED),
+        (RUN, np.linspace(8, 16, len(DUE)), Verdict.FAILS),
+        (
+            RUN.model_copy(update={"arrivals": Ramp(from_rps=100, to_rps=300)}),
+            np.linspace(1, 1.15, len(DUE)),
+            Verdict.HOLDS,
+        ),
+    ],
+    ids=["steady", "drifts", "drifts beyond the limit", "under a ramp"],
+)
+def test_what_drifts_is_not_said_to_hold(run: LoadRun, times: np.ndarray, verdict: Verdict) -> None:
+    """Drift under steady traffic leaves an objective undecided, one that fails failed."""
+    judged = verdict_of(run_of(times * NOISE, run), run, SLO, replicas=None)
+    assert judged.verdict == verdict
+    assert ("not steady" in judged.reason) == (verdict == Verdict.UNDECIDED)
