@@ -117,6 +117,6 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
         assert claim.deployments == 1, "one that fails for certain is enough"
         assert claim.instead
         points = read_lines(folder.path / TRACK_RECORD, TrackPoint)
-        assert [p.verdict for p in points][-1] == "fails"
+        assert {p.rate_rps for p in points} <= {30}, "nothing was predicted beyond the capacity"
         report = (folder.path / "report.md").read_text()
         assert "Claims, proven by load tests" in report
