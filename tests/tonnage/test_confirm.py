@@ -21,7 +21,7 @@ from serving.errors import BadInput, InvalidMeasurement
 from serving.instances import load_instances
 from serving.placement import Placement
 from serving.records import Deployment, Environment, Grant
-from tonnage import confirming, proofs
+from tonnage import cli_confirm, confirming, proofs
 from tonnage.cells import Cell
 from tonnage.config import load_study
 from tonnage.confirming import RUNS, claim_name, confirm
@@ -30,6 +30,7 @@ from tonnage.proofs import Proof, Wanted
 from tonnage.redeploying import Redeploying
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, stage_of
+from tonnage.study import StudyRun
 
 from .conftest import ENVIRONMENT, PROFILES
 
@@ -442,3 +443,20 @@ def test_bad_files_are_one_line(stub_run: Runs, tonnage: Tonnage, tmp_path: Path
         assert "Traceback" not in done.stderr
         assert len([x for x in done.stderr.splitlines() if x.startswith("tonnage: ")]) == 1
     assert not (folder.path / CLAIMS).exists()
+
+
+def test_an_interrupted_proof_of_a_run_says_how_to_go_on(
+    one_replica: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study of ``run --confirm`` is finished by then: the same command would begin anew."""
+
+    def interrupted(*_: object) -> list[Claim]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_confirm, "_prove", interrupted)
+    study, path = load_study(str(one_replica.path / "study.toml"))
+    with pytest.raises(KeyboardInterrupt):
+        cli_confirm.prove_too(StudyRun(study, path, one_replica), None, False)
+    assert f"tonnage confirm {one_replica.path}\n" in capsys.readouterr().err
+    assert cli_confirm.prove_too(StudyRun(study, path, one_replica), 5.0, False)
+    assert "no time left to prove it" in capsys.readouterr().err
