@@ -86,9 +86,9 @@ class Player:
         return failure
 
     def _do(self, holder: TaskSet) -> None:
-        task = holder.get_next_task()  # type: ignore[no-untyped-call]
+        task = holder.get_next_task()  # type: ignore[no-untyped-call] # Locust is partly typed
         if not (inspect.isclass(task) and issubclass(task, TaskSet)):
-            holder.execute_task(task)  # type: ignore[no-untyped-call]
+            holder.execute_task(task)  # type: ignore[no-untyped-call] # Locust is partly typed
             return
         if task not in self._nested:  # it keeps its place, which sequential sets go by
             self._nested[task] = task(holder)  # type: ignore[arg-type] # or a set, says its code

@@ -36,7 +36,10 @@ def confidence_of_look(confidence: float, look: int) -> float:
 def unbelievable(run: Run, forgiven: Collection[FaultCode] = ()) -> str | None:
     """Why a run proves nothing and has to be repeated; None for one that is an answer."""
     serious = [f for f in run.faults if f.code not in _ANSWERS and f.code not in forgiven]
-    return f"{serious[0].code}: {serious[0].detail}" if serious else None
+    if not serious:
+        return None
+    failed = ", ".join(f"{n} x {name}" for name, n in sorted(run.errors.items()))
+    return f"{serious[0].code}: {serious[0].detail}" + (f" ({failed})" if failed else "")
 
 
 def judged(

@@ -103,7 +103,7 @@ class Batcher:
         if len(batch) > 1:
             try:
                 parts = self._together(batch)
-            except Exception:
+            except Exception:  # whatever a runtime throws: each alone says which row it was
                 parts = None
             if parts is not None:
                 ended = time.perf_counter()

@@ -396,7 +396,7 @@ def main(command: Callable[..., Any] = app) -> None:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"tonnage: {error.name} is missing; pip install 'tonnage[credit]'\n")
         code = 2
-    except Exception as error:
+    except Exception as error:  # the last resort: a usage error of click's, or our own defect
         code = 2
         if hasattr(error, "format_message"):  # click's usage errors have it
             sys.stderr.write(f"tonnage: {error.format_message()}\n")

@@ -123,7 +123,11 @@ def prove_too(run: StudyRun, left_s: float | None, quiet: bool) -> bool:
         note(f"no time left to prove it; prove it: tonnage confirm {run.folder.path}")
         return True
     wanted = {} if left_s is None else {"budget_s": left_s / plans}
-    claims = _prove(run.folder, run.stage(), None, wanted, None)
+    try:
+        claims = _prove(run.folder, run.stage(), None, wanted, None)
+    except KeyboardInterrupt:  # the study itself is finished, and would begin anew
+        note(f"the study is done; its proof goes on with: tonnage confirm {run.folder.path}")
+        raise
     if not quiet:
         sys.stdout.write("\n")
         _print_claims(run.folder, claims, False)

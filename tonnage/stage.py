@@ -15,7 +15,7 @@ from serving.generate import generated_rows
 from serving.ray_host.client import RayHost
 from serving.records import COMMAND, Variant
 from serving.rows import Rows, read_rows
-from serving.workloads import find_workload
+from serving.workloads import find_workload, known_workloads
 from tonnage.cells import Cell
 from tonnage.config import Study
 
@@ -74,9 +74,8 @@ def _rows(study: Study, variant: Variant, payload: Path | None) -> tuple[Rows, t
     if payload is not None:
         rows = read_rows(payload, variant.inputs, batched=variant.batched)
         return rows, (f"asked with the rows of {payload.name}",)
-    try:
+    if variant.workload == study.workload and study.workload in known_workloads():
         workload = find_workload(study.workload, study.data.length)
-    except BadInput:  # a model of the user's own
-        rows = generated_rows(variant.inputs, _ROWS, study.seed, batched=variant.batched)
-        return rows, ("asked with generated rows; give others with --payload",)
-    return workload.load(study.data.source, study.seed).test, ()
+        return workload.load(study.data.source, study.seed).test, ()
+    rows = generated_rows(variant.inputs, _ROWS, study.seed, batched=variant.batched)
+    return rows, ("asked with generated rows; give others with --payload",)

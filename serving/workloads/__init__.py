@@ -81,12 +81,17 @@ class OfAnyLength(Protocol):
         ...
 
 
+def known_workloads() -> list[str]:
+    """Names of all workloads that come with Tonnage."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
 def find_workload(name: str, length: int | None = None) -> Workload:
     """The workload of that name, with rows of ``length`` where one is given.
 
     BadInput lists those that exist, or says that this one has no length, or a shorter one.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    known = known_workloads()
     if name not in known:
         raise BadInput(f"unknown workload {name!r}; known are {', '.join(known)}")
     workload: Workload = importlib.import_module(f"{__name__}.{name}").WORKLOAD

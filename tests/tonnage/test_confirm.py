@@ -21,7 +21,8 @@ from serving.errors import BadInput, InvalidMeasurement
 from serving.instances import load_instances
 from serving.placement import Placement
 from serving.records import Deployment, Environment, Grant
-from tonnage import confirming, proofs
+from tonnage import cli_confirm, confirming, proofs
+from tonnage.cells import Cell
 from tonnage.config import load_study
 from tonnage.confirming import RUNS, claim_name, confirm
 from tonnage.planning import plan, study_demands
@@ -29,6 +30,7 @@ from tonnage.proofs import Proof, Wanted
 from tonnage.redeploying import Redeploying
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, stage_of
+from tonnage.study import StudyRun
 
 from .conftest import ENVIRONMENT, PROFILES
 
@@ -387,10 +389,14 @@ def test_a_stage_from_the_folder_has_rows(stub_run: Runs) -> None:
     folder = stub_run("sim-1")
     study, _ = load_study(str(folder.path / "study.toml"))
     (variant,) = folder.bundle().variants
-    own = study.model_copy(update={"workload": "mine"})
-    assert "generated rows" in stage_of(own, variant, None).differs[0]
+    stage = stage_of(study, variant, None)
+    assert study.workload == "credit"
+    assert variant.workload == "test"
+    assert "generated rows" in stage.differs[0]
+    payloads = stage.payloads(Cell(folder.bundle().measurements[0].deployment, 3))
+    assert {answer["sums"].shape for answer in payloads.expected} == {(3, 1)}
     with pytest.raises(BadInput, match="with --confirm"):
-        stage_of(own, variant.model_copy(update={"runtime": "command"}), None)
+        stage_of(study, variant.model_copy(update={"runtime": "command"}), None)
 
 
 @pytest.mark.parametrize(
@@ -437,3 +443,20 @@ def test_bad_files_are_one_line(stub_run: Runs, tonnage: Tonnage, tmp_path: Path
         assert "Traceback" not in done.stderr
         assert len([x for x in done.stderr.splitlines() if x.startswith("tonnage: ")]) == 1
     assert not (folder.path / CLAIMS).exists()
+
+
+def test_an_interrupted_proof_of_a_run_says_how_to_go_on(
+    one_replica: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study of ``run --confirm`` is finished by then: the same command would begin anew."""
+
+    def interrupted(*_: object) -> list[Claim]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_confirm, "_prove", interrupted)
+    study, path = load_study(str(one_replica.path / "study.toml"))
+    with pytest.raises(KeyboardInterrupt):
+        cli_confirm.prove_too(StudyRun(study, path, one_replica), None, False)
+    assert f"tonnage confirm {one_replica.path}\n" in capsys.readouterr().err
+    assert cli_confirm.prove_too(StudyRun(study, path, one_replica), 5.0, False)
+    assert "no time left to prove it" in capsys.readouterr().err
