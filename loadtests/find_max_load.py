@@ -7,15 +7,14 @@ from collections.abc import Callable
 
 from loadtests.max_load import MaxLoad, MaxLoadSearch, Probe
 from loadtests.objective import Slo, Verdict
-from loadtests.records import Fault, FaultCode, LoadRun
+from loadtests.records import OVERLOAD, Fault, FaultCode, LoadRun
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
 from serving.errors import InvalidMeasurement
 
 # That the server cannot keep up is an answer. Everything else is no answer at all.
-_OVERLOAD = {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET}
 # Failed requests are over the limit already, and so many of them fail the probe as slow ones do.
-_ANSWERS = _OVERLOAD | {FaultCode.ERRORS, FaultCode.TOO_FEW_SAMPLES}
+_ANSWERS = OVERLOAD | {FaultCode.ERRORS, FaultCode.TOO_FEW_SAMPLES}
 _TRIES = 3
 
 Ran = tuple[LoadResult, tuple[Fault, ...]]
@@ -39,7 +38,7 @@ def find_max_load(
     while probe := search.ask():
         result, faults, made = _believable(probe, like, run)
         verdict = verdict_of(result, made, slo, replicas=replicas)
-        if any(fault.code in _OVERLOAD for fault in faults):
+        if any(fault.code in OVERLOAD for fault in faults):
             verdict = verdict.model_copy(update={"verdict": Verdict.FAILS})
         search.tell(probe, verdict)
         name, seen = f"p{100 * slo.quantile:g}", verdict.quantile_ms or math.inf

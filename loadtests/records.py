@@ -96,6 +96,10 @@ class FaultCode(StrEnum):
     NOT_ENFORCED = "not_enforced"
 
 
+OVERLOAD = frozenset({FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET})
+"""The server fell behind: an answer, not a bad measurement. Its latencies are lower bounds."""
+
+
 class Fault(Record):
     """One reason against a measurement, with the figures behind it."""
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo, SloVerdict, Verdict
-from loadtests.records import EndpointMeasurement, FaultCode, Measurement
+from loadtests.records import OVERLOAD, EndpointMeasurement, FaultCode, Measurement
 from loadtests.slo import decide
 from planner.claim import Judged
 from serving.errors import BadInput
@@ -16,10 +16,8 @@ CONFIDENCE = 0.99
 
 Run = Measurement | EndpointMeasurement
 
-# The server fell behind: an answer, whose latencies are lower bounds.
-_OVERLOAD = {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET}
 # Failed and refused requests are data as well: they are late.
-_ANSWERS = _OVERLOAD | {FaultCode.ERRORS}
+_ANSWERS = OVERLOAD | {FaultCode.ERRORS}
 _FOREVER = 1e8
 
 
@@ -107,7 +105,7 @@ def _effective(verdicts: Sequence[SloVerdict]) -> float:
 def _fell_behind(run: Run) -> bool:
     """Whether the server could not keep up; a run in which a replica was killed is not asked."""
     codes = {fault.code for fault in run.faults}
-    return bool(codes & _OVERLOAD) and codes <= _ANSWERS
+    return bool(codes & OVERLOAD) and codes <= _ANSWERS
 
 
 def _unanswered(run: Run) -> int:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from loadtests.histogram import Histogram
-from loadtests.records import FaultCode, Measurement, Mode
+from loadtests.records import OVERLOAD, Measurement, Mode
 from planner.records import Interval, MeasuredPoint, ServiceProfile
 from serving.errors import BadInput
 
@@ -88,13 +88,9 @@ def _usable(measurement: Measurement) -> bool:
 
 
 def fell_behind(measurement: Measurement) -> bool:
-    """An open-loop run with nothing against it but that the server fell behind.
-
-    Falling behind is an answer, not a bad measurement: its latencies are lower bounds.
-    """
+    """An open-loop run with nothing against it but that the server fell behind."""
     codes = {fault.code for fault in measurement.faults}
-    overload = {FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET}
-    return measurement.run.mode == "open" and bool(codes) and codes <= overload
+    return measurement.run.mode == "open" and bool(codes) and codes <= OVERLOAD
 
 
 def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) -> ServiceProfile:

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
-from planner.records import Demand, Interval, ServiceProfile
+from planner.records import Candidate, Demand, Interval, Plan, ServiceProfile
 from serving.records import Deployment, Grant, InstanceType, Variant
 
 
@@ -123,6 +123,33 @@ def _demand(rate_rps: float = 60.0, limit_ms: float = 80.0, **changes: Any) -> D
         "slo": {"quantile": changes.pop("quantile", 0.99), "limit_ms": limit_ms},
     }
     return Demand(**(values | changes))
+
+
+def plan_of(size: str = "sim-0.5", replicas: int = 2, **changes: Any) -> Plan:
+    """A plan on this host's own sizes, without a price."""
+    figure = Interval(low=20, mid=30, high=45)
+    values: dict[str, Any] = {
+        "candidate": Candidate(
+            variant="onnx_int8", size=size, threads=1, instance=size, replicas_per_instance=1
+        ),
+        "replicas": replicas,
+        "instances": replicas,
+        "vcpus": 1,
+        "memory_gib": 2,
+        "replica_memory_gib": 0.3,
+        "model_file": "m.onnx",
+        "p50_ms": figure,
+        "p99_ms": figure,
+        "capacity_rps": 90,
+        "rows_per_s": 60,
+        "utilisation": 0.6,
+        "latency_basis": "predicted",
+        "usd_per_month": None,
+        "usd_per_million": None,
+        "price_basis": "host vCPU: no price",
+        "margin": "",
+    }
+    return Plan(**(values | changes))
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,12 @@ from planner.claim import LAPSE_AFTER_DAYS, Claim, lapsed, lapsed_from_outside
 from planner.confirm import judge_confirmation
 from planner.pooled import judged
 from planner.proving import held_share, recommend_instead
-from planner.records import Candidate, Demand, Interval, Plan, Recommendation
+from planner.records import Demand, Interval, Plan, Recommendation
 from planner.track_record import TrackPoint, TrackRecord
 from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Environment
+
+from .conftest import plan_of
 
 Build = Callable[..., Any]
 
@@ -45,32 +47,6 @@ ENVIRONMENT = Environment(
 )
 TODAY = date(2026, 3, 1)
 FAST_MS, LATE_MS = 10.0, 80.0
-
-
-def plan_of(size: str = "sim-0.5", replicas: int = 2, **changes: Any) -> Plan:
-    figure = Interval(low=20, mid=30, high=45)
-    values: dict[str, Any] = {
-        "candidate": Candidate(
-            variant="onnx_int8", size=size, threads=1, instance=size, replicas_per_instance=1
-        ),
-        "replicas": replicas,
-        "instances": replicas,
-        "vcpus": 1,
-        "memory_gib": 2,
-        "replica_memory_gib": 0.3,
-        "model_file": "m.onnx",
-        "p50_ms": figure,
-        "p99_ms": figure,
-        "capacity_rps": 90,
-        "rows_per_s": 60,
-        "utilisation": 0.6,
-        "latency_basis": "predicted",
-        "usd_per_month": None,
-        "usd_per_million": None,
-        "price_basis": "host vCPU: no price",
-        "margin": "",
-    }
-    return Plan(**(values | changes))
 
 
 @pytest.fixture(scope="module")

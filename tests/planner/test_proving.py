@@ -14,7 +14,9 @@ from loadtests.objective import Slo
 from loadtests.records import Measurement
 from planner.pooled import confidence_of_look
 from planner.proving import Held, Protocol, fails_alone, killed_rate, look_of
-from planner.records import Candidate, Interval, Plan
+from planner.records import Plan
+
+from .conftest import plan_of
 
 Build = Callable[..., Any]
 SLO = Slo(limit_ms=50)
@@ -103,25 +105,4 @@ def test_one_deployment_can_fail_for_all(measurement: Build) -> None:
 @pytest.fixture
 def plan() -> Plan:
     """Four replicas on this host."""
-    figure = Interval(low=1, mid=2, high=3)
-    return Plan(
-        candidate=Candidate(
-            variant="v", size="sim-1", threads=1, instance="sim-1", replicas_per_instance=1
-        ),
-        replicas=4,
-        instances=4,
-        vcpus=4,
-        memory_gib=8,
-        replica_memory_gib=0.3,
-        model_file="m",
-        p50_ms=figure,
-        p99_ms=figure,
-        capacity_rps=200,
-        rows_per_s=120,
-        utilisation=0.6,
-        latency_basis="predicted",
-        usd_per_month=None,
-        usd_per_million=None,
-        price_basis="",
-        margin="",
-    )
+    return plan_of("sim-1", 4)

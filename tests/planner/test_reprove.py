@@ -15,11 +15,12 @@ from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun, Me
 from loadtests.steady import Steady
 from planner.claim import Claim
 from planner.confirm import judge_confirmation
-from planner.records import Candidate, Interval, Plan
 from planner.reproof import Reproof
 from planner.reprove import judge_reproof
 from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Environment
+
+from .conftest import plan_of
 
 Build = Callable[..., Any]
 TODAY = date(2026, 3, 1)
@@ -63,28 +64,7 @@ def endpoint(n: int, late: int = 0, rate: float = 60.0, **changes: Any) -> Endpo
 @pytest.fixture
 def claim(measurement: Build, variant: Build, instance: Build, demand: Build) -> Claim:
     """p99 <= 50 ms at 60 req/s on 1 x sim-1, three times 2,000 requests."""
-    figure = Interval(low=1, mid=2, high=3)
-    plan = Plan(
-        candidate=Candidate(
-            variant="onnx_int8", size="sim-1", threads=1, instance="sim-1", replicas_per_instance=1
-        ),
-        replicas=1,
-        instances=1,
-        vcpus=1,
-        memory_gib=2,
-        replica_memory_gib=0.3,
-        model_file="m",
-        p50_ms=figure,
-        p99_ms=figure,
-        capacity_rps=200,
-        rows_per_s=60,
-        utilisation=0.6,
-        latency_basis="predicted",
-        usd_per_month=None,
-        usd_per_million=None,
-        price_basis="",
-        margin="",
-    )
+    plan = plan_of("sim-1", 1)
     environment = Environment(
         cpu_model="Example CPU",
         logical_cpus=2,
