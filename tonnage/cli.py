@@ -394,7 +394,10 @@ def main(command: Callable[..., Any] = app) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"tonnage: {error.name} is missing; pip install 'tonnage[credit]'\n")
+        sys.stderr.write(
+            f"tonnage: {error.name} is missing; one of the extras brings it: pip install "
+            "'tonnage[credit,vision,text,openvino,dev]'\n"
+        )
         code = 2
     except Exception as error:  # the last resort: a usage error of click's, or our own defect
         code = 2
