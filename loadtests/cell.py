@@ -178,15 +178,15 @@ def observe(
 ) -> tuple[Measurement, LoadResult]:
     """:func:`measure`, with the samples behind it; ``on_start`` is called as the clock begins."""
     monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
-    before: list[Snapshot] = []
+    ends: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     def begin() -> None:
-        before.append(monitor.snapshot())
+        ends.append(monitor.snapshot())
         on_start()
 
-    result = _load(context, run, begin)
-    window = monitor.between(before[0], monitor.snapshot())
+    result = _load(context, run, begin, lambda: ends.append(monitor.snapshot()))
+    window = monitor.between(*ends)
     deployment, grant = context.deployment, context.endpoint.replicas[0].grant
     faults = faults_of(run, deployment, grant, result, window)
     denied = not_enforced(deployment, grant)
@@ -254,13 +254,17 @@ def _counts(result: LoadResult, duration_s: float) -> tuple[int, ...]:
 
 
 def _load(
-    context: CellContext, run: LoadRun, on_start: Callable[[], None] = lambda: None
+    context: CellContext,
+    run: LoadRun,
+    on_start: Callable[[], None] = lambda: None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> LoadResult:
     return context.fleet.run(
         run,
         context.endpoint,
         context.payloads,
         on_start,
+        on_end,
         call=context.call,
         trace=context.trace,
     )

@@ -104,12 +104,16 @@ class Fleet:
         endpoint: Endpoint,
         payloads: Path,
         on_start: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
         *,
         trace: Trace | None = None,
         call: HttpCall | None = None,
         insecure: bool = False,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
+
+        ``on_end`` is called when the last answer is in, before anything is summed up: reading
+        and summing up samples takes our own process CPU time that is none of the run's.
 
         ``call`` is how a request is put, V2 inference when it is None.
         A ``trace`` gives the due times of a run whose arrivals are recorded ones. A worker
@@ -143,6 +147,7 @@ class Fleet:
         self.process.call({"op": "prepare", "spec": spec})
         on_start()
         reply = self.process.call({"op": "go"})
+        on_end()
         self._incomplete = bool(reply["lost"])
         results = reply["results"]
         paths = [self._folder / f"samples-{result['index']}.npz" for result in results]
