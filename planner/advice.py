@@ -48,6 +48,9 @@ class BurstReplay(Record):
     replicas_before: int = Field(ge=1)
     most_replicas: int = Field(ge=1)
     holds: bool
+    missed: str = Field(
+        default="", description="what else of the demand does not hold, where the objective does"
+    )
 
     @property
     def share_over(self) -> float:

@@ -82,13 +82,14 @@ def choose_batching(
     for tried, option in enumerate(_options(demand, plan, slow)):
         if tried == MOST_TRIES:
             break
-        over = _shortfall_ms(demand, option, slow, usable, seed)
-        upper = _quantile_ms(demand, option, slow, law.beyond_s / factor.low, seed)
-        upper += over / factor.low
-        if upper > demand.slo.limit_ms:
+        overs = [_shortfall_ms(demand, option, slow, usable, s.quantile, seed) for s in demand.slos]
+        uppers = _quantiles_ms(demand, option, slow, law.beyond_s / factor.low, seed)
+        uppers = [upper + over / factor.low for upper, over in zip(uppers, overs, strict=True)]
+        if any(upper > s.limit_ms for upper, s in zip(uppers, demand.slos, strict=True)):
             continue
+        over, upper = overs[0], uppers[0]
         low, mid = (
-            _quantile_ms(demand, option, times * scale, law.beyond_s / factor.mid, seed)
+            _quantiles_ms(demand, option, times * scale, law.beyond_s / factor.mid, seed)[0]
             for scale in ((1 - law.residual) / factor.high, 1 / factor.mid)
         )
         mid += over / factor.mid
@@ -131,21 +132,20 @@ def _shortfall_ms(
     option: _Option,
     table: np.ndarray,
     profiles: Sequence[ServiceProfile],
+    quantile: float,
     seed: int,
 ) -> float:
     """By how much runs were slower than predicted, of the batches that a call may have."""
     working = option.replicas - demand.spare_replicas
     busy = demand.rate_rps * float(table[option.most].mean()) / option.most / working
     most = option.most * demand.batch
-    return max(
-        predictor(p, seed).shortfall(busy, demand.slo.quantile) for p in profiles if p.batch <= most
-    )
+    return max(predictor(p, seed).shortfall(busy, quantile) for p in profiles if p.batch <= most)
 
 
-def _quantile_ms(
+def _quantiles_ms(
     demand: Demand, option: _Option, table: np.ndarray, beyond_s: float, seed: int
-) -> float:
-    """The demanded quantile with the spare replicas gone, in milliseconds."""
+) -> list[float]:
+    """The quantiles of all objectives with the spare replicas gone, in milliseconds."""
     rng = np.random.default_rng(seed)
     shape = (_WARM_UP + _REQUESTS, _LANES)
     arrivals = np.cumsum(rng.exponential(1 / demand.rate_rps, shape), axis=0)
@@ -156,4 +156,5 @@ def _quantile_ms(
         wait_s=option.wait_ms / 1e3,
         replicas=option.replicas - demand.spare_replicas,
     )
-    return 1e3 * (float(np.quantile(times[_WARM_UP:], demand.slo.quantile)) + beyond_s)
+    found = np.quantile(times[_WARM_UP:], [slo.quantile for slo in demand.slos])
+    return [1e3 * (value + beyond_s) for value in found.tolist()]

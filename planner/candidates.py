@@ -73,11 +73,12 @@ def place(
     a host size of the catalogue that neither was. One with a profile at the demanded batch
     stands on its own size and on every other shape that has the vCPUs for it; the rest
     stands on its own size only, since no shape could change why it is rejected. So do sizes
-    that a scaling law predicts at that batch, see :mod:`planner.scaling`.
+    that a scaling law predicts at that batch, see :mod:`planner.scaling`, and those that fail
+    the demand's own gates of quality and memory.
     """
     by_cell = _cells(demand.batch, list(profiles), refused, instances)
-    price_of = {price.instance: price for price in prices.prices}
-    shapes = _shapes(instances, price_of, prices.factors)
+    price_of = prices.offers(demand.region)
+    shapes = _shapes(instances, price_of, prices, demand.region)
     placements: list[Placement] = []
     rejections: list[Rejection] = []
     for variant in variants:
@@ -95,10 +96,13 @@ def place(
                 replicas_per_instance=1,
             )
             profile = cell.profiles.get(demand.batch)
-            if variant.barred is not None:
-                rejections.append(_rejected(own, Bottleneck.QUALITY, variant.barred))
+            barred = variant.barred or _below(demand, variant)
+            if barred is not None:
+                rejections.append(_rejected(own, Bottleneck.QUALITY, barred))
             elif profile is None:
                 rejections.append(_without_profile(own, cell, demand.batch))
+            elif (too_large := _too_large(demand, profile)) is not None:
+                rejections.append(_rejected(own, Bottleneck.MEMORY, too_large))
             else:
                 found = _on_own_size(own, profile, price_of.get(profile.instance.name))
                 if isinstance(found, Placement):
@@ -107,6 +111,28 @@ def place(
                     rejections.append(found)
                 _on_shapes(own, profile, demand, shapes, placements, rejections)
     return placements, rejections
+
+
+def _below(demand: Demand, variant: Variant) -> str | None:
+    """Why a variant has not the quality demanded; None where it has."""
+    for measure, least in demand.min_quality.items():
+        found = getattr(variant.quality, measure, None)
+        if found is None:
+            return f"its {measure} was not measured, and at least {least:g} is demanded"
+        if found < least:
+            return f"{measure} is {found:.4g}, and at least {least:g} is demanded"
+    return None
+
+
+def _too_large(demand: Demand, profile: ServiceProfile) -> str | None:
+    """Why a replica needs more memory than the demand allows; None where it does not."""
+    needed, most = replica_memory_gib(profile), demand.max_replica_memory_gib
+    if most is None or needed <= most:
+        return None
+    return (
+        f"needs {needed:.3g} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+        f"max_replica_memory_gib = {most:g} is demanded"
+    )
 
 
 class _Cell(NamedTuple):
@@ -177,10 +203,12 @@ class _Shape(NamedTuple):
 def _shapes(
     instances: Mapping[str, InstanceType],
     price_of: Mapping[str, Price],
-    factors: Iterable[CpuFactor],
+    prices: PriceList,
+    region: str | None,
 ) -> list[_Shape]:
     """Everything in the catalogue that is not cut out of this host."""
-    factor_of = {factor.target_family: factor for factor in factors}
+    factor_of = {factor.target_family: factor for factor in prices.factors}
+    elsewhere = prices.offers(None)
     shapes = []
     for instance in instances.values():
         if instance.is_host_size:
@@ -189,6 +217,8 @@ def _shapes(
         refusal = None
         if price is None:
             refusal = f"no price for {instance.name} in prices.toml"
+            if (other := elsewhere.get(instance.name)) is not None:
+                refusal = f"no price in {region} for {instance.name}, only in {other.region}"
         elif price.cpu_family != instance.cpu_family:
             raise BadInput(
                 f"prices.toml says cpu_family = '{price.cpu_family}' for {instance.name}, "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from loadtests.objective import Slo
 from planner.daily import RISE_S, Daily
 from planner.records import Demand
 from serving.errors import BadInput
 from serving.records import Record
-from serving.toml_config import build_named, read_toml
+from serving.toml_config import build_named, in_words, read_toml
 
 
 class _DemandTable(Record):
@@ -25,6 +26,11 @@ class _DemandTable(Record):
     rate_rps: float | None = Field(gt=0, default=None)
     quantile: float = Field(gt=0, lt=1)
     limit_ms: float = Field(gt=0)
+    more_slos: tuple[Slo, ...] = ()
+    error_budget: float | None = Field(gt=0, lt=1, default=None)
+    min_quality: dict[str, float] = Field(default={})
+    max_replica_memory_gib: float | None = Field(gt=0, default=None)
+    region: str | None = None
     in_process_limit_ms: float | None = Field(gt=0, default=None)
     max_replicas: int = Field(ge=1, le=10_000, default=16)
     spare_replicas: int = Field(ge=0, le=16, default=0)
@@ -64,18 +70,32 @@ def _demand(name: str, table: object, path: Path) -> Demand:
             f"{path}: [{name}]: rate_rps = {rate:g} is below the peak of {daily.peak_rps:g} req/s "
             f"({daily.source}); leave rate_rps out, or raise it"
         )
-    return Demand(
-        name=row.name,
-        title=row.title,
-        batch=row.batch,
-        batch_range=row.batch_range,
-        rate_rps=rate,
-        slo=Slo(quantile=row.quantile, limit_ms=row.limit_ms),
-        max_replicas=row.max_replicas,
-        spare_replicas=row.spare_replicas,
-        in_process_limit_ms=row.in_process_limit_ms,
-        daily=daily,
-    )
+    demand = {
+        "name": row.name,
+        "title": row.title,
+        "batch": row.batch,
+        "batch_range": row.batch_range,
+        "rate_rps": rate,
+        "slo": Slo(quantile=row.quantile, limit_ms=row.limit_ms),
+        "more_slos": row.more_slos,
+        "error_budget": row.error_budget,
+        "min_quality": row.min_quality,
+        "max_replica_memory_gib": row.max_replica_memory_gib,
+        "region": row.region,
+        "max_replicas": row.max_replicas,
+        "spare_replicas": row.spare_replicas,
+        "in_process_limit_ms": row.in_process_limit_ms,
+        "daily": daily,
+    }
+    return checked(demand, f"{path}: [{row.name}]")
+
+
+def checked(demand: Mapping[str, object], where: str) -> Demand:
+    """A demand of these figures; BadInput, begun with ``where``, where they contradict."""
+    try:
+        return Demand.model_validate(demand)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {in_words(Demand, error)}") from None
 
 
 def trace_files(path: Path) -> list[Path]:

@@ -20,6 +20,20 @@ class PriceList(NamedTuple):
     prices: tuple[Price, ...]
     factors: tuple[CpuFactor, ...]
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that there are prices of."""
+        return tuple(sorted({price.region for price in self.prices}))
+
+    def offers(self, region: str | None) -> dict[str, Price]:
+        """What each instance type costs in a region; without one, where it is cheapest."""
+        offered: dict[str, Price] = {}
+        for price in self.prices:
+            known = offered.get(price.instance, price)
+            if region in (None, price.region) and price.usd_per_hour <= known.usd_per_hour:
+                offered[price.instance] = price
+        return offered
+
 
 def load_prices(path: Path) -> PriceList:
     """Read ``[[price]]`` and ``[[cpu_factor]]``; BadInput names file, row and key."""
@@ -35,7 +49,8 @@ def load_prices(path: Path) -> PriceList:
         _factor(row, f"{path}: [[cpu_factor]] number {number}")
         for number, row in enumerate(_rows(document.get("cpu_factor", []), "cpu_factor", path), 1)
     )
-    _refuse_twice([p.instance for p in prices], f"{path}: [[price]]", "instance")
+    in_region = [f"{p.instance}' in '{p.region}" for p in prices]
+    _refuse_twice(in_region, f"{path}: [[price]]", "instance")
     _refuse_twice([f.target_family for f in factors], f"{path}: [[cpu_factor]]", "target_family")
     return PriceList(prices, factors)
 

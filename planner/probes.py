@@ -196,7 +196,7 @@ def _least_usd(
         return math.inf
     factors = {factor.target_family: factor.low for factor in prices.factors}
     least = math.inf
-    for price in prices.prices:
+    for price in prices.offers(demand.region).values():
         shape = instances.get(price.instance)
         if shape is None or shape.cpu_family not in factors:
             continue

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from loadtests.objective import Slo
 from planner.candidates import HERE, Placement, place
 from planner.curve import Predictor, predictor
 from planner.pareto import objectives, with_pareto
@@ -235,7 +236,6 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
     per_month = None if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
     rows_per_s = demand.rate_rps * demand.batch
     rows_per_month = rows_per_s * HOURS_PER_MONTH * 3600
-    upper = sizing.upper_ms(number)
     return Plan(
         candidate=candidate,
         replicas=replicas,
@@ -253,14 +253,20 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
         usd_per_month=per_month,
         usd_per_million=None if per_month is None else per_month / rows_per_month * 1e6,
         price_basis=_price_basis(price, factor),
-        margin=(
-            f"{quantile_name(demand)} upper bound {upper:.3g} ms, "
-            f"{1 - upper / demand.slo.limit_ms:.0%} below the limit of {demand.slo.limit_ms:g} ms"
+        margin="; ".join(
+            _margin(slo, sizing.upper_ms(number, slo.quantile)) for slo in demand.slos
         ),
         staffing=sizing.staffing(number),
         predicted_size=_predicted_size(profile) if isinstance(profile, PredictedProfile) else "",
         quality_loss=quality_loss,
         ingress=_ingress(placement, demand),
+    )
+
+
+def _margin(slo: Slo, upper_ms: float) -> str:
+    return (
+        f"{quantile_name(slo)} upper bound {upper_ms:.3g} ms, "
+        f"{1 - upper_ms / slo.limit_ms:.0%} below the limit of {slo.limit_ms:g} ms"
     )
 
 

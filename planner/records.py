@@ -12,9 +12,11 @@ from loadtests.objective import Slo
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal
 from planner.daily import Daily
 from planner.reach import CpuReach
-from serving.records import SCHEMA_VERSION, InstanceType, Record, Variant
+from serving.records import SCHEMA_VERSION, InstanceType, Quality, Record, Variant
 
 HOURS_PER_MONTH = 730.0
+
+MOST_REPLICAS = 10_000
 
 
 class Interval(Record):
@@ -32,7 +34,15 @@ class Interval(Record):
 
 
 class Demand(Record):
-    """One profile of use: how many requests of how many rows, how fast they must be."""
+    """One profile of use: how many requests of how many rows, how fast they must be.
+
+    ``slo`` is the principal objective, ``more_slos`` have to hold as well, each at another
+    quantile. A request without a good answer is late for each of them, so that the share
+    1 - quantile may fail already. An ``error_budget`` allows fewer to: it is about requests
+    that get no good answer at all, however fast. A plan refuses nothing at a constant rate,
+    so what it bounds there is what bounded queues refuse while replicas are added, see
+    :mod:`planner.autoscaling`; in a confirmation, the share of answers other than a good one.
+    """
 
     name: str
     title: str
@@ -40,12 +50,44 @@ class Demand(Record):
     batch_range: tuple[int, int] = Field(description="the profile's batch sizes, for the reader")
     rate_rps: float = Field(gt=0)
     slo: Slo
-    max_replicas: int = Field(ge=1, le=10_000, default=16)
+    more_slos: tuple[Slo, ...] = ()
+    max_replicas: int = Field(ge=1, le=MOST_REPLICAS, default=16)
     spare_replicas: int = Field(ge=0, le=16, default=0, description="1 is N+1")
     in_process_limit_ms: float | None = Field(
         default=None, description="a limit on the bare model call, shown apart (seed: < 1 ms)"
     )
     daily: Daily | None = Field(default=None, description="its course over a day, if stated")
+    error_budget: float | None = Field(
+        gt=0,
+        lt=1,
+        default=None,
+        description="share of requests that may be refused or fail; null: as many as may be late",
+    )
+    min_quality: dict[str, float] = Field(
+        default={}, description="by measure of Quality: what a variant has to have on the test set"
+    )
+    max_replica_memory_gib: float | None = Field(
+        gt=0, default=None, description="that one replica may need, headroom included"
+    )
+    region: str | None = Field(default=None, description="whose prices count; null: all prices")
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        quantiles = [slo.quantile for slo in self.slos]
+        if len(set(quantiles)) < len(quantiles):
+            raise ValueError("two objectives on one quantile; keep one")
+        for measure in self.min_quality:
+            if measure not in Quality.measures():
+                raise ValueError(
+                    f"min_quality: unknown measure '{measure}'; "
+                    f"known are {', '.join(Quality.measures())}"
+                )
+        return self
+
+    @property
+    def slos(self) -> tuple[Slo, ...]:
+        """All latency objectives, the principal one first."""
+        return (self.slo, *self.more_slos)
 
 
 class Price(Record):
@@ -244,6 +286,30 @@ class BatchChoice(Record):
     usd_per_month: float | None
 
 
+class Constraint(StrEnum):
+    """A figure of a demand that may be what nothing holds."""
+
+    RATE = "rate"
+    LIMIT = "limit"
+    REPLICAS = "replicas"
+    QUALITY = "quality"
+    MEMORY = "memory"
+
+
+class Nearest(Record):
+    """A demand near one that nothing holds: one figure of it is changed, and ``plan`` holds it.
+
+    ``asked`` and ``works`` are in the demand's unit: requests per second, ms, replicas, a
+    fraction of one, GiB.
+    """
+
+    constraint: Constraint
+    of: str = Field(default="", description="of a limit its quantile, of quality its measure")
+    asked: float
+    works: float
+    plan: Plan
+
+
 class Recommendation(Record):
     """The answer for one demand: the cheapest plan, the others, and every rejection."""
 
@@ -262,6 +328,11 @@ class Recommendation(Record):
     )
     batching: BatchChoice | None = Field(
         default=None, description="where fewer replicas than the best plan's would do"
+    )
+
+    nearest: tuple[Nearest, ...] | None = Field(
+        default=None,
+        description="where nothing holds: what would, one figure changed; null: not searched",
     )
 
     @property

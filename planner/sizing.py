@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from loadtests.objective import Slo
 from planner.curve import Predictor
 from planner.records import Bottleneck, CpuFactor, Demand, Interval
 from planner.staffing import MANY, carried, may_wait, staffed
@@ -38,7 +39,7 @@ class Sizing:
         # One replica at the lower bound, in requests per second.
         self._replica_rps = predictor.profile.capacity_interval.low * factor.low
         self._most = demand.max_replicas // held
-        self._may_wait = may_wait(demand.slo.quantile)
+        self._may_wait = min(may_wait(slo.quantile) for slo in demand.slos)
 
     @cached_property
     def needed(self) -> int:
@@ -59,13 +60,14 @@ class Sizing:
     def hopeless(self) -> Shortage | None:
         """What no number of instances cures; found without simulating anything."""
         demand = self._demand
-        floor = self._predictor.unloaded(demand.slo.quantile) / self._factor.low
-        if floor > demand.slo.limit_ms:
-            return Shortage(
-                Bottleneck.LATENCY,
-                f"{quantile_name(demand)} is {floor:.3g} ms without any load, "
-                f"over the limit of {demand.slo.limit_ms:g} ms",
-            )
+        for slo in demand.slos:
+            floor = self.floor_ms(slo.quantile)
+            if floor > slo.limit_ms:
+                return Shortage(
+                    Bottleneck.LATENCY,
+                    f"{quantile_name(slo)} is {floor:.3g} ms without any load, "
+                    f"over the limit of {slo.limit_ms:g} ms",
+                )
         working = self._most * self._held - demand.spare_replicas
         if working < self.needed:
             each = self._replica_rps
@@ -108,11 +110,12 @@ class Sizing:
                 f"{self.carried_rps(working):.3g} req/s at {self._share(working):.0%} "
                 f"of capacity, {demand.rate_rps:g} are demanded",
             )
-        if self._over(number):
+        slo = self._missed(number)
+        if slo is not None:
             return Shortage(
                 Bottleneck.LATENCY,
-                f"{quantile_name(demand)} may be {self.upper_ms(number):.3g} ms with "
-                f"{_working(working)} (upper bound), over the limit of {demand.slo.limit_ms:g} ms",
+                f"{quantile_name(slo)} may be {self.upper_ms(number, slo.quantile):.3g} ms with "
+                f"{_working(working)} (upper bound), over the limit of {slo.limit_ms:g} ms",
             )
         return None
 
@@ -122,7 +125,7 @@ class Sizing:
 
         Of a predicted size: then only a measurement can tell.
         """
-        demand, speed, slo = self._demand, self._factor.low, self._demand.slo
+        demand, speed = self._demand, self._factor.low
         profile, rate = self._predictor.profile, self._demand.rate_rps / self._factor.low
         working = self._most * self._held - demand.spare_replicas
         most = min(
@@ -131,16 +134,40 @@ class Sizing:
         )
         if working < 1 or rate > working * most:
             return False
-        return self._predictor.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
+        return all(
+            self._predictor.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
+            for slo in demand.slos
+        )
 
-    def upper_ms(self, number: int) -> float:
-        """Upper bound of the demanded quantile, with and without the spare replicas."""
-        replicas, slo, speed = number * self._held, self._demand.slo, self._factor.low
+    def upper_ms(self, number: int, quantile: float) -> float:
+        """Upper bound of a quantile, with and without the spare replicas."""
+        replicas, speed = number * self._held, self._factor.low
         rate = self._demand.rate_rps / speed
         return max(
-            self._predictor.latency(k, rate, slo.quantile).high / speed
+            self._predictor.latency(k, rate, quantile).high / speed
             for k in {replicas, replicas - self._demand.spare_replicas}
         )
+
+    def floor_ms(self, quantile: float) -> float:
+        """A quantile without any load: a limit below it is hopeless."""
+        return self._predictor.unloaded(quantile) / self._factor.low
+
+    def least_ms(self, quantile: float) -> float:
+        """The tightest limit on a quantile that any number of instances up to the limit holds.
+
+        The demand's objectives on other quantiles hold there, too; inf where they never do,
+        or where the rate is too much for all instances.
+        """
+        others = [slo for slo in self._demand.slos if slo.quantile != quantile]
+        if any(self.floor_ms(slo.quantile) > slo.limit_ms for slo in others):
+            return math.inf
+        if self.fewest > self._most:
+            return math.inf
+        least = math.inf
+        for _, end in self._segments():  # within one, more instances are never slower
+            if all(self.upper_ms(end, slo.quantile) <= slo.limit_ms for slo in others):
+                least = min(least, self.upper_ms(end, quantile))
+        return max(least, self.floor_ms(quantile))
 
     def latency(self, replicas: int, quantile: float) -> Interval:
         """Latency in ms where a vCPU is ``factor`` times as fast as the measured one.
@@ -182,7 +209,13 @@ class Sizing:
         return min(max(UTILISATION_CAP, allowed), HIGHEST_UTILISATION)
 
     def _over(self, number: int) -> bool:
-        return self.upper_ms(number) > self._demand.slo.limit_ms
+        return self._missed(number) is not None
+
+    def _missed(self, number: int) -> Slo | None:
+        """The first objective that so many instances may miss."""
+        slos = self._demand.slos
+        missed = (s for s in slos if self.upper_ms(number, s.quantile) > s.limit_ms)
+        return next(missed, None)
 
     def _segments(self) -> Iterator[tuple[int, int]]:
         """Numbers of instances between which only the utilisation changes, ends included.
@@ -202,9 +235,9 @@ class Sizing:
         yield from zip(starts, ends, strict=True)
 
 
-def quantile_name(demand: Demand) -> str:
-    """The demanded quantile as one says it: p99."""
-    return f"p{100 * demand.slo.quantile:g}"
+def quantile_name(slo: Slo) -> str:
+    """The quantile of an objective as one says it: p99."""
+    return f"p{100 * slo.quantile:g}"
 
 
 def _working(replicas: int) -> str:

@@ -146,6 +146,11 @@ def percent(fraction: float | None) -> str:
     return f"{value:.0f}%" if value == 0 or abs(value) >= 9.95 else f"{value:.1f}%"
 
 
+def share(fraction: float) -> str:
+    """Share of one that a person wrote: 0.1%, 0.05%."""
+    return f"{100 * fraction:.6g}%"
+
+
 def ratio(value: float | None, decimals: int = 1) -> str:
     """How many times: 2.3x; ``decimals=2`` where it is near one."""
     return NOTHING if value is None or _is_nothing(value) else f"{value:,.{decimals}f}x"

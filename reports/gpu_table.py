@@ -44,7 +44,7 @@ def reach_table(bundle: Bundle) -> Table:
         rows.append(
             (
                 wanted.title,
-                f.objective(wanted.slo),
+                ", ".join(f.objective(slo) for slo in wanted.slos),
                 f.count(reach.batch),
                 f.number(demanded),
                 f.number(reach.rate_rps) if reach.rate_rps else "none",

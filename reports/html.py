@@ -45,6 +45,7 @@ class Card:
     in_process: str
     host: str
     claim: tuple[str, str] | None
+    nearest: tuple[str, ...]
     rejected: str
     note: str
 
@@ -101,6 +102,7 @@ def _card(bundle: Bundle, answer: Recommendation) -> Card:
         if host and host is not best
         else "",
         claim=claim_line(bundle, wanted.name),
+        nearest=tuple(filter(None, (words.binding(answer), *words.nearest(answer)))),
         rejected=words.commonest(answer),
         note=answer.note,
     )

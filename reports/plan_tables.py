@@ -37,6 +37,10 @@ def recommendation(bundle: Bundle, answer: Recommendation) -> Table:
                 rows.append((label, *cells))
     else:
         rows.append(("Plan", marked(words.commonest(answer) or "none was tried", Mark.REFUSED)))
+        if bound := words.binding(answer):
+            rows.append(("Why", marked(bound, Mark.REFUSED)))
+        for number, one in enumerate(words.nearest(answer)):
+            rows.append(("" if number else "Nearest that works", one))
     return Table(
         name=f"recommendation_{wanted.name}",
         title=f"{wanted.title} (batch {_range(wanted.batch_range)})",

@@ -67,7 +67,11 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
     wanted, best = answer.demand, answer.best
     lines = [_wrap(f"{wanted.title}: {words.demand(wanted)}")]
     if best is None:
-        lines.append(_item("nothing", "no candidate holds this demand [refused]"))
+        bound = words.binding(answer)
+        said = f"no candidate holds this demand{', ' * bool(bound)}{bound} [refused]"
+        lines.append(_item("nothing", said))
+        for number, one in enumerate(words.nearest(answer)):
+            lines.append(_item("" if number else "nearest", one))
     else:
         size = f"{f.vcpus(best.vcpus)}, {f.gib(best.memory_gib)} RAM in all"
         lines += [

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from planner.records import Bottleneck, Demand, Plan, Probe, Recommendation
+from planner.records import (
+    Bottleneck,
+    Constraint,
+    Demand,
+    Nearest,
+    Plan,
+    Probe,
+    Recommendation,
+)
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, marked
@@ -12,11 +20,49 @@ from serving.records import COMMAND, BenchRow
 
 
 def demand(wanted: Demand) -> str:
-    """Demand: "batch 100 at 400 req/s, p99 at most 60 ms"."""
-    return (
-        f"batch {f.count(wanted.batch)} at {f.given(wanted.rate_rps)} req/s, "
-        f"{f.quantile(wanted.slo.quantile)} at most {f.given(wanted.slo.limit_ms)} ms"
-    )
+    """Demand: "batch 100 at 400 req/s, p99 at most 60 ms", and what else it asks for."""
+    limits = (f"{f.quantile(s.quantile)} at most {f.given(s.limit_ms)} ms" for s in wanted.slos)
+    said = [f"batch {f.count(wanted.batch)} at {f.given(wanted.rate_rps)} req/s", *limits]
+    if wanted.error_budget is not None:
+        said.append(f"at most {f.share(wanted.error_budget)} fail")
+    said += [f"{measure} at least {least:g}" for measure, least in wanted.min_quality.items()]
+    if wanted.max_replica_memory_gib is not None:
+        said.append(f"at most {f.gib(wanted.max_replica_memory_gib)} a replica")
+    if wanted.region is not None:
+        said.append(f"prices of {wanted.region}")
+    return ", ".join(said)
+
+
+def nearest(answer: Recommendation) -> tuple[str, ...]:
+    """What would work where nothing does, a line for each change that is enough by itself."""
+    if answer.nearest is None:
+        return ()
+    if not answer.nearest:
+        return ("no change of one figure alone is enough",)
+    return tuple(_nearest(one) for one in answer.nearest)
+
+
+def _nearest(one: Nearest) -> str:
+    works, asked = one.works, one.asked
+    change = {
+        Constraint.RATE: f"up to {f.given(works)} req/s instead of {f.given(asked)}",
+        Constraint.LIMIT: f"{one.of} at most {f.given(works)} ms instead of {f.given(asked)} ms",
+        Constraint.REPLICAS: f"max_replicas = {works:.0f} instead of {asked:.0f}",
+        Constraint.QUALITY: f"{one.of} at least {works:g} instead of {asked:g}",
+        Constraint.MEMORY: f"{works:g} GiB a replica instead of {asked:g} GiB",
+    }[one.constraint]
+    return marked(f"{change}: {configuration(one.plan)}", Mark.PREDICTED)
+
+
+def binding(answer: Recommendation) -> str:
+    """Which constraints keep everything from holding; "" where that was not searched."""
+    if not answer.nearest:
+        return ""
+    names = [f"{one.of} {one.constraint}".strip() for one in answer.nearest]
+    if len(names) == 1:
+        return f"bound by {names[0]} alone"
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"bound by {listed}; relaxing any one of them is enough"
 
 
 def machines(plan: Plan) -> str:
@@ -58,7 +104,7 @@ def answer(recommendation: Recommendation) -> str:
     """One sentence that answers one demand, or says that nothing holds it and why."""
     wanted, best = recommendation.demand, recommendation.best
     if best is None:
-        why = commonest(recommendation)
+        why = "; ".join(filter(None, (commonest(recommendation), binding(recommendation))))
         return marked(
             f"{wanted.title} ({demand(wanted)}): no candidate holds" + (f"; {why}" if why else ""),
             Mark.REFUSED,

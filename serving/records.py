@@ -76,6 +76,11 @@ class Quality(Record):
         "is reproduced: fidelity to it, and no measure of quality",
     )
 
+    @classmethod
+    def measures(cls) -> tuple[str, ...]:
+        """Names of the figures, all of which may be missing."""
+        return tuple(name for name in cls.model_fields if name != "n_rows")
+
 
 class Parity(Record):
     """Distance between a variant's answers and the original's, over the test set."""

@@ -47,7 +47,7 @@ def build_record(kind: type[R], table: object, where: str) -> R:
         # Through JSON, where strict reading still knows tuples, enums and paths.
         return kind.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
-        raise BadInput(f"{where}: {_in_words(kind, error)}") from None
+        raise BadInput(f"{where}: {in_words(kind, error)}") from None
 
 
 def build_named(kind: type[R], name: str, table: object, path: Path) -> R:
@@ -69,7 +69,8 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     return f"known are: {', '.join(names)}" if names else "none is known"
 
 
-def _in_words(kind: type[Record], error: ValidationError) -> str:
+def in_words(kind: type[Record], error: ValidationError) -> str:
+    """The first mistake of a record, by its key, and what to change."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     match first["type"]:

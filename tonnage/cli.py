@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.records import Recommendation
 from reports.doctor import doctor_text
 from reports.terminal import recommendation_text
 from reports.write import write_reports
@@ -26,7 +25,7 @@ from serving.instances import load_instances, resolve
 from serving.model_store import store_folder
 from serving.records import Deployment, Record
 from tonnage import own_options as own
-from tonnage.cli_calibrate import Calibrations, calibrate_command, calibrations_of
+from tonnage.cli_calibrate import calibrate_command
 from tonnage.cli_common import (
     Budget,
     Fresh,
@@ -46,10 +45,10 @@ from tonnage.cli_common import (
 from tonnage.cli_confirm import confirm as confirm_command
 from tonnage.cli_confirm import prove_too
 from tonnage.cli_measure import measure
+from tonnage.cli_plan import exit_for, plan_command
 from tonnage.config import beside, load_study, shipped
 from tonnage.doctor import examine
 from tonnage.durations import seconds_of
-from tonnage.planning import changed, plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
@@ -60,8 +59,8 @@ app = typer.Typer(
     help="How much load does your model server carry, and can you prove it?",
 )
 
-# Seconds that these take, for the progress bar.
-_PLAN_S, _REPORT_S = 1.0, 3.0
+_REPORT_S = 3.0
+"""For the progress bar."""
 
 
 @app.command()
@@ -167,7 +166,7 @@ def run(
     _print_answers(made.folder, json, prove=not confirm)
     if confirm and not json:
         proven = prove_too(made, left_s, json)
-    _exit_for(made.folder.bundle().recommendations)
+    exit_for(made.folder.bundle().recommendations)
     if not proven:
         raise typer.Exit(1)
 
@@ -193,49 +192,7 @@ def bench(
 app.command()(measure)
 app.command("calibrate")(calibrate_command)
 app.command("confirm")(confirm_command)
-
-
-@app.command("plan")
-def plan_command(
-    run_folder: RunArgument,
-    study: Annotated[str | None, typer.Option("--study", help="default: the run's own")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="only this profile")] = None,
-    rate: Annotated[float | None, typer.Option("--rate", help="requests per second")] = None,
-    p99: Annotated[str | None, typer.Option("--p99", help="such as 20ms")] = None,
-    max_replicas: Annotated[int | None, typer.Option(min=1, max=10_000)] = None,
-    price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
-    calibration: Calibrations = None,
-    probe_budget: Annotated[
-        str, typer.Option("--probe-budget", help="seconds that 'measure next' may fill")
-    ] = "5m",
-    json: Json = False,
-) -> None:
-    """Plan again from a run's records: other rates, other limits, other prices, other CPUs."""
-    folder = RunFolder.existing(run_folder)
-    config, path = load_study(study or str(folder.path / "study.toml"))
-    limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
-    demands = changed(study_demands(config, path), profile, rate, limit, max_replicas)
-    files = calibrations_of(calibration, folder.path)
-    budget = seconds_of(probe_budget, "--probe-budget")
-    with Steps(_PLAN_S) as steps:
-        steps.step("planning", _PLAN_S)
-        _, answers, warnings = plan(
-            folder,
-            config,
-            path,
-            demands,
-            price_file,
-            calibrations=files,
-            probe_budget_s=budget,
-        )
-    for warning in warnings:
-        warn(warning)
-    if json:
-        sys.stdout.write(dump([a.model_dump(mode="json") for a in answers]))
-    else:
-        bundle = folder.bundle().model_copy(update={"recommendations": tuple(answers)})
-        sys.stdout.write(recommendation_text(bundle))
-    _exit_for(answers)
+app.command("plan")(plan_command)
 
 
 @app.command()
@@ -362,12 +319,6 @@ def _print_answers(folder: RunFolder, json: bool, *, prove: bool) -> None:
         return
     report = str(folder.path / "report.html")
     sys.stdout.write(recommendation_text(bundle, report, prove=str(folder.path) if prove else None))
-
-
-def _exit_for(answers: Any) -> None:
-    recommendations: list[Recommendation] = list(answers)
-    if any(answer.best is None for answer in recommendations):
-        raise typer.Exit(1)
 
 
 def _print_records(records: Any, json: bool) -> None:

@@ -1,7 +1,8 @@
-"""What is asked of a recommendation beyond its plan: autoscaling, batching, the GPU verdict."""
+"""What is asked of a recommendation beyond its plan, or where there is none."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from planner.advice import AutoscalingRefusal
@@ -10,6 +11,7 @@ from planner.autoscaling import advise
 from planner.batch_choice import choose_batching
 from planner.candidates import HERE, size_name
 from planner.gpu import cpu_reaches
+from planner.nearest import nearest
 from planner.prices import PriceList
 from planner.profile import Refusal
 from planner.records import CpuFactor, Plan, Recommendation, ServiceProfile
@@ -25,11 +27,16 @@ def with_options(
     prices: PriceList,
     seed: int,
 ) -> Recommendation:
-    """The recommendation with how far CPUs reach, and with what could be made of its best plan."""
+    """The recommendation with how far CPUs reach, and with what could be made of its best plan.
+
+    Where there is none, with the nearest demands that have one.
+    """
     demand, plan = answer.demand, answer.best
     reaches = cpu_reaches(demand, profiles, refused, variants, catalogue, prices, seed)
     found: dict[str, object] = {"cpu_reaches": reaches}
-    if plan is not None:
+    if plan is None:
+        found["nearest"] = nearest(demand, profiles, refused, variants, catalogue, prices, seed)
+    else:
         c = plan.candidate
         same = [
             p
@@ -39,15 +46,15 @@ def with_options(
         ]
         measured = next((p for p in same if p.batch == demand.batch), None)
         factor = _factor(plan, catalogue, prices)
-        price = next(
-            (one.usd_per_hour for one in prices.prices if one.instance == c.instance), None
-        )
+        offer = prices.offers(demand.region).get(c.instance)
+        price = None if offer is None else offer.usd_per_hour
         if measured is not None:
             found["autoscaling"] = advise(demand, plan, measured, factor, price, seed)
             shape = measured.instance if c.instance == c.size else catalogue[c.instance]
             room = shape.memory_gib if c.instance == c.size else allocatable_gib(shape)
+            room = min(room / c.replicas_per_instance, demand.max_replica_memory_gib or math.inf)
             found["batching"] = choose_batching(
-                demand, plan, same, factor, price, seed, room_gib=room / c.replicas_per_instance
+                demand, plan, same, factor, price, seed, room_gib=room
             )
         elif demand.daily is not None:
             found["autoscaling"] = AutoscalingRefusal(

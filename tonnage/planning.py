@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.objective import Slo
 from loadtests.records import Measurement
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
@@ -23,6 +22,7 @@ from serving.calibration import Calibration
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.records import InstanceType
+from serving.toml_config import near_matches
 from tonnage.cells import DEPLOY_S, threads_of
 from tonnage.config import Study, beside, shipped
 from tonnage.plan_options import with_options
@@ -54,41 +54,6 @@ def study_demands(study: Study, path: Path) -> list[Demand]:
     return load_demands(beside(path, study.plan.profiles))
 
 
-def changed(
-    demands: Sequence[Demand],
-    profile: str | None,
-    rate_rps: float | None,
-    p99_ms: float | None,
-    max_replicas: int | None,
-) -> list[Demand]:
-    """Demands with a what-if laid over them: one profile of them, and other figures."""
-    chosen = [d for d in demands if profile in (None, d.name)]
-    if not chosen:
-        raise BadInput(
-            f"--profile {profile}: unknown; known are {', '.join(d.name for d in demands)}"
-        )
-    for name, value in (("--rate", rate_rps), ("--p99", p99_ms)):
-        if value is not None and not 0 < value < float("inf"):
-            raise BadInput(f"{name} {value:g}: must be a positive number")
-    for demand in chosen:
-        if max_replicas is not None and max_replicas <= demand.spare_replicas:
-            raise BadInput(
-                f"--max-replicas {max_replicas}: leaves none to work beside the "
-                f"{demand.spare_replicas} spare of [{demand.name}]; allow more"
-            )
-    return [
-        d.model_copy(
-            update={
-                "rate_rps": rate_rps or d.rate_rps,
-                "daily": d.daily.scaled(rate_rps / d.rate_rps) if d.daily and rate_rps else d.daily,
-                "slo": Slo(quantile=0.99, limit_ms=p99_ms) if p99_ms else d.slo,
-                "max_replicas": max_replicas or d.max_replicas,
-            }
-        )
-        for d in chosen
-    ]
-
-
 def plan(
     folder: RunFolder,
     study: Study,
@@ -113,6 +78,12 @@ def plan(
     price_list = load_prices(prices_file or beside(study_path, study.plan.prices))
     if calibrations:
         price_list = with_calibrations(price_list, calibrations, bundle.environment)
+    for demand in demands:
+        if demand.region is not None and demand.region not in price_list.regions:
+            raise BadInput(
+                f"[{demand.name}]: no price in region '{demand.region}'; "
+                f"{near_matches(demand.region, price_list.regions)}"
+            )
     warnings = [w for p in price_list.prices if (w := staleness(p, date.today()))]
     if len(warnings) > 1:
         oldest = min(p.as_of for p in price_list.prices)

@@ -146,7 +146,7 @@ def test_mistakes_in_instances_are_one_clear_line(tmp_path: Path, text: str, mes
     [
         (PRICE.replace("0.08925", "-1"), "[[price]] number 1: key 'usd_per_hour' is -1"),
         (PRICE.replace("2025-01-15", '"May"'), "key 'as_of' is 'May'; write a date such as"),
-        (PRICE + PRICE, "[[price]]: instance 'c7i.large' occurs 2 times; keep one"),
+        (PRICE + PRICE, "instance 'c7i.large' in 'us-east-1' occurs 2 times; keep one"),
         (FACTOR + FACTOR, "[[cpu_factor]]: target_family 'intel' occurs 2 times"),
         (FACTOR.replace("0.6", "1.0"), "low, mid and high must rise, not 1, 0.9, 1.1"),
         (PRICE.replace("[[price]]", "[[prices]]"), "unknown table 'prices'; did you mean 'price'?"),
@@ -174,6 +174,21 @@ def test_mistakes_in_prices_are_one_clear_line(tmp_path: Path, text: str, messag
         (DEMAND.replace("batch = 1\n", "batch = 11\n"), "batch = 11 lies outside batch_range"),
         (DEMAND + "max_replicas = 2\nspare_replicas = 2", "raise max_replicas"),
         (DEMAND + "p99 = 1", "unknown key 'p99'"),
+        (
+            DEMAND + "more_slos = [{ quantile = 0.99, limit_ms = 9 }]",
+            "[real-time]: two objectives on one quantile; keep one",
+        ),
+        (
+            DEMAND + "more_slos = [{ quantile = 50, limit_ms = 9 }]",
+            "key 'more_slos.0.quantile' is 50: input should be less than 1",
+        ),
+        (
+            DEMAND + "min_quality = { acu = 0.7 }",
+            "min_quality: unknown measure 'acu'; known are auc",
+        ),
+        (DEMAND + "min_quality = 0.7", "key 'min_quality' is 0.7: input should be"),
+        (DEMAND + "error_budget = 1", "key 'error_budget' is 1: input should be less than 1"),
+        (DEMAND + "max_replica_memory_gib = 0", "key 'max_replica_memory_gib' is 0"),
         ("", "holds no profile"),
     ],
 )
@@ -184,6 +199,36 @@ def test_mistakes_in_profiles_are_one_clear_line(tmp_path: Path, text: str, mess
         load_demands(path)
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_profile_may_ask_for_more(tmp_path: Path) -> None:
+    """Objectives beside the principal one, a budget, gates of quality and memory, a region."""
+    (asked,) = load_demands(
+        written(
+            tmp_path,
+            DEMAND
+            + """
+more_slos = [{ quantile = 0.5, limit_ms = 10 }, { quantile = 0.999, limit_ms = 80 }]
+error_budget = 0.001
+min_quality = { auc = 0.76 }
+max_replica_memory_gib = 0.5
+region = "us-east-1"
+""",
+        )
+    )
+    assert [(s.quantile, s.limit_ms) for s in asked.slos] == [(0.99, 25), (0.5, 10), (0.999, 80)]
+    assert (asked.error_budget, asked.min_quality) == (0.001, {"auc": 0.76})
+    assert (asked.max_replica_memory_gib, asked.region) == (0.5, "us-east-1")
+
+
+def test_an_instance_may_have_a_price_in_each_region(tmp_path: Path) -> None:
+    """Of a region it is that one; of none, where it is cheapest."""
+    dear = PRICE.replace("us-east-1", "eu-west-1").replace("0.08925", "0.1")
+    prices = load_prices(written(tmp_path, PRICE + dear))
+    assert prices.regions == ("eu-west-1", "us-east-1")
+    assert prices.offers("eu-west-1")["c7i.large"].usd_per_hour == 0.1
+    assert prices.offers(None)["c7i.large"].usd_per_hour == 0.08925
+    assert prices.offers("mars") == {}
 
 
 def test_dates_may_be_toml_dates(tmp_path: Path) -> None:

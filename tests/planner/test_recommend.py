@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtests.objective import Slo
 from planner.profile import Refusal
 from planner.recommend import best_on_host, recommend
 from planner.records import (
@@ -21,7 +22,7 @@ from planner.records import (
     ServiceProfile,
 )
 from serving.errors import BadInput
-from serving.records import InstanceType, Variant
+from serving.records import InstanceType, Quality, Variant
 
 Build = Callable[..., Any]
 
@@ -308,6 +309,72 @@ def test_files_that_contradict_each_other_are_refused(world: World, demand: Buil
         world.ask(demand(), prices=[price("vm-2", 0.1, "other")])
 
 
+def test_every_objective_has_to_hold(world: World, demand: Build) -> None:
+    """A median that is asked for as well may need more; what misses it says so by name."""
+    alone = demand(rate_rps=20, limit_ms=500)
+    before = best_on_host(world.ask(alone))
+    assert before is not None
+    median = Slo(quantile=0.5, limit_ms=0.97 * before.p50_ms.high)
+    after = best_on_host(world.ask(alone.model_copy(update={"more_slos": (median,)})))
+    assert after is not None
+    assert after.vcpus > before.vcpus
+    assert "p99 upper bound" in after.margin
+    assert "p50 upper bound" in after.margin
+    hopeless = demand(rate_rps=55, limit_ms=500, more_slos=(Slo(quantile=0.5, limit_ms=8),))
+    answer = world.ask(hopeless)
+    ((bottleneck, reason),) = rejected_for(answer, instance="sim-1", variant="fp32", size="sim-1")
+    assert bottleneck is Bottleneck.LATENCY
+    assert reason.startswith("p50 is ")
+    queue = demand(rate_rps=55, limit_ms=500, more_slos=(Slo(quantile=0.95, limit_ms=14),))
+    one = queue.model_copy(update={"max_replicas": 1})
+    ((_, reason),) = rejected_for(world.ask(one), instance="sim-1", variant="fp32", size="sim-1")
+    assert reason.startswith("p95 may be ")
+
+
+def test_the_demands_own_gates_reject_with_their_figures(world: World, demand: Build) -> None:
+    """Too little quality, none known, and more memory than a replica may have."""
+    good = world.variants[0].model_copy(update={"quality": Quality(n_rows=9, auc=0.761)})
+    known = [good, world.variants[1]]
+    answer = world.ask(demand(min_quality={"auc": 0.77}), variants=known)
+    assert answer.best is None
+    assert rejected_for(answer, variant="fp32", size="sim-1") == [
+        (Bottleneck.QUALITY, "auc is 0.761, and at least 0.77 is demanded")
+    ]
+    assert rejected_for(answer, variant="int8", size="sim-1") == [
+        (Bottleneck.QUALITY, "its auc was not measured, and at least 0.77 is demanded")
+    ]
+    assert world.ask(demand(min_quality={"auc": 0.761}), variants=known).best is not None
+    tight = world.ask(demand(max_replica_memory_gib=0.3))
+    assert tight.best is None
+    assert rejected_for(tight, variant="int8", size="sim-1") == [
+        (
+            Bottleneck.MEMORY,
+            "needs 0.312 GiB with 25% headroom, max_replica_memory_gib = 0.3 is demanded",
+        )
+    ]
+    assert world.ask(demand(max_replica_memory_gib=0.3125)).best is not None
+
+
+def test_only_prices_of_the_region_count(world: World, demand: Build) -> None:
+    """The same instance at that region's price; what is not sold there says where it is."""
+    there = [
+        p.model_copy(update={"region": "eu-west-1", "usd_per_hour": 2 * p.usd_per_hour})
+        for p in PRICES[:1]
+    ]
+    everywhere = world.ask(demand(limit_ms=500), prices=[*PRICES, *there])
+    assert everywhere == world.ask(demand(limit_ms=500))
+    answer = world.ask(demand(limit_ms=500, region="eu-west-1"), prices=[*PRICES, *there])
+    assert answer.best is not None
+    assert (answer.best.candidate.instance, "eu-west-1" in answer.best.price_basis) == (
+        "vm-2",
+        True,
+    )
+    assert answer.best.usd_per_month == pytest.approx(answer.best.instances * 0.2 * 730)
+    ((bottleneck, reason),) = rejected_for(answer, instance="vm-4", variant="int8", size="sim-1")
+    assert bottleneck is Bottleneck.COST
+    assert reason == "no price in eu-west-1 for vm-4, only in us-east-1"
+
+
 rates = st.floats(1, 900)
 limits = st.floats(8, 400)
 quantiles = st.sampled_from([0.5, 0.95, 0.99])
@@ -349,6 +416,24 @@ def test_a_tighter_limit_is_never_cheaper(
     )
     assert cost(loose) <= cost(tight)
     assert host_cost(loose) <= host_cost(tight)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rate=rates, limit=limits, more=limits, q=quantiles, other=quantiles)
+def test_another_objective_is_never_cheaper(
+    world: World, demand: Build, rate: float, limit: float, more: float, q: float, other: float
+) -> None:
+    """Neither in money nor, on the host, in vCPUs; and both orders ask for the same."""
+    if q == other:
+        return
+    first, second = Slo(quantile=q, limit_ms=limit), Slo(quantile=other, limit_ms=more)
+    one, both, swapped = (
+        world.ask(demand(rate).model_copy(update={"slo": slo, "more_slos": others}))
+        for slo, others in ((first, ()), (first, (second,)), (second, (first,)))
+    )
+    assert cost(one) <= cost(both)
+    assert host_cost(one) <= host_cost(both)
+    assert (cost(both), host_cost(both)) == (cost(swapped), host_cost(swapped))
 
 
 @settings(max_examples=40, deadline=None)

@@ -20,9 +20,10 @@ from reports.export.write import TARGETS
 from reports.markdown import render
 from serving.instances import load_instances
 from tonnage.config import load_study, shipped
-from tonnage.planning import changed, plan, study_demands
+from tonnage.planning import plan, study_demands
 from tonnage.run_folder import RunFolder
 from tonnage.study import StudyRun
+from tonnage.what_if import changed
 
 Tonnage = Callable[..., CompletedProcess[str]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from subprocess import CompletedProcess
 
@@ -11,8 +12,9 @@ import pytest
 from planner import curve
 from planner.surface import Surface
 from tonnage.config import load_study
-from tonnage.planning import SURFACES, changed, plan, study_demands
+from tonnage.planning import SURFACES, plan, study_demands
 from tonnage.run_folder import RunFolder
+from tonnage.what_if import changed
 
 Tonnage = Callable[..., CompletedProcess[str]]
 
@@ -62,6 +64,14 @@ def test_figures_on_the_command_line_replace_those_of_the_profile(
         (["--rate", "-1"], "--rate -1: must be a positive number"),
         (["--p99", "soon"], "--p99 soon"),
         (["--max-replicas", "0"], "--max-replicas"),
+        (["--also", "p50"], "--also p50: write a quantile and its limit, such as p50=10ms"),
+        (["--also", "p100=1ms"], "--also p100=1ms: write a quantile and its limit"),
+        (["--also", "p99=1ms"], "[steady]: two objectives on one quantile; keep one"),
+        (["--error-budget", "1"], "--error-budget 1: must lie between 0 and 1"),
+        (["--min-quality", "good"], "--min-quality good: write a fraction of one"),
+        (["--min-quality", "acu=0.7"], "[steady]: min_quality: unknown measure 'acu'"),
+        (["--replica-memory", "-1"], "--replica-memory -1: must be a positive number"),
+        (["--region", "us-east-2"], "no price in region 'us-east-2'; did you mean 'us-east-1'"),
         (["--price-file", "none.toml"], "none.toml: no such file"),
     ],
 )
@@ -73,6 +83,28 @@ def test_bad_what_ifs_are_one_line(
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_nothing_holds_says_what_would(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """Which constraint binds, and the nearest figure that works; exit code 1 all the same."""
+    folder = stub_run()
+    done = tonnage("plan", folder.path, "--profile", "absurd")
+    assert done.returncode == 1, done.stderr
+    assert "no candidate holds this demand, bound by p99 limit alone [refused]" in done.stdout
+    assert re.search(r"nearest +p99 at most [\d.]+ ms instead of 0.5 ms: \d x sim-1", done.stdout)
+    # fmt: off
+    done = tonnage(
+        "plan", folder.path, "--profile", "steady", "--rate", "9000", "--also", "p50=50ms",
+        "--json",
+    )
+    # fmt: on
+    assert done.returncode == 1, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert [one["constraint"] for one in answer["nearest"]] == ["rate", "replicas"]
+    assert answer["demand"]["more_slos"] == [{"quantile": 0.5, "limit_ms": 50}]
+    assert answer["nearest"][0]["plan"]["replicas"] == 8
 
 
 def test_a_plan_says_what_to_measure_next(

@@ -1,0 +1,93 @@
+"""What-ifs: the demands of a study, with other figures laid over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from loadtests.objective import Slo
+from planner.demands import checked
+from planner.records import Demand
+from serving.errors import BadInput
+from tonnage.durations import seconds_of
+
+
+def changed(
+    demands: Sequence[Demand],
+    profile: str | None,
+    rate_rps: float | None = None,
+    p99_ms: float | None = None,
+    max_replicas: int | None = None,
+    *,
+    also: Sequence[Slo] = (),
+    error_budget: float | None = None,
+    min_quality: dict[str, float] | None = None,
+    replica_memory_gib: float | None = None,
+    region: str | None = None,
+) -> list[Demand]:
+    """One profile of the demands, or all, with what is given in the place of its own figures.
+
+    ``p99_ms`` becomes the principal objective; ``also`` are others, in the place of the
+    profile's own at the same quantile. BadInput for an unknown profile and for figures that
+    contradict each other.
+    """
+    chosen = [d for d in demands if profile in (None, d.name)]
+    if not chosen:
+        raise BadInput(
+            f"--profile {profile}: unknown; known are {', '.join(d.name for d in demands)}"
+        )
+    positive = {"--rate": rate_rps, "--p99": p99_ms, "--replica-memory": replica_memory_gib}
+    for name, value in positive.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise BadInput(f"{name} {value:g}: must be a positive number")
+    if error_budget is not None and not 0 < error_budget < 1:
+        raise BadInput(f"--error-budget {error_budget:g}: must lie between 0 and 1, such as 0.001")
+    for demand in chosen:
+        if max_replicas is not None and max_replicas <= demand.spare_replicas:
+            raise BadInput(
+                f"--max-replicas {max_replicas}: leaves none to work beside the "
+                f"{demand.spare_replicas} spare of [{demand.name}]; allow more"
+            )
+    laid_over = {
+        "error_budget": error_budget,
+        "max_replica_memory_gib": replica_memory_gib,
+        "region": region,
+        "max_replicas": max_replicas,
+    }
+    found = []
+    for demand in chosen:
+        figures = dict(demand) | {k: v for k, v in laid_over.items() if v is not None}
+        if rate_rps is not None:
+            figures["rate_rps"] = rate_rps
+            if demand.daily is not None:
+                figures["daily"] = demand.daily.scaled(rate_rps / demand.rate_rps)
+        first = demand.slo if p99_ms is None else Slo(quantile=0.99, limit_ms=p99_ms)
+        replaced = {first.quantile, *(slo.quantile for slo in also)}
+        kept = [slo for slo in demand.more_slos if slo.quantile not in replaced]
+        figures |= {"slo": first, "more_slos": (*kept, *also)}
+        figures["min_quality"] = {**demand.min_quality, **(min_quality or {})}
+        found.append(checked(figures, f"[{demand.name}]"))
+    return found
+
+
+def objective_of(text: str, flag: str) -> Slo:
+    """An objective as one types it, ``p50=10ms``; BadInput says how."""
+    match = re.fullmatch(r"p(\d+(?:\.\d+)?)=(.+)", text)
+    quantile = float(match[1]) / 100 if match else 0.0
+    if match is None or not 0 < quantile < 1:
+        raise BadInput(f"{flag} {text}: write a quantile and its limit, such as p50=10ms")
+    return Slo(quantile=quantile, limit_ms=1e3 * seconds_of(match[2], flag))
+
+
+def quality_of(texts: Sequence[str], metric: str) -> dict[str, float]:
+    """Least qualities as one types them, ``0.76`` of the run's ``metric`` or ``f1=0.5``."""
+    found = {}
+    for text in texts:
+        measure, _, value = text.rpartition("=")
+        try:
+            found[measure or metric] = float(value)
+        except ValueError:
+            raise BadInput(
+                f"--min-quality {text}: write a fraction of one, such as 0.76 or {metric}=0.76"
+            ) from None
+    return found
