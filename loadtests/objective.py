@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 from pydantic import Field
 
 from serving.records import Record
+
+ANY_TIME_MS = 1e9
+"""A limit that every answer meets, and a request without a good one does not."""
 
 
 class Slo(Record):
@@ -14,6 +18,16 @@ class Slo(Record):
 
     quantile: float = Field(gt=0, lt=1, default=0.99)
     limit_ms: float = Field(gt=0)
+
+    @classmethod
+    def answered(cls, error_budget: float) -> Self:
+        """That at most the share ``error_budget`` has no good answer, however late."""
+        return cls(quantile=1 - error_budget, limit_ms=ANY_TIME_MS)
+
+    def __str__(self) -> str:
+        if self.limit_ms >= ANY_TIME_MS:
+            return f"at most {100 * (1 - self.quantile):.6g} % fail"
+        return f"p{100 * self.quantile:g} <= {self.limit_ms:g} ms"
 
 
 class Verdict(StrEnum):

@@ -282,7 +282,7 @@ class _Follower:
         demand, n = self.demand, len(latency_s)
         for slo in demand.more_slos:
             if (latency_s > slo.limit_ms / 1e3).sum() > (1 - slo.quantile) * n:
-                return f"p{100 * slo.quantile:g} <= {slo.limit_ms:g} ms"
+                return str(slo)
         refused = np.isinf(latency_s).sum() / n
         if demand.error_budget is not None and refused > demand.error_budget:
             return f"the error budget of {demand.error_budget:.3%}: {refused:.3%} are refused"

@@ -41,12 +41,24 @@ class Judged(Record):
         return self
 
 
+class Beside(Record):
+    """What was judged beside the principal objective, by the same requests.
+
+    Another quantile, or the error budget, of which those without a good answer are ``over``.
+    """
+
+    slo: Slo
+    judged: Judged
+    failed_alone: int = Field(ge=0, description="deployments that fail it by themselves")
+
+
 class Claim(Record):
     """One claim, whole: the sentence, the figures behind it, and what it depends on.
 
     It is about ``held_replicas`` replicas at ``held_rps``; of a plan with more replicas
     that is the same share of both. ``killed`` is the run in which one of the replicas was
-    killed half-way, judged by itself and from the kill on; ``not_killed`` why there was none.
+    killed half-way, judged by itself and from the kill on, by the principal objective alone;
+    ``not_killed`` why there was none. The verdict is on all objectives together.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -76,6 +88,7 @@ class Claim(Record):
     each: tuple[Judged, ...] = Field(
         description="every deployment by itself, at a confidence that holds for all of them"
     )
+    beside: tuple[Beside, ...] = ()
     killed: Judged | None
     killed_rps: float | None = Field(description="rate of the run in which a replica was killed")
     not_killed: str = ""
@@ -125,16 +138,20 @@ class Claim(Record):
                 f"{self.held_replicas}/{self.replicas} of {self.rate_rps:,.6g} req/s)"
             )
         return (
-            f"{objective_in_words(self.slo)} at {self.held_rps:,.6g} "
+            f"{self.slo} at {self.held_rps:,.6g} "
             f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
-            f"{self._loss_in_words()}"
+            f"{self._beside_in_words()}{self._loss_in_words()}"
         )
 
     def _discarded_in_words(self) -> str:
         attempts = "attempt" if self.discarded == 1 else "attempts"
         return f" after {self.discarded} discarded {attempts}" if self.discarded else ""
+
+    def _beside_in_words(self) -> str:
+        told = (f"{b.slo}: {b.judged.verdict}, {b.judged.over:,} over" for b in self.beside)
+        return "".join(f"; {one}" for one in told)
 
     def _loss_in_words(self) -> str:
         if self.killed is None:
@@ -143,11 +160,6 @@ class Claim(Record):
         if self.killed_rps is not None and self.killed_rps < self.held_rps:
             at = f" at {self.killed_rps:,.6g} req/s"
         return f"; with a replica killed{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
-
-
-def objective_in_words(slo: Slo) -> str:
-    """``p99 <= 50 ms``."""
-    return f"p{100 * slo.quantile:g} <= {slo.limit_ms:g} ms"
 
 
 def deployments_in_words(number: int) -> str:
@@ -167,10 +179,11 @@ def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) 
 def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list[str]:
     """Why the claim is about none of ``plans``, recommended for ``demand``; [] where it is."""
     reasons = []
-    claimed = (claim.slo, claim.batch, claim.rate_rps, claim.spare_replicas)
-    if claimed != (demand.slo, demand.batch, demand.rate_rps, demand.spare_replicas):
+    objectives = (claim.slo, *(one.slo for one in claim.beside))
+    claimed = (objectives, claim.batch, claim.rate_rps, claim.spare_replicas)
+    if claimed != (demand.objectives, demand.batch, demand.rate_rps, demand.spare_replicas):
         reasons.append(
-            f"{objective_in_words(demand.slo)} at {demand.rate_rps:,.6g} req/s of batch "
+            f"{', '.join(map(str, demand.objectives))} at {demand.rate_rps:,.6g} req/s of batch "
             f"{demand.batch:,}, {demand.spare_replicas} to spare, is demanded now"
         )
     if not any((p.candidate, p.replicas) == (claim.candidate, claim.replicas) for p in plans):

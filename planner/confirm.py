@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-from loadtests.objective import SloVerdict, Verdict
+from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import FaultCode, Measurement
-from planner.claim import LAPSE_AFTER_DAYS, Claim, Judged
-from planner.pooled import CONFIDENCE, confidence_of_look, judged, missing, unbelievable
+from planner.claim import LAPSE_AFTER_DAYS, Beside, Claim, Judged
+from planner.pooled import (
+    CONFIDENCE,
+    confidence_of_look,
+    confidence_of_objective,
+    judged,
+    missing,
+    unbelievable,
+)
 from planner.proving import DEPLOYMENTS, killed_rate
 from planner.records import Demand, Interval, Plan
 from serving.errors import BadInput, InvalidMeasurement
@@ -52,7 +59,10 @@ def judge_confirmation(
     together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
     :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
-    thrown away, count as well. ``differs`` is added to what is known to
+    thrown away, count as well. Further objectives and the error budget of the demand are judged
+    by the same requests and, where there are ``verdicts``, by those of the runs; each at a
+    share of the doubt that is allowed. The ``killed`` run is judged by the principal one
+    alone. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
 
     InvalidMeasurement for a run that cannot be believed (one whose backlog grew can, and
@@ -77,7 +87,8 @@ def judge_confirmation(
     if killed is not None:
         _check_load(killed, demand, killed_rps or held_rps)
         _check_valid(killed, unbelievable_loss(killed))
-    slo, sure = demand.slo, confidence_of_look(confidence, look)
+    slo, number = demand.slo, len(demand.objectives)
+    sure = confidence_of_objective(confidence_of_look(confidence, look), number)
     # It is looked at once in each attempt, so attempts are its looks.
     sure_of_loss = confidence_of_look(confidence, discarded + 1) if look else confidence
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
@@ -86,12 +97,24 @@ def judge_confirmation(
         judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(measurements)
     )
     pool = judged(measurements, verdicts, slo, sure)
+    beside = tuple(
+        _beside(measurements, bool(verdicts), other, sure, stricter)
+        for other in demand.objectives[1:]
+    )
     after_kill = None if killed is None else judged([killed], of_killed, slo, sure_of_loss)
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
     verdict, reason = _verdict(pool, each, after_kill, spare)
+    if verdict != Verdict.FAILS:
+        verdict, reason = _with_beside(beside, verdict, reason)
     if after_kill is not None and of_killed:  # the histogram is of the whole run
         after_kill = after_kill.model_copy(update={"measured_ms": of_killed[0].quantile_ms})
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
+    next_look = confidence_of_objective(next_look, number)
+    undecided = [
+        missing(one, objective, next_look)
+        for objective, one in ((slo, pool), *((b.slo, b.judged) for b in beside))
+        if one.verdict == "undecided"
+    ]
     return Claim.of(
         profile=demand.name,
         model_name=deployment.variant.model_name,
@@ -112,10 +135,11 @@ def judge_confirmation(
         discarded=discarded,
         judged=pool,
         each=each,
+        beside=beside,
         killed=after_kill,
         killed_rps=None if killed is None else killed.run.rate_rps,
         not_killed=not_killed if killed is None else "",
-        more_requests=missing(pool, slo, next_look) if pool.verdict == "undecided" else None,
+        more_requests=None if None in undecided else max(filter(None, undecided), default=None),
         predicted=predicted,
         model_sha256=deployment.variant.sha256,
         config_hash=config_hash,
@@ -214,6 +238,32 @@ def _verdict(
     )
 
 
+def _beside(
+    runs: Sequence[Measurement], judge: bool, slo: Slo, sure: float, stricter: float
+) -> Beside:
+    """Judge an objective beside the principal one; with ``judge`` by the runs' verdicts on it."""
+    verdicts = [v for run in runs for v in run.verdicts if v.slo == slo] if judge else []
+    if judge and len(verdicts) != len(runs):
+        raise BadInput(f"{len(verdicts)} verdicts on {slo} for {len(runs)} runs; give one for each")
+    alone = (judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(runs))
+    return Beside(
+        slo=slo,
+        judged=judged(runs, verdicts, slo, sure),
+        failed_alone=sum(one.verdict == "fails" for one in alone),
+    )
+
+
+def _with_beside(beside: Sequence[Beside], verdict: Verdict, reason: str) -> tuple[Verdict, str]:
+    """The verdict on all objectives, where the principal one does not fail."""
+    for one in beside:
+        if one.failed_alone or one.judged.verdict == "fails":
+            return Verdict.FAILS, f"{one.slo} does not hold"
+    for one in beside:
+        if verdict == Verdict.HOLDS and one.judged.verdict == "undecided":
+            return Verdict.UNDECIDED, f"too few requests, or too near the limit, for {one.slo}"
+    return verdict, reason
+
+
 def _differences(
     demand: Demand, plan: Plan, deployment: Deployment, environment: Environment
 ) -> tuple[str, ...]:
@@ -229,6 +279,8 @@ def _differences(
             f"of the {plan.replicas} replicas {demand.spare_replicas} are to spare; one alone "
             "shows nothing of what happens when another is lost"
         )
+    if demand.spare_replicas and len(demand.objectives) > 1 and deployment.replicas > 1:
+        found.append(f"with a replica killed, {demand.slo} alone was judged")
     if plan.candidate.instance != plan.candidate.size:
         found.append(
             f"confirmed on {environment.cpu_model}, recommended on {plan.instances} x "

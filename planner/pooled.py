@@ -31,6 +31,14 @@ def confidence_of_look(confidence: float, look: int) -> float:
     return 1 - (1 - confidence) * 0.5**look
 
 
+def confidence_of_objective(confidence: float, objectives: int) -> float:
+    """Confidence that each of so many objectives is judged at.
+
+    Together they are then wrong no more often than one at ``confidence`` (Bonferroni).
+    """
+    return 1 - (1 - confidence) / objectives
+
+
 def unbelievable(run: Run, forgiven: Collection[FaultCode] = ()) -> str | None:
     """Why a run proves nothing and has to be repeated; None for one that is an answer."""
     serious = [f for f in run.faults if f.code not in _ANSWERS and f.code not in forgiven]

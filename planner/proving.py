@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
@@ -10,7 +11,12 @@ from pydantic import Field
 from loadtests.objective import Slo
 from loadtests.records import Measurement
 from planner.claim import Claim
-from planner.pooled import CONFIDENCE, confidence_of_look, judged
+from planner.pooled import (
+    CONFIDENCE,
+    confidence_of_look,
+    confidence_of_objective,
+    judged,
+)
 from planner.records import Plan, Recommendation
 from planner.reproof import Reproof
 from serving.records import SCHEMA_VERSION, Record
@@ -146,14 +152,19 @@ class Discarded(Record):
     looks: int = Field(ge=1)
 
 
-def fails_alone(run: Measurement, slo: Slo, deployments: int, look: int = 1) -> bool:
+def fails_alone(run: Measurement, slos: Sequence[Slo], deployments: int, look: int = 1) -> bool:
     """Whether one of so many deployments fails so clearly that no other makes up for it.
 
-    ``look`` is the number of the one that follows after all of them.
+    By any of the objectives. ``look`` is the number of the one that follows after all of them.
     """
-    stricter = 1 - (1 - confidence_of_look(CONFIDENCE, look)) / deployments
-    verdicts = [v for v in run.verdicts if v.slo == slo]
-    return judged([run], verdicts[:1], slo, stricter).verdict == "fails"
+    sure = confidence_of_objective(confidence_of_look(CONFIDENCE, look), len(slos))
+    stricter = 1 - (1 - sure) / deployments
+
+    def fails(slo: Slo) -> bool:
+        verdicts = [v for v in run.verdicts if v.slo == slo]
+        return judged([run], verdicts[:1], slo, stricter).verdict == "fails"
+
+    return any(fails(slo) for slo in slos)
 
 
 def look_of(deployments: int) -> int:

@@ -89,6 +89,12 @@ class Demand(Record):
         """All latency objectives, the principal one first."""
         return (self.slo, *self.more_slos)
 
+    @property
+    def objectives(self) -> tuple[Slo, ...]:
+        """All that a confirmation judges: the latency objectives, then the error budget."""
+        budget = self.error_budget
+        return self.slos if budget is None else (*self.slos, Slo.answered(budget))
+
 
 class Price(Record):
     """What an instance type costs, and since when we believe so."""

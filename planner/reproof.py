@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from loadtests.objective import Slo
-from planner.claim import Judged, VerdictName, objective_in_words
+from planner.claim import Judged, VerdictName
 from serving.records import SCHEMA_VERSION, Record
 
 
@@ -50,7 +50,7 @@ class Reproof(Record):
 
     def _in_words(self) -> str:
         return (
-            f"{objective_in_words(self.slo)} at {self.rate_rps:,.6g} req/s on {self.model_name} "
+            f"{self.slo} at {self.rate_rps:,.6g} req/s on {self.model_name} "
             f"at {self.url}: {self.verdict} at {100 * self.confidence:g} %, "
             f"n = {self.judged.n:,}, {self.judged.over:,} over, 1 deployment as it stands"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from loadtests.records import EndpointMeasurement
-from planner.claim import Claim, objective_in_words
+from planner.claim import Claim
 from planner.pooled import confidence_of_look, judged, missing, unbelievable
 from planner.reproof import Reproof
 from serving.errors import BadInput, InvalidMeasurement
@@ -50,7 +50,7 @@ def judge_reproof(
     looks = len(runs)
     if len(verdicts) != looks:
         raise BadInput(
-            f"{len(verdicts)} verdicts on {objective_in_words(claim.slo)} for {looks} runs against "
+            f"{len(verdicts)} verdicts on {claim.slo} for {looks} runs against "
             f"{first.url}; judge each run by the claim's objective"
         )
     pool = judged(runs, verdicts, claim.slo, confidence_of_look(claim.confidence, looks))
@@ -81,6 +81,7 @@ def _unchecked(claim: Claim, sha256: str | None) -> tuple[str, ...]:
     many = claim.replicas
     return (
         *model,
+        *(f"{one.slo}, which was judged beside it" for one in claim.beside),
         f"that {many} replica{'' if many == 1 else 's'} of {claim.instance.label} answer, and "
         "that their sizes are enforced",
         f"versions of {', '.join(sorted(claim.environment.packages))}, and settings of Ray Serve",

@@ -167,7 +167,7 @@ class Confirming:
 
     def _fails(self, proof: Proof, run: Measurement) -> bool:
         planned = proof.protocol.deployments
-        return fails_alone(run, proof.demand.slo, planned, self._look(proof, planned))
+        return fails_alone(run, proof.demand.objectives, planned, self._look(proof, planned))
 
     def _run(self, proof: Proof, kind: Kind, number: int, requests: int) -> Measurement:
         """One redeployment that can be believed; repeated when it cannot."""
@@ -189,7 +189,7 @@ class Confirming:
                 duration_s=requests / rate,
                 rate_rps=rate,
                 seed=seed,
-                timeout_s=max(10.0, 3e-3 * proof.demand.slo.limit_ms),
+                timeout_s=max(10.0, 3e-3 * max(s.limit_ms for s in proof.demand.slos)),
             )
             made = self.redeploying.drive(proof, run, number, kill=kind == "killed")
             kept = ConfirmationRun(key=proof.key, kind=kind, measurement=made)

@@ -149,7 +149,7 @@ def make_proof(
     killed_rps = killed_rate(plan, answer.demand.rate_rps, held.replicas)
     not_killed = _why_no_loss(killed_rps, environment, wanted)
     protocol = Protocol.of(
-        answer.demand.slo,
+        max(answer.demand.objectives, key=lambda slo: slo.quantile),  # takes the most requests
         held,
         None if not_killed else killed_rps,
         deployments=wanted.deployments,

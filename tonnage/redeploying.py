@@ -85,8 +85,8 @@ class Redeploying:
                 made, seen = observe(context, run, number)
             # Runs are pooled, so each is judged by its latencies alone: a replay decides by a
             # score, which does not add up.
-            verdict = verdict_of(seen, run, proof.demand.slo, replicas=None)
-            made = made.model_copy(update={"verdicts": (verdict,)})
+            verdicts = (verdict_of(seen, run, s, replicas=None) for s in proof.demand.objectives)
+            made = made.model_copy(update={"verdicts": tuple(verdicts)})
         finally:
             self.host.delete(endpoint.model_name)
             if isinstance(self.host, RayHost):

@@ -15,7 +15,13 @@ from pydantic import ValidationError
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import Fault, FaultCode, Measurement
-from planner.claim import LAPSE_AFTER_DAYS, Claim, lapsed, lapsed_from_outside
+from planner.claim import (
+    LAPSE_AFTER_DAYS,
+    Claim,
+    lapsed,
+    lapsed_from_outside,
+    of_another_plan,
+)
 from planner.confirm import judge_confirmation
 from planner.pooled import judged
 from planner.proving import held_share, recommend_instead
@@ -100,6 +106,58 @@ def test_the_sentence_is_that_of_the_issue(run: Build, judge: Build) -> None:
     assert claim.reason.endswith("is said of these deployments, not of the next one")
     assert claim.differs == ()
     assert [one.n for one in claim.each] == [1101, 1101, 1102]
+
+
+def test_every_objective_and_the_error_budget_are_judged(
+    run: Build, judge: Build, demand: Build
+) -> None:
+    """The same requests, each objective at a share of the doubt; the sentence names all."""
+    median = Slo(quantile=0.5, limit_ms=20)
+    asked = demand(60, 50, more_slos=(median,), error_budget=0.01)
+    claim = judge([run(2000, 2), run(2000, 2), run(2000, 2, lost=1)], demand=asked)
+    assert claim.verdict == "holds"
+    assert claim.sentence == (
+        "p99 <= 50 ms at 60 req/s on 2 x sim-0.5 (quota) with onnx_int8: "
+        "holds at 99 %, n = 6,000, 7 over, 3 deployments; p50 <= 20 ms: holds, 7 over; "
+        "at most 1 % fail: holds, 1 over"
+    )
+    assert of_another_plan(claim, asked, [plan_of()]) == []
+    less = asked.model_copy(update={"error_budget": None})
+    assert "p99 <= 50 ms, p50 <= 20 ms at 60 req/s" in of_another_plan(claim, less, [plan_of()])[0]
+
+
+def test_one_objective_that_fails_fails_the_claim(run: Build, judge: Build, demand: Build) -> None:
+    """However well the principal one holds; by the pool, or by one deployment alone."""
+    slow = demand(60, 90, more_slos=(Slo(quantile=0.5, limit_ms=5),))
+    claim = judge([run(2000)] * 3, demand=slow)
+    assert (claim.judged.verdict, claim.verdict) == ("holds", "fails")
+    assert claim.reason == "p50 <= 5 ms does not hold"
+    budget = demand(60, 90, error_budget=0.001)
+    refused = judge([run(9000), run(9000), run(9000, lost=30)], demand=budget)
+    assert (refused.judged.verdict, refused.verdict) == ("holds", "fails")
+    assert refused.beside[0].failed_alone == 1
+    assert refused.reason == "at most 0.1 % fail does not hold"
+    few = judge([run(600)] * 3, demand=budget)
+    assert (few.judged.verdict, few.verdict) == ("holds", "undecided")
+    assert few.reason == "too few requests, or too near the limit, for at most 0.1 % fail"
+    assert few.more_requests is not None
+    more = judge([run(600 + few.more_requests), run(600), run(600)], demand=budget)
+    assert more.verdict == "holds"
+
+
+@settings(max_examples=30, deadline=None)
+@given(over=st.integers(0, 40), lost=st.integers(0, 40), budget=st.floats(1e-4, 0.1))
+def test_more_is_never_easier_to_prove(
+    run: Build, judge: Build, demand: Build, over: int, lost: int, budget: float
+) -> None:
+    """What holds with a budget holds without one; what fails without one fails with it."""
+    runs = [run(3000, over, lost)] * 3
+    plain = judge(runs)
+    stricter = judge(runs, demand=demand(60, 50, error_budget=budget))
+    rank = ["fails", "undecided", "holds"]
+    assert rank.index(stricter.verdict) <= rank.index(plain.verdict) or (
+        plain.verdict == "fails" and stricter.verdict == "undecided"
+    )
 
 
 @pytest.mark.parametrize(

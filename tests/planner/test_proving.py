@@ -97,9 +97,9 @@ def test_one_deployment_can_fail_for_all(measurement: Build) -> None:
         made: Measurement = measurement("open", due_to_done=Histogram.of(times))
         return made
 
-    assert fails_alone(run(40), SLO, 3)
-    assert not fails_alone(run(15), SLO, 3)
-    assert not fails_alone(run(0), SLO, 3)
+    assert fails_alone(run(40), [SLO], 3)
+    assert not fails_alone(run(15), [SLO], 3)
+    assert not fails_alone(run(0), [SLO], 3)
 
 
 @pytest.fixture
