@@ -285,7 +285,8 @@ class _Follower:
                 return str(slo)
         refused = np.isinf(latency_s).sum() / n
         if demand.error_budget is not None and refused > demand.error_budget:
-            return f"the error budget of {demand.error_budget:.3%}: {refused:.3%} are refused"
+            share, budget = 100 * refused, 100 * demand.error_budget
+            return f"the error budget of {budget:.6g} %: {share:.3g} % are refused, which"
         return ""
 
     def advice(

@@ -34,6 +34,18 @@ def test_the_published_table_is_reproduced(quantile: float, table: dict[int, int
     assert {over: required_n(over, quantile) for over in table} == table
 
 
+def test_an_error_budget_counts_what_was_never_answered() -> None:
+    """However late an answer is, it is one; an infinite latency is none."""
+    budget = Slo.answered(0.01)
+    assert str(budget) == "at most 1 % fail"
+    late = np.full(4000, 50.0)
+    assert judge_slo(late, budget).verdict == Verdict.HOLDS
+    failed = late.copy()
+    failed[::40] = np.inf
+    verdict = judge_slo(failed, budget)
+    assert (verdict.verdict, verdict.over) == (Verdict.FAILS, 100)
+
+
 @given(st.integers(1, 3000), st.floats(0, 0.1), st.sampled_from([0.9, 0.95, 0.99]))
 def test_the_rule_is_the_binomial_law(n: int, share: float, quantile: float) -> None:
     """At whole numbers both sides of the rule are tails of the binomial distribution."""

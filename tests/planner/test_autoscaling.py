@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtests.objective import Slo
 from planner import autoscaling
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal, ScalingSettings
 from planner.autoscaling import advise
@@ -119,6 +120,24 @@ def test_a_slow_start_against_a_fast_rise_is_refused(world: World) -> None:
     assert answer.burst is not None
     assert not answer.burst.holds
     assert answer.burst.share_over > 0.01
+
+
+def test_a_burst_may_miss_no_objective(world: World) -> None:
+    """That half of all are in time holds during a rise that the p99, or a budget, does not."""
+    day = Daily.hourly([30.0] * 12 + [120.0] * 12, rise_s=1)
+
+    def ask(**more: Any) -> Answer:
+        return world.ask(world.demand(day, quantile=0.5, **more), startup_s=14.0)
+
+    assert isinstance(ask(), AutoscalingAdvice)
+    tail = ask(more_slos=(Slo(quantile=0.99, limit_ms=80),))
+    assert isinstance(tail, AutoscalingRefusal)
+    assert "p99 <= 80 ms does not hold even with" in tail.reason
+    assert tail.burst is not None
+    assert not tail.burst.holds
+    budget = ask(error_budget=1e-6)
+    assert isinstance(budget, AutoscalingRefusal)
+    assert "the error budget of 0.0001 %: " in budget.reason
 
 
 def test_a_machine_that_comes_late_counts_as_start_up(slow_world: World) -> None:

