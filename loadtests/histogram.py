@@ -40,6 +40,15 @@ class Histogram(Record):
         return cls(count=builder.count, encoded=builder.encode())
 
     @classmethod
+    def counted(cls, seconds: np.ndarray, counts: np.ndarray) -> Self:
+        """Histogram of durations that came several times each; both of shape [n]."""
+        builder = HistogramBuilder()
+        for value, times in zip(seconds.tolist(), counts.tolist(), strict=True):
+            if times:
+                builder.record(value, times)
+        return cls(count=builder.count, encoded=builder.encode())
+
+    @classmethod
     def merge(cls, parts: Iterable[Histogram]) -> Self:
         """Histogram of all samples of ``parts``; associative and commutative."""
         total = HdrHistogram(1, _HIGHEST, _DIGITS)
@@ -104,10 +113,10 @@ class HistogramBuilder:
         self._histogram = HdrHistogram(1, _HIGHEST, _DIGITS)
         self.count = 0
 
-    def record(self, seconds: float) -> None:
-        """Add one duration; negative ones count as the smallest, huge ones as the largest."""
-        self._histogram.record_value(min(max(round(seconds / UNIT_S), 1), _HIGHEST))
-        self.count += 1
+    def record(self, seconds: float, times: int = 1) -> None:
+        """Add a duration; negative ones count as the smallest, huge ones as the largest."""
+        self._histogram.record_value(min(max(round(seconds / UNIT_S), 1), _HIGHEST), times)
+        self.count += times
 
     def encode(self) -> str:
         """Compressed base64 form."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from loadtests.arrivals import Mix
 from loadtests.objective import Slo
 from planner.daily import RISE_S, Daily
 from planner.records import Demand
@@ -21,8 +22,9 @@ class _DemandTable(Record):
 
     name: str
     title: str
-    batch: int = Field(ge=1)
-    batch_range: tuple[int, int]
+    batch: int | None = Field(ge=1, default=None)
+    batch_range: tuple[int, int] | None = None
+    batch_mix: dict[int, float] | None = None
     rate_rps: float | None = Field(gt=0, default=None)
     quantile: float = Field(gt=0, lt=1)
     limit_ms: float = Field(gt=0)
@@ -50,10 +52,18 @@ def load_demands(path: Path) -> list[Demand]:
 
 def _demand(name: str, table: object, path: Path) -> Demand:
     row = build_named(_DemandTable, name, table, path)
-    low, high = row.batch_range
-    if not 1 <= low <= row.batch <= high:
+    mix = _mix(row, path)
+    batch = row.batch if mix is None else row.batch or max(mix.batches)
+    batch_range = row.batch_range
+    if batch_range is None and mix is not None:
+        batch_range = min(mix.batches), max(mix.batches)
+    if batch is None or batch_range is None:
+        key = "batch" if batch is None else "batch_range"
+        raise BadInput(f"{path}: [{name}]: key '{key}' is missing; add it")
+    low, high = batch_range
+    if not 1 <= low <= batch <= high:
         raise BadInput(
-            f"{path}: [{name}]: batch = {row.batch} lies outside batch_range = [{low}, {high}]; "
+            f"{path}: [{name}]: batch = {batch} lies outside batch_range = [{low}, {high}]; "
             "change one of them"
         )
     if row.spare_replicas >= row.max_replicas:
@@ -73,8 +83,9 @@ def _demand(name: str, table: object, path: Path) -> Demand:
     demand = {
         "name": row.name,
         "title": row.title,
-        "batch": row.batch,
-        "batch_range": row.batch_range,
+        "batch": batch,
+        "batch_range": batch_range,
+        "mix": mix,
         "rate_rps": rate,
         "slo": Slo(quantile=row.quantile, limit_ms=row.limit_ms),
         "more_slos": row.more_slos,
@@ -88,6 +99,18 @@ def _demand(name: str, table: object, path: Path) -> Demand:
         "daily": daily,
     }
     return checked(demand, f"{path}: [{row.name}]")
+
+
+def _mix(row: _DemandTable, path: Path) -> Mix | None:
+    if row.batch_mix is None:
+        return None
+    try:
+        return Mix(batches=tuple(row.batch_mix), weights=tuple(row.batch_mix.values()))
+    except ValidationError:
+        raise BadInput(
+            f"{path}: [{row.name}]: key 'batch_mix': give batch sizes from 1 and weights above 0, "
+            "such as { 1 = 0.7, 100 = 0.3 }"
+        ) from None
 
 
 def checked(demand: Mapping[str, object], where: str) -> Demand:

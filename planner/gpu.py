@@ -30,7 +30,12 @@ def cpu_reaches(
     prices: PriceList,
     seed: int,
 ) -> tuple[CpuReach, ...]:
-    """How far CPUs reach at the demanded batch and at each measured one in its range."""
+    """How far CPUs reach at the demanded batch and at each measured one in its range.
+
+    Not of a mix, of which no GPU is measured either.
+    """
+    if demand.mix is not None:
+        return ()
     low, high = demand.batch_range
     batches = sorted({demand.batch} | {p.batch for p in profiles if low <= p.batch <= high})
     return tuple(

@@ -234,7 +234,7 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
     if measured is not None:
         p50, p99 = _around(p50, measured.p50_ms), _around(p99, measured.p99_ms)
     per_month = None if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
-    rows_per_s = demand.rate_rps * demand.batch
+    rows_per_s = demand.rate_rps * demand.mean_batch
     rows_per_month = rows_per_s * HOURS_PER_MONTH * 3600
     return Plan(
         candidate=candidate,
@@ -273,6 +273,8 @@ def _margin(slo: Slo, upper_ms: float) -> str:
 def _measured_there(placement: Placement, demand: Demand, replicas: int) -> MeasuredPoint | None:
     """Find the run that measured this plan itself: one replica, this size, about this rate."""
     if replicas != 1 or placement.candidate.instance != placement.candidate.size:
+        return None
+    if demand.mix is not None:  # of which no run was made
         return None
     points = placement.profile.measured_points
     off = [(abs(p.rate_rps / demand.rate_rps - 1), p.rate_rps, p) for p in points]

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loadtests.arrivals import Mix
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal
@@ -46,8 +47,9 @@ class Demand(Record):
 
     name: str
     title: str
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, description="of a mix the largest")
     batch_range: tuple[int, int] = Field(description="the profile's batch sizes, for the reader")
+    mix: Mix | None = Field(default=None, description="null: every request has 'batch' rows")
     rate_rps: float = Field(gt=0)
     slo: Slo
     more_slos: tuple[Slo, ...] = ()
@@ -76,6 +78,15 @@ class Demand(Record):
         quantiles = [slo.quantile for slo in self.slos]
         if len(set(quantiles)) < len(quantiles):
             raise ValueError("two objectives on one quantile; keep one")
+        if self.mix is not None:
+            batches = self.mix.batches
+            if len(set(batches)) < len(batches) or self.mix.inputs is not None:
+                raise ValueError("a mix names each batch size once, and no inputs")
+            if self.batch != max(batches):
+                raise ValueError(
+                    f"batch = {self.batch} is not the largest of the mix, {max(batches)}; "
+                    "leave batch out"
+                )
         for measure in self.min_quality:
             if measure not in Quality.measures():
                 raise ValueError(
@@ -88,6 +99,16 @@ class Demand(Record):
     def slos(self) -> tuple[Slo, ...]:
         """All latency objectives, the principal one first."""
         return (self.slo, *self.more_slos)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that have to be measured."""
+        return (self.batch,) if self.mix is None else self.mix.batches
+
+    @property
+    def mean_batch(self) -> float:
+        """Rows of a request on average."""
+        return float(self.batch) if self.mix is None else self.mix.mean_batch
 
     @property
     def objectives(self) -> tuple[Slo, ...]:

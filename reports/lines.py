@@ -33,8 +33,10 @@ def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
     """Curves of the recommended plan and of the best one on the host's own sizes.
 
     Each is shown as deployed; one replica is shown too, as that is what was measured.
-    Without a plan, the first curves of the profile's batch show what there is.
+    Without a plan, the first curves of the profile's batch show what there is. None of a mix.
     """
+    if answer.demand.mix is not None:  # curves are of one batch
+        return ()
     at_batch = [c for c in bundle.curves if c.batch == answer.demand.batch and c.points]
     plans = [p for p in (answer.best, best_on_host(answer)) if p]
     candidates = [p.candidate for p in (*plans, *answer.alternatives)]

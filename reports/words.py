@@ -22,7 +22,12 @@ from serving.records import COMMAND, BenchRow
 def demand(wanted: Demand) -> str:
     """Demand: "batch 100 at 400 req/s, p99 at most 60 ms", and what else it asks for."""
     limits = (f"{f.quantile(s.quantile)} at most {f.given(s.limit_ms)} ms" for s in wanted.slos)
-    said = [f"batch {f.count(wanted.batch)} at {f.given(wanted.rate_rps)} req/s", *limits]
+    batch = f"batch {f.count(wanted.batch)}"
+    if wanted.mix is not None:
+        total = sum(wanted.mix.weights)
+        shares = zip(wanted.mix.batches, wanted.mix.weights, strict=True)
+        batch = f"batch {', '.join(f'{f.count(b)} ({f.percent(w / total)})' for b, w in shares)}"
+    said = [f"{batch} at {f.given(wanted.rate_rps)} req/s", *limits]
     if wanted.error_budget is not None:
         said.append(f"at most {f.share(wanted.error_budget)} fail")
     said += [f"{measure} at least {least:g}" for measure, least in wanted.min_quality.items()]

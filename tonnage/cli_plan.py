@@ -18,7 +18,7 @@ from tonnage.durations import seconds_of
 from tonnage.planning import plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
-from tonnage.what_if import changed, objective_of, quality_of
+from tonnage.what_if import changed, mix_of, objective_of, quality_of
 
 _PLAN_S = 1.0
 """For the progress bar."""
@@ -46,6 +46,9 @@ def plan_command(
         float | None,
         typer.Option("--replica-memory", help="GiB that a replica may need, headroom included"),
     ] = None,
+    batch_mix: Annotated[
+        str | None, typer.Option("--batch-mix", help="rows by weight: 1:0.7,100:0.3")
+    ] = None,
     region: Annotated[str | None, typer.Option("--region", help="only its prices")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=MOST_REPLICAS)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
@@ -71,6 +74,7 @@ def plan_command(
         min_quality=quality_of(min_quality or (), bundle.info.metric),
         replica_memory_gib=replica_memory,
         region=region,
+        mix=None if batch_mix is None else mix_of(batch_mix),
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")

@@ -181,7 +181,7 @@ def _classes(
     options: Options, trace: Trace | None
 ) -> tuple[tuple[tuple[int, Path | None], ...], tuple[float, ...]]:
     """Every class of request with its weight: batch sizes times files of rows."""
-    sizes = _weighted("--batch", options.batch)
+    sizes = weighted("--batch", options.batch)
     files = [_weighted_file(text) for text in options.payload] or [(None, 1.0)]
     if trace is not None and trace.batches is not None:
         if len(sizes) > 1 or len(files) > 1:
@@ -206,7 +206,7 @@ def _mix(classes: Sequence[tuple[int, Path | None]], weights: tuple[float, ...])
     )
 
 
-def _weighted(option: str, text: str) -> list[tuple[int, float]]:
+def weighted(option: str, text: str) -> list[tuple[int, float]]:
     """``8``, or ``1:0.7,8:0.3``."""
     found = []
     for part in text.split(","):

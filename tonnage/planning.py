@@ -10,6 +10,7 @@ from loadtests.records import Measurement
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
+from planner.mixture import mixed_profiles
 from planner.prices import load_prices, staleness
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
@@ -94,11 +95,15 @@ def plan(
     losses = quality_losses(bundle)
     measure_with = _measured_with(bundle, study, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
-    answers = [
-        recommend(
+
+    def answered(demand: Demand) -> Recommendation:
+        rests_on, lacks = mixed_profiles(
+            demand, profiles, refused, bundle.variants, catalogue, study.seed, measure_with
+        )
+        answer = recommend(
             demand,
-            profiles,
-            refused,
+            rests_on,
+            lacks,
             bundle.variants,
             catalogue,
             price_list.prices,
@@ -107,30 +112,23 @@ def plan(
             losses,
             measure_with,
         )
-        for demand in demands
-    ]
-    answers = [
-        answer.model_copy(
-            update={
-                "probes": probes(
-                    answer,
-                    profiles,
-                    bundle.variants,
-                    catalogue,
-                    price_list,
-                    deploy_s=DEPLOY_S,
-                    budget_s=probe_budget_s,
-                    measure_with=measure_with,
-                ),
-            }
+        if demand.mix is None:  # of a mix the rejections say what lacks
+            found = probes(
+                answer,
+                rests_on,
+                bundle.variants,
+                catalogue,
+                price_list,
+                deploy_s=DEPLOY_S,
+                budget_s=probe_budget_s,
+                measure_with=measure_with,
+            )
+            answer = answer.model_copy(update={"probes": found})
+        return with_options(
+            answer, rests_on, lacks, bundle.variants, catalogue, price_list, study.seed
         )
-        for answer in answers
-    ]
-    answers = [
-        with_options(answer, profiles, refused, bundle.variants, catalogue, price_list, study.seed)
-        for answer in answers
-    ]
-    return profiles, answers, warnings
+
+    return profiles, [answered(demand) for demand in demands], warnings
 
 
 def _measured_with(bundle: Bundle, study: Study, folder: RunFolder) -> str:
@@ -184,7 +182,7 @@ def curves_of(
     for answer in answers:
         best = best_on_host(answer)
         for profile in profiles:
-            if profile.batch != answer.demand.batch:
+            if answer.demand.mix is not None or profile.batch != answer.demand.batch:
                 continue
             key = (profile.variant.name, profile.instance.label, profile.threads, profile.batch)
             wanted[(*key, 1)] = profile
@@ -211,9 +209,10 @@ def _unmeasured(
             continue
         text = reason.removeprefix(f"{instance.name}: ")
         refusals += [
-            ((variant.name, instance.label, threads, demand.batch), text)
+            ((variant.name, instance.label, threads, batch), text)
             for variant in bundle.variants
             for threads in threads_of(variant, study.measure)
             for demand in demands
+            for batch in demand.batches
         ]
     return refusals

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loadtests.arrivals import Mix
 from loadtests.ceiling import ceilings
 from planner.claim import environment_changes
 from planner.curve import predict_quantile
@@ -129,6 +130,12 @@ def make_proof(
             f"[{answer.demand.name}]: no plan on this host's own sizes holds, so there is none to "
             "confirm; leave out --this-host"
         )
+    if answer.demand.mix is not None:
+        raise BadInput(
+            f"[{answer.demand.name}]: a mix of batch sizes is planned for, and 'tonnage confirm' "
+            "drives one size alone; drive the mix with 'tonnage measure STUDY --batch "
+            f"{_mix_text(answer.demand.mix)} --rate {answer.demand.rate_rps:g}'"
+        )
     size = resolve(plan.candidate.size, catalogue)
     if plan.predicted_size:
         raise BadInput(
@@ -165,6 +172,10 @@ def make_proof(
         predicted=_predicted(bundle, deployment, answer.demand, held),
         key=_key(bundle, answer.demand, plan, deployment, stage),
     )
+
+
+def _mix_text(mix: Mix) -> str:
+    return ",".join(f"{b}:{w:g}" for b, w in zip(mix.batches, mix.weights, strict=True))
 
 
 def _why_no_loss(killed_rps: float | None, environment: Environment, wanted: Wanted) -> str:

@@ -267,7 +267,7 @@ class StudyRun:
             dwell=self.dwell,
             budget_s=float("inf") if budget_s is None else budget_s,
             baseline=self.judged[0],
-            demanded=[d.batch for d in demands],
+            demanded=[batch for d in demands for batch in d.batches],
         )
         return order, skipped + dropped
 
@@ -310,7 +310,7 @@ class StudyRun:
             environment = host.environment()
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
-            slos = {demand.batch: demand.slo for demand in demands}
+            slos = {demand.batch: demand.slo for demand in demands if demand.mix is None}
             measuring = Measuring(
                 folder=self.folder,
                 host=host,

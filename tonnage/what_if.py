@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from loadtests.arrivals import Mix
 from loadtests.objective import Slo
 from planner.demands import checked
 from planner.records import Demand
 from serving.errors import BadInput
 from tonnage.durations import seconds_of
+from tonnage.load import weighted
 
 
 def changed(
@@ -24,6 +26,7 @@ def changed(
     min_quality: dict[str, float] | None = None,
     replica_memory_gib: float | None = None,
     region: str | None = None,
+    mix: Mix | None = None,
 ) -> list[Demand]:
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
@@ -65,6 +68,10 @@ def changed(
         replaced = {first.quantile, *(slo.quantile for slo in also)}
         kept = [slo for slo in demand.more_slos if slo.quantile not in replaced]
         figures |= {"slo": first, "more_slos": (*kept, *also)}
+        if mix is not None:
+            batches = mix.batches
+            figures |= {"mix": mix, "batch": max(batches)}
+            figures["batch_range"] = min(batches), max(batches)
         figures["min_quality"] = {**demand.min_quality, **(min_quality or {})}
         found.append(checked(figures, f"[{demand.name}]"))
     return found
@@ -77,6 +84,12 @@ def objective_of(text: str, flag: str) -> Slo:
     if match is None or not 0 < quantile < 1:
         raise BadInput(f"{flag} {text}: write a quantile and its limit, such as p50=10ms")
     return Slo(quantile=quantile, limit_ms=1e3 * seconds_of(match[2], flag))
+
+
+def mix_of(text: str) -> Mix:
+    """A mix as one types it, ``1:0.7,100:0.3``; BadInput says how."""
+    batches, weights = zip(*weighted("--batch-mix", text), strict=True)
+    return Mix(batches=batches, weights=weights)
 
 
 def quality_of(texts: Sequence[str], metric: str) -> dict[str, float]:

@@ -1,0 +1,172 @@
+"""Profiles of a mix of batch sizes, made from those of each size alone.
+
+A request has batch b with probability w(b), independently of the others. So
+
+- the time for which one keeps its replica is a mixture, with the weights w, of what each
+  batch takes (:mod:`planner.occupancy`);
+- the mean of that is the weighted mean, and its inverse the capacity: 1 / X = sum w(b) / X(b).
+  The ends of its interval come from all low ends, and from all high ends, at once;
+- a quantile is over all requests, whatever their batch, which is what a simulation of the
+  mixture gives.
+
+Two things are taken on the safe side, as one number stands for all batches: what the round
+trip adds outside of a replica is that of the batch of which it is most, and what measured runs
+exceeded their prediction by is, at each utilisation, that of the batch of which it is most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from loadtests.arrivals import Mix
+from loadtests.histogram import Histogram
+from planner.candidates import size_name
+from planner.curve import QUANTILES, predictor
+from planner.occupancy import occupancy
+from planner.probes import measure_command
+from planner.profile import Refusal
+from planner.records import Candidate, Demand, Interval, MeasuredPoint, ServiceProfile
+from planner.surface import HIGHEST_UTILISATION
+from serving.records import InstanceType, Variant
+
+MOST_COUNTS = 20_000
+"""Of a mixed histogram: more would only take longer."""
+
+
+class MixedProfile(ServiceProfile):
+    """The profile of a mix of batch sizes; ``batch`` is the largest of them.
+
+    Nothing of it was measured as it is. ``service`` is the time for which a request that finds
+    its replica idle keeps it. ``measured_points`` are where runs of the mix would lie if they
+    exceeded their prediction by as much as the worst of its parts.
+    """
+
+    mix: Mix
+
+
+def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProfile:
+    """One profile of ``mix`` from those of its batches, all of one deployment size."""
+    profiles = [parts[batch] for batch in mix.batches]
+    weights = np.array(mix.weights) / sum(mix.weights)
+    found = [occupancy(p, *p.service.values(), p.capacity_rps) for p in profiles]
+    # No part may seem to have been seen more often than it was.
+    seen = min(o.counts.sum() / w for o, w in zip(found, weights, strict=True))
+    total = min(float(seen), MOST_COUNTS)
+    counts = [_scaled(o.counts, w * total) for o, w in zip(found, weights, strict=True)]
+    longest = max(o.beyond_s for o in found)
+    largest = max(profiles, key=lambda p: p.batch)
+
+    def mean(name: str) -> float:
+        return float(np.dot(weights, [getattr(p, name) for p in profiles]))
+
+    startups = [p.startup_s for p in profiles if p.startup_s is not None]
+    capacity = _harmonic(weights, [p.capacity_rps for p in profiles])
+    figures = dict(largest) | {
+        "service": Histogram.counted(
+            np.concatenate([o.first_s for o in found]), np.concatenate(counts)
+        ),
+        "overhead_ms": 1e3 * longest,
+        "cpu_ms": mean("cpu_ms"),
+        "capacity_rps": capacity,
+        "capacity_interval": Interval(
+            low=_harmonic(weights, [p.capacity_interval.low for p in profiles]),
+            mid=capacity,
+            high=_harmonic(weights, [p.capacity_interval.high for p in profiles]),
+        ),
+        "ingress_cpu_ms": mean("ingress_cpu_ms"),
+        "peak_memory_bytes": max(p.peak_memory_bytes for p in profiles),
+        "startup_s": max(startups, default=None),
+        "measured_points": (),
+        "measurement_ids": tuple(i for p in profiles for i in p.measurement_ids),
+        "mix": mix,
+    }
+    bare = MixedProfile.model_validate(figures)
+    points = tuple(_points(bare, profiles, seed))
+    if not points:
+        return bare
+    made = bare.model_copy(update={"measured_points": points})
+    # Points change what is added to a simulation, not the simulation.
+    simulated = predictor(bare, seed).surface(1)
+    predictor(made, seed).know(simulated.model_copy(update={"profile": made.content_hash()}))
+    return made
+
+
+def mixed_profiles(
+    demand: Demand,
+    profiles: Sequence[ServiceProfile],
+    refused: Sequence[Refusal],
+    variants: Sequence[Variant],
+    instances: Mapping[str, InstanceType],
+    seed: int,
+    measure_with: str | None = None,
+) -> tuple[list[ServiceProfile], list[Refusal]]:
+    """What a demand is planned from: its mix of each deployment size, at the demand's batch.
+
+    A size that lacks one of the batches is refused, with the command that measures it;
+    ``measure_with`` is that of :func:`planner.probes.measure_command`. Without a mix, all
+    profiles and refusals as they are.
+    """
+    if demand.mix is None:
+        return list(profiles), list(refused)
+    batches = demand.mix.batches
+    cells: dict[tuple[str, str, int], dict[int, ServiceProfile]] = {}
+    for p in profiles:
+        if p.batch in batches:
+            key = p.variant.name, p.instance.label, p.threads
+            cells.setdefault(key, {})[p.batch] = p
+    reasons = {key: reason for key, reason in refused if key[3] in batches}
+    for name, label, threads, _ in reasons:
+        cells.setdefault((name, label, threads), {})
+    named = {variant.name: variant for variant in variants}
+    made: list[ServiceProfile] = []
+    refusals: list[Refusal] = []
+    for (name, label, threads), parts in cells.items():
+        lacking = next((batch for batch in batches if batch not in parts), None)
+        if lacking is None:
+            made.append(mixed(demand.mix, parts, seed))
+            continue
+        reason = reasons.get((name, label, threads, lacking))
+        if reason is not None:
+            reason += f" (batch {lacking} of the mix)"
+        else:
+            reason = f"not measured at batch {lacking}, which the mix has"
+            size = size_name(label, instances)
+            candidate = Candidate(
+                variant=name, size=size, threads=threads, instance=size, replicas_per_instance=1
+            )
+            asked = demand.model_copy(update={"batch": lacking})
+            command = measure_command(named[name], candidate, asked, measure_with)
+            reason += f"; measure it: `{command}`" if command else ""
+        refusals.append(((name, label, threads, demand.batch), reason))
+    return made, refusals
+
+
+def _harmonic(weights: np.ndarray, rates: Sequence[float]) -> float:
+    return float(1 / np.dot(weights, 1 / np.array(rates)))
+
+
+def _scaled(counts: np.ndarray, total: float) -> np.ndarray:
+    """Whole counts of about ``total`` in all that keep every quantile; shape as ``counts``."""
+    ends = np.round(np.cumsum(counts) * (total / counts.sum())).astype(np.int64)
+    return np.diff(ends, prepend=0)
+
+
+def _points(
+    bare: MixedProfile, parts: Sequence[ServiceProfile], seed: int
+) -> Iterator[MeasuredPoint]:
+    """Where runs of the mix would lie, at each utilisation that a part was measured at."""
+    measured = [point for part in parts for point in part.measured_points]
+    for place in sorted({min(point.utilisation, HIGHEST_UTILISATION) for point in measured}):
+        expected = (predictor(bare, seed).surface(1).at(place, q).high for q in QUANTILES)
+        over = (max(predictor(p, seed).shortfall(place, q) for p in parts) for q in QUANTILES)
+        p50, p95, p99 = (a + b for a, b in zip(expected, over, strict=True))
+        yield MeasuredPoint(
+            rate_rps=place * bare.capacity_rps,
+            utilisation=place,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            n=min(point.n for point in measured),
+        )
