@@ -187,6 +187,12 @@ def test_mistakes_in_prices_are_one_clear_line(tmp_path: Path, text: str, messag
             "min_quality: unknown measure 'acu'; known are auc",
         ),
         (DEMAND + "min_quality = 0.7", "key 'min_quality' is 0.7: input should be"),
+        (DEMAND + "batch_mix = { 1 = 0.7, 8 = 0.3 }", "batch = 1 is not the largest of the mix, 8"),
+        (DEMAND + "batch_mix = { 1 = 0 }", "key 'batch_mix': give batch sizes from 1 and weights"),
+        (DEMAND + "batch_mix = {}", "key 'batch_mix': give batch sizes from 1 and weights above 0"),
+        (DEMAND + "batch_mix = { one = 1 }", "key 'batch_mix.one.[key]' is 'one'"),
+        (DEMAND.replace("batch = 1\n", ""), "key 'batch' is missing; add it"),
+        (DEMAND.replace("batch_range = [1, 10]\n", ""), "key 'batch_range' is missing; add it"),
         (DEMAND + "error_budget = 1", "key 'error_budget' is 1: input should be less than 1"),
         (DEMAND + "max_replica_memory_gib = 0", "key 'max_replica_memory_gib' is 0"),
         ("", "holds no profile"),
@@ -219,6 +225,14 @@ region = "us-east-1"
     assert [(s.quantile, s.limit_ms) for s in asked.slos] == [(0.99, 25), (0.5, 10), (0.999, 80)]
     assert (asked.error_budget, asked.min_quality) == (0.001, {"auc": 0.76})
     assert (asked.max_replica_memory_gib, asked.region) == (0.5, "us-east-1")
+
+
+def test_a_profile_may_mix_batch_sizes(tmp_path: Path) -> None:
+    """The largest is its batch, both ends its range; a request has its mean of rows."""
+    without = DEMAND.replace("batch = 1\n", "").replace("batch_range = [1, 10]\n", "")
+    (asked,) = load_demands(written(tmp_path, without + "batch_mix = { 1 = 0.7, 100 = 0.3 }"))
+    assert (asked.batch, asked.batch_range, asked.batches) == (100, (1, 100), (1, 100))
+    assert asked.mean_batch == pytest.approx(30.7)
 
 
 def test_an_instance_may_have_a_price_in_each_region(tmp_path: Path) -> None:

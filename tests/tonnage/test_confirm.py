@@ -144,12 +144,12 @@ def one_replica(stub_run: Runs) -> RunFolder:
     return folder
 
 
-def demanding(folder: RunFolder, rate_rps: float, spare: int = 0) -> RunFolder:
+def demanding(folder: RunFolder, rate_rps: float, spare: int = 0, more: str = "") -> RunFolder:
     """The same run, planned for another rate, perhaps with a replica to spare."""
     profiles = folder.path / "profiles.toml"
     steady, _, absurd = PROFILES.partition("[absurd]")
     steady = steady.replace("rate_rps = 60", f"rate_rps = {rate_rps}")
-    profiles.write_text(f"{steady}spare_replicas = {spare}\n[absurd]{absurd}")
+    profiles.write_text(f"{steady}spare_replicas = {spare}\n{more}\n[absurd]{absurd}")
     study, path = load_study(str(folder.path / "study.toml"))
     _, answers, _ = plan(folder, study, path, study_demands(study, path))
     folder.write_lines("recommendations.jsonl", answers)
@@ -362,6 +362,31 @@ def test_a_size_never_measured_is_not_deployed(stub_run: Runs, prove: Prove) -> 
     folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": guess}), *others])
     with pytest.raises(BadInput, match="was never measured; measure it first"):
         prove(folder, Script(good), this_host=False)
+
+
+def test_all_objectives_and_the_budget_are_proven(stub_run: Runs, prove: Prove) -> None:
+    """More requests where the strictest takes more; the one that fails ends it, and is named."""
+    folder = stub_run("sim-1", prices=False)
+    more = "more_slos = [{ quantile = 0.5, limit_ms = 100 }]\nerror_budget = 0.005"
+    demanding(folder, 20, more=more)
+    script = Script(good)
+    (claim,) = prove(folder, script)
+    assert claim.verdict == "holds"
+    assert "; p50 <= 100 ms: holds, 0 over; at most 0.5 % fail: holds, 0 over" in claim.sentence
+    assert all(run.duration_s * 20 > 2400 for run, _ in script.made), "as many as a p99 takes"
+    demanding(folder, 20, more="more_slos = [{ quantile = 0.999, limit_ms = 250 }]")
+    (claim,) = prove(folder, Script(lambda *_: {"late": 20, "faults": ()}))
+    assert claim.verdict == "fails"
+    assert claim.reason == "p99.9 <= 250 ms does not hold"
+    assert claim.judged.verdict != "fails"
+
+
+def test_a_mix_of_batches_is_not_proven(stub_run: Runs, prove: Prove) -> None:
+    """The line says what drives it instead."""
+    folder = stub_run("sim-1", prices=False)
+    demanding(folder, 20, more="batch_mix = { 1 = 2 }")
+    with pytest.raises(BadInput, match=r"'tonnage measure STUDY --batch 1:2 --rate 20'"):
+        prove(folder, Script(good))
 
 
 def test_nothing_to_prove_is_said(stub_run: Runs, prove: Prove) -> None:

@@ -67,6 +67,7 @@ def test_figures_on_the_command_line_replace_those_of_the_profile(
         (["--also", "p50"], "--also p50: write a quantile and its limit, such as p50=10ms"),
         (["--also", "p100=1ms"], "--also p100=1ms: write a quantile and its limit"),
         (["--also", "p99=1ms"], "[steady]: two objectives on one quantile; keep one"),
+        (["--batch-mix", "1:0.7,x"], "--batch-mix 1:0.7,x: give rows such as 8, or a mix"),
         (["--error-budget", "1"], "--error-budget 1: must lie between 0 and 1"),
         (["--min-quality", "good"], "--min-quality good: write a fraction of one"),
         (["--min-quality", "acu=0.7"], "[steady]: min_quality: unknown measure 'acu'"),
@@ -105,6 +106,27 @@ def test_what_nothing_holds_says_what_would(
     assert [one["constraint"] for one in answer["nearest"]] == ["rate", "replicas"]
     assert answer["demand"]["more_slos"] == [{"quantile": 0.5, "limit_ms": 50}]
     assert answer["nearest"][0]["plan"]["replicas"] == 8
+
+
+def test_a_mix_of_batches_is_planned_and_said(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """Of one measured batch it is that batch; one that was not measured is asked for."""
+    folder = stub_run()
+    done = tonnage("plan", folder.path, "--profile", "steady", "--batch-mix", "1:2", "--json")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["best"]["rows_per_s"] == 60
+    done = tonnage("plan", folder.path, "--profile", "steady", "--batch-mix", "1:0.7,8:0.3")
+    assert done.returncode == 1, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "batch 1 (70%), 8 (30%) at 60 req/s" in text
+    done = tonnage(
+        "plan", folder.path, "--profile", "steady", "--batch-mix", "1:0.7,8:0.3", "--json"
+    )
+    reasons = [one["reason"] for one in json.loads(done.stdout)[0]["rejections"]]
+    lacking = "not measured at batch 8, which the mix has; measure it: `tonnage measure"
+    assert any(reason.startswith(lacking) for reason in reasons)
 
 
 def test_a_plan_says_what_to_measure_next(
