@@ -8,6 +8,7 @@ at seven tenths of it, never at the knee, where a short window is mostly luck.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ class Dwell:
     """How long each part of a cell takes, in seconds, and the shares of capacity to try."""
 
     warmup_s: float = 0.4
+    idle_s: float = 0.5
     paced_s: float = 1.5
     rung_s: float = 1.0
     longest_rung_s: float = 6.0
@@ -48,7 +50,7 @@ class Dwell:
         """Duration of a cell with a ladder of three rungs, rounding included."""
         runs = 2 + 3 + len(self.open_shares)
         return (
-            self.warmup_s + self.paced_s + 3 * self.rung_s
+            self.warmup_s + self.idle_s + self.paced_s + 3 * self.rung_s
             + self.open_s * len(self.open_shares) + 0.12 * runs
         )  # fmt: skip
 
@@ -90,7 +92,9 @@ def measure_cell(
     warm = _load(context, closed(context, dwell.warmup_s, 1))
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
     paced_rps = min(100.0, 0.25 * single_rps)
-    yield measure(context, paced(context, dwell.paced_s, paced_rps), next_sequence())
+    idle = idle_cores(context, dwell.idle_s)
+    made = measure(context, paced(context, dwell.paced_s, paced_rps), next_sequence())
+    yield made.model_copy(update={"idle_cores": idle})
     best = 0.0
     for rung in ladder(context, dwell, single_rps, next_sequence):
         best = max(best, rung.completed_rps)
@@ -104,6 +108,15 @@ def measure_cell(
             seed=context.seed,
         )
         yield measure(context, run, next_sequence())
+
+
+def idle_cores(context: CellContext, seconds: float) -> float:
+    """CPUs that one replica uses while nobody asks it anything: timers, metrics, heartbeats."""
+    monitor = Monitor(context.host, context.endpoint)
+    before = monitor.snapshot()
+    time.sleep(seconds)
+    window = monitor.between(before, monitor.snapshot())
+    return window.replica_s / window.wall_s / context.deployment.replicas
 
 
 def ladder(

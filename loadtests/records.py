@@ -174,6 +174,9 @@ class Measurement(Record):
     cpu: CpuUse
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
+    idle_cores: float | None = Field(
+        default=None, ge=0, description="CPUs that the replica used before, while nobody asked it"
+    )
     startup_s: float | None = None
     worker_start_s: float | None = Field(
         default=None, description="of it, process start to the model's turn: Ray, imports"

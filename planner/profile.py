@@ -118,6 +118,10 @@ def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) ->
         capacity_rps=capacity,
         capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed], capacity),
         ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
+        saturated_rps=_per_replica_rps(best),
+        first_cpu_ms=_first_cpu_ms(paced),
+        idle_cores=_idle_cores(paced),
+        round_trip=Histogram.merge(m.due_to_done for m in paced),
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
         startup_s=statistics.median(startups) if startups else None,
         measured_points=_points(opened, capacity),
@@ -153,6 +157,24 @@ def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
     queue = Histogram.merge(m.queue for m in paced)
     waited = queue.quantile_s(0.5) if queue.count else 0.0
     return max(0.0, 1e3 * (sent_to_done - service.quantile_s(0.5) - waited))
+
+
+def _idle_cores(paced: Sequence[Measurement]) -> float:
+    found = [m.idle_cores for m in paced if m.idle_cores is not None]
+    return statistics.median(found) if found else 0.0
+
+
+def _first_cpu_ms(paced: Sequence[Measurement]) -> float | None:
+    """CPU time of a request that meets no other, without what the replica uses unasked.
+
+    None where nobody looked how much that is: at a few requests per second it would count as
+    theirs.
+    """
+    known = [m for m in paced if m.idle_cores is not None]
+    if not known:
+        return None
+    used = sum(m.cpu.replica_s - (m.idle_cores or 0.0) * m.elapsed_s for m in known)
+    return max(0.0, 1e3 * used / sum(m.ok for m in known))
 
 
 def _capacity_interval(rungs: Sequence[float], capacity: float) -> Interval:

@@ -76,7 +76,9 @@ class ServiceProfile(Record):
     """What one deployment size does with one batch size, as measured.
 
     ``service`` is the in-replica time of paced requests, ``overhead_ms`` what the round
-    trip adds to it. ``capacity_rps`` is the best valid closed-loop rung of one replica.
+    trip adds to it. ``capacity_rps`` is what one replica carries of traffic that arrives at
+    random, ``saturated_rps`` the best valid closed-loop rung. ``round_trip`` is from due to
+    done in the paced runs. None and 0 where a record is older than the figure.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -94,6 +96,17 @@ class ServiceProfile(Record):
     startup_s: float | None
     measured_points: tuple[MeasuredPoint, ...] = ()
     measurement_ids: tuple[str, ...]
+    saturated_rps: float | None = None
+    first_cpu_ms: float | None = Field(
+        default=None, description="replica CPU-milliseconds of a paced request, background apart"
+    )
+    idle_cores: float = Field(default=0.0, description="CPUs that a replica nobody asks uses")
+    round_trip: Histogram | None = None
+
+    @property
+    def saturated(self) -> float:
+        """Requests per second of a replica that always has some waiting."""
+        return self.saturated_rps or self.capacity_rps
 
 
 class PredictedProfile(ServiceProfile):

@@ -222,7 +222,15 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
     scale = Interval(low=service.low / mean, mid=service.mid / mean, high=service.high / mean)
     capacity = Interval(low=1 / occupancy.high, mid=1 / occupancy.mid, high=1 / occupancy.low)
     known = nearest.model_dump(
-        include={"overhead_ms", "cpu_ms", "ingress_cpu_ms", "startup_s", "batch"}
+        include={
+            "overhead_ms",
+            "cpu_ms",
+            "ingress_cpu_ms",
+            "startup_s",
+            "batch",
+            "first_cpu_ms",
+            "idle_cores",
+        }
     )
     return PredictedProfile(
         **known,
