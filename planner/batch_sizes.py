@@ -81,6 +81,9 @@ def predict_batch(measured: tuple[ServiceProfile, ...], batch: int) -> Predicted
         peak_memory_bytes=_peak_bytes(measured, batch),
         startup_s=nearest.startup_s,
         measurement_ids=tuple(i for p in measured for i in p.measurement_ids),
+        saturated_rps=max(capacity.mid, 1 / _law(measured, lambda p: 1 / p.saturated).time(batch)),
+        first_cpu_ms=_first_cpu_ms(measured, batch),
+        idle_cores=nearest.idle_cores,
         nearest=nearest,
         service_scale=Interval(
             low=service.low / mean, mid=service.mid / mean, high=service.high / mean
@@ -101,6 +104,14 @@ def _occupancy(profile: ServiceProfile) -> float:
 
 def _law(measured: Sequence[ServiceProfile], time: Callable[[ServiceProfile], float]) -> RowLaw:
     return RowLaw([p.batch for p in measured], [max(_LEAST, time(p)) for p in measured])
+
+
+def _first_cpu_ms(measured: Sequence[ServiceProfile], batch: int) -> float | None:
+    """None where it is unknown of one of them: a law of the others might not reach ``batch``."""
+    known = [p.first_cpu_ms for p in measured if p.first_cpu_ms is not None]
+    if len(known) < len(measured):
+        return None
+    return _law(measured, lambda p: p.first_cpu_ms or 0.0).time(batch)
 
 
 def _histogram(measured: Sequence[ServiceProfile], batch: int, mean_s: float) -> Histogram:

@@ -56,6 +56,9 @@ class Cell:
             "service": Histogram.of(times),
             "batch": batch,
             "cpu_ms": mean + 0.2,
+            "first_cpu_ms": mean + 0.6,
+            "saturated_rps": 1.1e3 / (mean + 0.3),
+            "idle_cores": 0.02,
             "peak_memory_bytes": (100 + batch) << 20,
         }
         return self._profile(capacity_rps=1e3 / (mean + 0.3), **(values | changes))
@@ -80,7 +83,10 @@ def test_an_exact_law_gives_the_profile_that_a_measurement_would(cell: Cell, bat
         assert found.service.quantile_s(q) == pytest.approx(truth.service.quantile_s(q), rel=0.01)
     assert found.service.mean_s() == pytest.approx(truth.service.mean_s(), rel=0.005)
     assert found.capacity_rps == pytest.approx(truth.capacity_rps, rel=0.01)
+    assert found.saturated == pytest.approx(truth.saturated, rel=0.01)
     assert found.cpu_ms == pytest.approx(truth.cpu_ms, rel=0.01)
+    assert found.first_cpu_ms == pytest.approx(truth.first_cpu_ms, rel=0.01)
+    assert found.idle_cores == truth.idle_cores
     assert found.peak_memory_bytes >= truth.peak_memory_bytes
     interval = found.capacity_interval
     assert interval.low < truth.capacity_rps < interval.high
@@ -94,6 +100,12 @@ def test_memory_is_bounded_and_not_guessed(cell: Cell) -> None:
     assert predict_batch(known, 50).peak_memory_bytes == 136 << 20
     assert predict_batch(known, 3000).peak_memory_bytes == 200 << 20
     assert predict_batch(known, 9000).peak_memory_bytes == 300 << 20
+
+
+def test_a_figure_that_older_records_lack_is_not_made_up(cell: Cell) -> None:
+    """Without the CPU time of a paced request at one batch size there is none at another."""
+    found = predict_batch((cell.at(1, first_cpu_ms=None), cell.at(16)), 8)
+    assert found.first_cpu_ms is None
 
 
 def test_a_law_of_few_times_adds_none(cell: Cell) -> None:
