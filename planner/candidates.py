@@ -101,13 +101,13 @@ def place(
                 replicas_per_instance=1,
             )
             profile = cell.profiles.get(demand.batch)
+            command = measure_command(variant, own, demand, measure_with)
             if variant.barred is not None:
                 rejections.append(_rejected(own, Bottleneck.QUALITY, variant.barred))
             elif profile is None:
-                command = measure_command(variant, own, demand, measure_with)
                 rejections.append(_without_profile(own, cell, demand.batch, command))
             else:
-                found = _on_own_size(own, profile, price_of.get(profile.instance.name))
+                found = _on_own_size(own, profile, price_of.get(profile.instance.name), command)
                 if isinstance(found, Placement):
                     placements.append(found)
                 else:
@@ -222,16 +222,20 @@ def _shapes(
 
 
 def _on_own_size(
-    own: Candidate, profile: ServiceProfile, price: Price | None
+    own: Candidate, profile: ServiceProfile, price: Price | None, command: str | None
 ) -> Placement | Rejection:
     needed = replica_memory_gib(profile)
     if needed > profile.instance.memory_gib:
-        return _rejected(
-            own,
-            Bottleneck.MEMORY,
-            f"needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
-            f"has {profile.instance.memory_gib:g} GiB",
+        reason = (
+            f"{needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+            f"has {profile.instance.memory_gib:g} GiB"
         )
+        bounded = isinstance(profile, PredictedProfile) and profile.unmeasured == "batch size"
+        if not bounded:
+            return _rejected(own, Bottleneck.MEMORY, f"needs {reason}")
+        reason = f"may need {reason}; its peak at batch {profile.batch:,} was not measured"
+        reason += f"{MEASURE_IT}`{command}`" if command else ""
+        return _rejected(own, Bottleneck.UNMEASURED, reason)
     return Placement(own, profile, profile.instance, HERE, price)
 
 

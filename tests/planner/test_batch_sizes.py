@@ -239,6 +239,18 @@ def test_beyond_the_law_the_refusal_has_the_command(world: World) -> None:
     assert {r.bottleneck for r in answer.rejections} == {Bottleneck.UNMEASURED}
 
 
+def test_memory_that_is_only_bounded_is_measured(world: World) -> None:
+    """Twice the rows may be twice 1 GiB, which this size has not got with headroom."""
+    known = [world.cell.at(n, peak_memory_bytes=1 << 30) for n in (1, 16)]
+    answer = world.ask((), 32, 10, 500, profiles=known)
+    (own,) = (r for r in answer.rejections if r.candidate.instance == "sim-1")
+    assert own.bottleneck is Bottleneck.UNMEASURED
+    assert own.reason.startswith(
+        "may need 2.50 GiB with 25% headroom, has 2 GiB; its peak at batch 32 was not measured; "
+        "measure this: `tonnage measure credit "
+    )
+
+
 def test_an_interval_across_the_limit_says_what_to_measure(world: World) -> None:
     """Batch 32 from 1 and 16 takes 18 ms, or it does not hold 20: only a measurement tells."""
     answer = world.ask((1, 16), 32, 5, 20)
