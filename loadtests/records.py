@@ -99,6 +99,9 @@ class FaultCode(StrEnum):
 OVERLOAD = frozenset({FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET})
 """The server fell behind: an answer, not a bad measurement. Its latencies are lower bounds."""
 
+HOST_NOISE = frozenset({FaultCode.CORES_SHARED, FaultCode.NOISY_HOST, FaultCode.DISPATCH_LAG})
+"""Somebody else was busy just then: the next try may be a good one."""
+
 
 class Fault(Record):
     """One reason against a measurement, with the figures behind it."""

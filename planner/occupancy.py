@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.records import PredictedProfile, ServiceProfile
+from planner.records import ServiceProfile
 from planner.simulate import QUOTA_PERIOD_S
 
 _PLACES = (np.arange(400) + 0.5) / 400
@@ -109,23 +109,12 @@ def occupancy(
 def _beyond_s(
     profile: ServiceProfile, hidden_s: float, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """What a round trip adds to the service time and the ``hidden_s`` seconds beside it.
-
-    By quantiles: the slowest round trips are taken to be those of the slowest services.
-    A profile without round trips has one value.
-    """
-    # Nobody measured a round trip at a predicted size; its network and generator are the same.
-    known = profile.nearest if isinstance(profile, PredictedProfile) else profile
-    if known.round_trip is None:
-        return np.array([max(0.0, known.overhead_ms / 1e3 - hidden_s)])
-    values, counts = known.round_trip.values()
+    """What a round trip adds beside the ``hidden_s`` seconds of the replica; ascending."""
+    if profile.beyond is None:  # of an older record the median is known
+        return np.array([max(0.0, profile.overhead_ms / 1e3 - hidden_s)])
+    values, counts = profile.beyond.values()
     if rng is not None:
         counts = rng.multinomial(int(counts.sum()), counts / counts.sum())
-    apart = _at_places(values, counts) - _at_places(*known.service.values()) - hidden_s
-    return np.sort(np.maximum(apart, 0.0))
-
-
-def _at_places(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(counts)
     at = np.searchsorted(cumulative, _PLACES * cumulative[-1], side="right")
-    return np.asarray(values[np.minimum(at, len(values) - 1)])
+    return np.asarray(np.maximum(values[np.minimum(at, len(values) - 1)] - hidden_s, 0.0))

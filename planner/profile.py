@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from loadtests.histogram import Histogram
 from loadtests.records import OVERLOAD, Measurement, Mode
 from planner.records import Interval, MeasuredPoint, ServiceProfile
@@ -28,6 +30,9 @@ _LEAST_UTILISATION = 0.3
 CAPACITY_CEILING = 0.15
 """A rung further below the best is not the plateau seen twice but a rung before it. A lone
 rung shows no plateau at all and gets this much."""
+
+_MOST_PLACES = 1000
+_ALIKE = 0.1  # medians of service times of the same kind
 
 
 def build_profiles(
@@ -111,7 +116,7 @@ def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) ->
         instance=deployment.instance,
         threads=deployment.threads,
         batch=best.run.batch,
-        service=service,
+        service=_with_others(service, opened),
         overhead_ms=_overhead_ms(paced, service),
         # At the highest load, where fixed work (timers, health checks) weighs least.
         cpu_ms=best.replica_cpu_ms,
@@ -121,7 +126,7 @@ def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) ->
         saturated_rps=_per_replica_rps(best),
         first_cpu_ms=_first_cpu_ms(paced),
         idle_cores=_idle_cores(paced),
-        round_trip=Histogram.merge(m.due_to_done for m in paced),
+        beyond=_beyond(paced, service),
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
         startup_s=statistics.median(startups) if startups else None,
         measured_points=_points(opened, capacity),
@@ -175,6 +180,37 @@ def _first_cpu_ms(paced: Sequence[Measurement]) -> float | None:
         return None
     used = sum(m.cpu.replica_s - (m.idle_cores or 0.0) * m.elapsed_s for m in known)
     return max(0.0, 1e3 * used / sum(m.ok for m in known))
+
+
+def _beyond(paced: Sequence[Measurement], service: Histogram) -> Histogram:
+    """Round trips less service times, by quantiles.
+
+    The slowest round trips are taken to be those of the slowest services: both together are
+    then as long as what was measured.
+    """
+    round_trip = Histogram.merge(m.due_to_done for m in paced)
+    many = min(round_trip.count, _MOST_PLACES)
+    places = ((np.arange(many) + 0.5) / many).tolist()
+    whole, own = round_trip.quantiles_s(places), service.quantiles_s(places)
+    return Histogram.of(max(0.0, a - b) for a, b in zip(whole, own, strict=True))
+
+
+def _with_others(paced: Histogram, opened: Sequence[Measurement]) -> Histogram:
+    """Service times of paced requests, and of open-loop runs where they are alike.
+
+    A slow model gives few paced samples, and a tail wants many. A fast one is faster in
+    company: there the paced ones are kept apart. So they are where a run was throttled, since
+    its times contain the stalls that a simulated quota adds.
+    """
+    usual = paced.quantile_s(0.5)
+    alike = [
+        m.service
+        for m in opened
+        if m.valid
+        and not m.throttling.throttled_periods
+        and abs(m.service.quantile_s(0.5) / usual - 1) <= _ALIKE
+    ]
+    return Histogram.merge([paced, *alike])
 
 
 def _capacity_interval(rungs: Sequence[float], capacity: float) -> Interval:

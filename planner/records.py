@@ -75,10 +75,11 @@ class CpuFactor(Record):
 class ServiceProfile(Record):
     """What one deployment size does with one batch size, as measured.
 
-    ``service`` is the in-replica time of paced requests, ``overhead_ms`` what the round
-    trip adds to it. ``capacity_rps`` is what one replica carries of traffic that arrives at
-    random, ``saturated_rps`` the best valid closed-loop rung. ``round_trip`` is from due to
-    done in the paced runs. None and 0 where a record is older than the figure.
+    ``service`` is the in-replica time of paced requests, and of others that took as long;
+    ``overhead_ms`` is what the round trip adds to it. ``capacity_rps`` is what one replica
+    carries of traffic that arrives at random, ``saturated_rps`` the best valid closed-loop
+    rung. ``beyond`` is by how much paced round trips, from due to done, are longer than their
+    service. None and 0 where a record is older than the figure.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -101,7 +102,7 @@ class ServiceProfile(Record):
         default=None, description="replica CPU-milliseconds of a paced request, background apart"
     )
     idle_cores: float = Field(default=0.0, description="CPUs that a replica nobody asks uses")
-    round_trip: Histogram | None = None
+    beyond: Histogram | None = None
 
     @property
     def saturated(self) -> float:

@@ -231,7 +231,7 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
             "first_cpu_ms",
             "idle_cores",
         }
-    )
+    ) | {"beyond": nearest.beyond}
     return PredictedProfile(
         **known,
         variant=nearest.variant,
