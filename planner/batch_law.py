@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loadtests.histogram import Histogram
 from planner.records import ServiceProfile
 from planner.row_law import FEWEST, between, left_out_error
 from serving.errors import BadInput
@@ -51,7 +52,7 @@ class BatchLaw(NamedTuple):
         if len(by_batch) < FEWEST:
             raise BadInput("a batch law needs two batch sizes; measure another one")
         batches = np.array(sorted(by_batch))
-        service = np.array([service_quantiles(by_batch[n], _PLACES) for n in batches.tolist()])
+        service = np.array([quantiles_at(by_batch[n].service, _PLACES) for n in batches.tolist()])
         first = by_batch[int(batches[0])]
         # What the replica spends on a request beside the call, see planner.occupancy.
         request = max(0.0, 1 / first.capacity_rps - float(service[0].mean()))
@@ -82,9 +83,9 @@ class BatchLaw(NamedTuple):
         return made
 
 
-def service_quantiles(profile: ServiceProfile, places: np.ndarray) -> np.ndarray:
-    """Service times in seconds at ``places`` in (0, 1), of their shape."""
-    values, counts = profile.service.values()
+def quantiles_at(histogram: Histogram, places: np.ndarray) -> np.ndarray:
+    """Its times in seconds at ``places`` in (0, 1), of their shape."""
+    values, counts = histogram.values()
     cumulative = np.cumsum(counts) / counts.sum()
     found = np.searchsorted(cumulative, places, side="right")
     return np.asarray(values[np.minimum(found, len(values) - 1)])

@@ -14,13 +14,14 @@ largest, all of it is taken to grow with the rows.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from loadtests.histogram import Histogram
-from planner.batch_law import service_quantiles
+from planner.batch_law import quantiles_at
 from planner.records import Interval, PredictedProfile, ServiceProfile
 from planner.row_law import FEWEST, RowLaw, between, left_out_error
 
@@ -28,7 +29,6 @@ REACH = 2
 """A batch size is predicted up to so many times the largest measured one."""
 
 _SAMPLES = 512
-_LEAST = 1e-9  # of what may be 0 and has a logarithm here
 
 
 def predict_batches(profiles: Iterable[ServiceProfile], batch: int) -> list[PredictedProfile]:
@@ -72,7 +72,7 @@ def predict_batch(measured: tuple[ServiceProfile, ...], batch: int) -> Predicted
         instance=nearest.instance,
         threads=nearest.threads,
         batch=batch,
-        service=_histogram(measured, batch, service.mid),
+        service=_histogram(rows, [p.service for p in measured], batch),
         overhead_ms=_law(measured, lambda p: p.overhead_ms).time(batch),
         cpu_ms=_law(measured, lambda p: p.cpu_ms).time(batch),
         capacity_rps=capacity.mid,
@@ -84,6 +84,7 @@ def predict_batch(measured: tuple[ServiceProfile, ...], batch: int) -> Predicted
         saturated_rps=max(capacity.mid, 1 / _law(measured, lambda p: 1 / p.saturated).time(batch)),
         first_cpu_ms=_first_cpu_ms(measured, batch),
         idle_cores=nearest.idle_cores,
+        beyond=_beyond(measured, batch),
         nearest=nearest,
         service_scale=Interval(
             low=service.low / mean, mid=service.mid / mean, high=service.high / mean
@@ -103,7 +104,13 @@ def _occupancy(profile: ServiceProfile) -> float:
 
 
 def _law(measured: Sequence[ServiceProfile], time: Callable[[ServiceProfile], float]) -> RowLaw:
-    return RowLaw([p.batch for p in measured], [max(_LEAST, time(p)) for p in measured])
+    return _row_law([p.batch for p in measured], [time(p) for p in measured])
+
+
+def _row_law(rows: Sequence[int], times: Sequence[float]) -> RowLaw:
+    """What may be 0 and has a logarithm in the law is a hundredth of the largest at least."""
+    least = max(1e-9, *(t / 100 for t in times))
+    return RowLaw(rows, [max(least, t) for t in times])
 
 
 def _first_cpu_ms(measured: Sequence[ServiceProfile], batch: int) -> float | None:
@@ -114,19 +121,28 @@ def _first_cpu_ms(measured: Sequence[ServiceProfile], batch: int) -> float | Non
     return _law(measured, lambda p: p.first_cpu_ms or 0.0).time(batch)
 
 
-def _histogram(measured: Sequence[ServiceProfile], batch: int, mean_s: float) -> Histogram:
-    """Service times of the shape that the batch sizes around have, with the law's mean.
+def _beyond(measured: Sequence[ServiceProfile], batch: int) -> Histogram | None:
+    """None where it is unknown of one of them, as above."""
+    known = [p.beyond for p in measured if p.beyond is not None]
+    if len(known) < len(measured):
+        return None
+    return _histogram([p.batch for p in measured], known, batch)
+
+
+def _histogram(rows: Sequence[int], known: Sequence[Histogram], batch: int) -> Histogram:
+    """Times of the shape that the batch sizes around have, with the mean that the law gives.
 
     As many as the fewest that either was seen with: a law does not add any.
     """
-    below = [p for p in measured if p.batch <= batch][-1]
-    above = next((p for p in measured if p.batch >= batch), below)
-    number = min(_SAMPLES, below.service.count, above.service.count)
+    mean = _row_law(rows, [h.mean_s() for h in known]).time(batch)
+    after = bisect_right(rows, batch)
+    pair = slice(after - 1, after + 1)  # beyond the largest that alone
+    number = min(_SAMPLES, *(h.count for h in known[pair]))
     places = (np.arange(number) + 0.5) / number
-    times = np.stack([service_quantiles(p, places) for p in (below, above)])
-    if above is not below:
-        times = between(np.array([batch]), np.array([below.batch, above.batch]), times)
-    return Histogram.of(times[0] * (mean_s / float(times[0].mean())))
+    times = np.stack([quantiles_at(h, places) for h in known[pair]])
+    if len(times) > 1:
+        times = between(np.array([batch]), np.array(rows[pair]), times)
+    return Histogram.of(times[0] * (mean / float(times[0].mean())))
 
 
 def _peak_bytes(measured: Sequence[ServiceProfile], batch: int) -> int:

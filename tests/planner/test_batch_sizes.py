@@ -59,6 +59,7 @@ class Cell:
             "first_cpu_ms": mean + 0.6,
             "saturated_rps": 1.1e3 / (mean + 0.3),
             "idle_cores": 0.02,
+            "beyond": Histogram.of(np.repeat([0.5, 1, 2], 100) * mean / 1e4),
             "peak_memory_bytes": (100 + batch) << 20,
         }
         return self._profile(capacity_rps=1e3 / (mean + 0.3), **(values | changes))
@@ -87,6 +88,8 @@ def test_an_exact_law_gives_the_profile_that_a_measurement_would(cell: Cell, bat
     assert found.cpu_ms == pytest.approx(truth.cpu_ms, rel=0.01)
     assert found.first_cpu_ms == pytest.approx(truth.first_cpu_ms, rel=0.01)
     assert found.idle_cores == truth.idle_cores
+    assert found.beyond is not None
+    assert found.beyond.quantile_s(0.9) == pytest.approx(truth.beyond.quantile_s(0.9), rel=0.01)
     assert found.peak_memory_bytes >= truth.peak_memory_bytes
     interval = found.capacity_interval
     assert interval.low < truth.capacity_rps < interval.high
@@ -103,9 +106,10 @@ def test_memory_is_bounded_and_not_guessed(cell: Cell) -> None:
 
 
 def test_a_figure_that_older_records_lack_is_not_made_up(cell: Cell) -> None:
-    """Without the CPU time of a paced request at one batch size there is none at another."""
-    found = predict_batch((cell.at(1, first_cpu_ms=None), cell.at(16)), 8)
+    """What a paced request costs, or its round trip, has no law if one batch size lacks it."""
+    found = predict_batch((cell.at(1, first_cpu_ms=None, beyond=None), cell.at(16)), 8)
     assert found.first_cpu_ms is None
+    assert found.beyond is None
 
 
 def test_a_law_of_few_times_adds_none(cell: Cell) -> None:
