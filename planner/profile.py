@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,8 @@ CAPACITY_CEILING = 0.15
 """A rung further below the best is not the plateau seen twice but a rung before it. A lone
 rung shows no plateau at all and gets this much."""
 
+_FEWEST_VISITS = 3
+_MOST_UNSTEADY = 0.5  # of a host that varies more nothing can be said at all
 _MOST_PLACES = 1000
 _ALIKE = 0.1  # medians of service times of the same kind
 
@@ -48,15 +51,30 @@ def build_profiles(
     groups: dict[Key, list[Measurement]] = {}
     for measurement in relevant:
         groups.setdefault(measurement.key, []).append(measurement)
+    unsteady = host_unsteadiness(relevant)
     profiles, refusals = [], []
     for key, group in sorted(groups.items()):
         reason = _refusal(group)
         if reason is None:
             overloaded = [m for m in group if fell_behind(m)]
-            profiles.append(_profile([m for m in group if m.valid], overloaded))
+            profiles.append(_profile([m for m in group if m.valid], overloaded, unsteady))
         else:
             refusals.append((key, reason))
     return profiles, refusals
+
+
+def host_unsteadiness(measurements: Iterable[Measurement]) -> float:
+    """By how much this host's speed varies from one minute to another: relative, at 90 %.
+
+    From the reference, which is deployed again and again: the standard deviation of the
+    logarithm of what it answered per second, at as many users, times 1.645. 0 below three visits.
+    """
+    visits: dict[tuple[object, ...], list[float]] = {}
+    for m in measurements:
+        if m.role == "reference" and m.run.mode == "closed" and _usable(m):
+            visits.setdefault((m.key, m.run.users), []).append(math.log(m.completed_rps))
+    spreads = [statistics.stdev(logs) for logs in visits.values() if len(logs) >= _FEWEST_VISITS]
+    return 1.645 * statistics.median(spreads) if spreads else 0.0
 
 
 def _refuse_mixtures(measurements: Sequence[Measurement]) -> None:
@@ -98,10 +116,13 @@ def fell_behind(measurement: Measurement) -> bool:
     return measurement.run.mode == "open" and bool(codes) and codes <= OVERLOAD
 
 
-def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) -> ServiceProfile:
+def _profile(
+    valid: Sequence[Measurement], overloaded: Sequence[Measurement], unsteady: float
+) -> ServiceProfile:
     """Profile of one key; ``valid`` holds at least one paced and one closed-loop run.
 
-    ``overloaded`` are open-loop runs that the server could not keep up with.
+    ``overloaded`` are open-loop runs that the server could not keep up with, ``unsteady`` is how
+    much the host's speed varies.
     """
     paced = _of_mode(valid, "paced")
     closed = sorted(_of_mode(valid, "closed"), key=_per_replica_rps, reverse=True)
@@ -121,7 +142,9 @@ def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) ->
         # At the highest load, where fixed work (timers, health checks) weighs least.
         cpu_ms=best.replica_cpu_ms,
         capacity_rps=capacity,
-        capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed], capacity),
+        capacity_interval=_capacity_interval(
+            [_per_replica_rps(m) for m in closed], capacity, unsteady
+        ),
         ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
         saturated_rps=_per_replica_rps(best),
         first_cpu_ms=_first_cpu_ms(paced),
@@ -213,11 +236,15 @@ def _with_others(paced: Histogram, opened: Sequence[Measurement]) -> Histogram:
     return Histogram.merge([paced, *alike])
 
 
-def _capacity_interval(rungs: Sequence[float], capacity: float) -> Interval:
-    """Range around ``capacity``, as wide as the two best ``rungs`` (descending) lie apart."""
+def _capacity_interval(rungs: Sequence[float], capacity: float, unsteady: float) -> Interval:
+    """Range around ``capacity``, as wide as the two best ``rungs`` (descending) lie apart.
+
+    No narrower than the host is ``unsteady``: the deployment that is planned will meet another
+    minute of it.
+    """
     best = rungs[0]
     spread = (best - rungs[1]) / best if len(rungs) > 1 else CAPACITY_CEILING
-    share = min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING)
+    share = max(min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING), min(unsteady, _MOST_UNSTEADY))
     return Interval(low=capacity * (1 - share), mid=capacity, high=capacity * (1 + share))
 
 

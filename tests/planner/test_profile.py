@@ -53,6 +53,21 @@ def test_the_capacity_interval_follows_the_two_best_rungs(
     assert interval.high == pytest.approx(400 * (1 + share))
 
 
+@pytest.mark.parametrize(("visits", "share"), [((100, 130), 0.05), ((90, 100, 111), 0.1725)])
+def test_an_unsteady_host_widens_every_capacity(
+    measurement: Measure, visits: tuple[float, ...], share: float
+) -> None:
+    """Three visits of the reference whose logarithms have a standard deviation of 0.105."""
+    seen = [
+        measurement("closed", completed_rps=rps, users=1, role="reference", id=f"r{rps}", batch=7)
+        for rps in visits
+    ]
+    ladder = [measurement("closed", completed_rps=rps) for rps in (400, 399)]
+    profiles, _ = build_profiles([measurement("paced"), *ladder, *seen])
+    (profile,) = [p for p in profiles if p.batch == 1]
+    assert profile.capacity_interval.low == pytest.approx(400 * (1 - share), rel=0.01)
+
+
 def test_capacity_is_per_replica_and_points_are_of_one(measurement: Measure) -> None:
     """Two replicas at 600/s have 300/s each, and their open runs are no measured points."""
     runs = [

@@ -283,6 +283,21 @@ def test_an_undecided_plan_goes_on(one_replica: RunFolder, prove: Prove) -> None
     assert short.more_requests is not None
 
 
+def test_an_undecided_loss_goes_on(stub_run: Runs, prove: Prove) -> None:
+    """One late in 130 after a loss proves nothing at first; all such runs together do."""
+
+    def near(run: LoadRun, number: int, kill: bool) -> dict[str, Any]:
+        lost = (Fault(code=FaultCode.REPLICA_CHANGED, detail="1 of 2 ended"),)
+        late = round(run.duration_s * (run.rate_rps or 0) / 200) if kill else 0
+        return {"late": late, "faults": lost if kill else ()}
+
+    folder, script = demanding(stub_run("sim-1", prices=False), 120, spare=1), Script(near)
+    (claim,) = prove(folder, script, requests=500)
+    losses = [kill for _, kill in script.made if kill]
+    assert (claim.verdict, claim.deployments) == ("holds", 3)
+    assert claim.losses == len(losses) > 1
+
+
 def test_looks_cannot_be_had_anew(one_replica: RunFolder, prove: Prove) -> None:
     """More deployments asked for are more looks, and what --fresh throws away is counted."""
     looks = [prove(one_replica, Script(good), deployments=n)[0].looks for n in (3, 4, 5)]
