@@ -144,7 +144,8 @@ def _discrepancy(rows: np.ndarray, logs: np.ndarray, noise: float) -> float:
     for i in range(1, len(rows) - 1):
         others, times = _without(rows, i), np.exp(_without(logs, i))
         missed = math.log(float(np.interp(rows[i], others, times))) - float(logs[i])
-        away = float(np.abs(np.log2(rows[i] / others)).min())
+        # What one beside its neighbour is missed by is no slope, and says nothing of far ones.
+        away = max(1.0, float(np.abs(np.log2(rows[i] / others)).min()))
         # Of it, the noise of the one left out and of those it is predicted from.
         squares.append(max(0.0, missed**2 - 2 * noise) / away**2)
     return math.sqrt(

@@ -75,6 +75,12 @@ def test_a_time_never_falls_and_an_interval_holds_it(rows: list[int], draw: Any)
     assert all(a <= b + 1e-9 for a, b in itertools.pairwise(beyond))
 
 
+def test_neighbours_that_contradict_each_other_do_not_explode() -> None:
+    """A step from 2,499 rows to 2,500 widens the interval by no more than its height a doubling."""
+    found = RowLaw([1, 2499, 2500], [0.01, 0.02, 100]).interval(5000)
+    assert found.high / found.mid < 100 / 0.02
+
+
 @pytest.mark.parametrize("rows", [(1, 100), (1, 10, 100)])
 def test_an_interval_widens_away_from_what_was_measured(rows: tuple[int, ...]) -> None:
     """Of times that grow with the rows: up to the middle of a gap, as doublings count."""
