@@ -111,18 +111,20 @@ class ServiceProfile(Record):
 
 
 class PredictedProfile(ServiceProfile):
-    """The profile of a size that was never measured, by a scaling law from those that were.
+    """The profile of a size or a batch size never measured, by a law from those that were.
 
-    ``nearest`` is the measured profile that lent its histogram, ``service_scale`` by how much
+    ``nearest`` is the measured profile next to it, ``service_scale`` by how much
     a service time is longer than there; its low end goes with the capacity's high end. See
-    :mod:`planner.scaling`.
+    :mod:`planner.scaling` and :mod:`planner.batch_sizes`.
     """
 
     nearest: ServiceProfile
     service_scale: Interval
-    measured_sizes: tuple[str, ...]
-    size_error: float = Field(
-        ge=0, description="worst relative error when one measured size is left out"
+    unmeasured: Literal["size", "batch size"]
+    measured_at: tuple[str, ...] = Field(description="the sizes or batch sizes that were")
+    left_out_error: float | None = Field(
+        ge=0,
+        description="worst relative error when one measured is left out; null: nothing tests it",
     )
 
 
@@ -212,6 +214,9 @@ class Plan(Record):
     predicted_size: str = Field(
         default="", description="of a size never measured: from which it is predicted, how well"
     )
+    predicted_batch: str = Field(
+        default="", description="of a batch size never measured there: the same"
+    )
     quality_loss: float | None = Field(
         default=None, description="against the baseline, as a fraction of one"
     )
@@ -219,6 +224,13 @@ class Plan(Record):
     pareto: bool = Field(
         default=False, description="no other plan listed is at least as good in every respect"
     )
+
+    @property
+    def predicted(self) -> Literal["", "size", "batch size"]:
+        """What of it was never measured, in words; "" where the replica was measured as it is."""
+        if self.predicted_size:
+            return "size"
+        return "batch size" if self.predicted_batch else ""
 
 
 class Rejection(Record):

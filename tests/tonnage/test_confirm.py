@@ -368,14 +368,20 @@ def test_a_cloud_plan_is_held_in_part(stub_run: Runs, prove: Prove) -> None:
     assert claim.held_rps == pytest.approx(60 * claim.held_replicas / claim.replicas)
 
 
-def test_a_size_never_measured_is_not_deployed(stub_run: Runs, prove: Prove) -> None:
+@pytest.mark.parametrize(
+    ("predicted", "named"),
+    [("predicted_size", "stands on sim-1"), ("predicted_batch", "stands on batch 1 on sim-1")],
+)
+def test_what_was_never_measured_is_not_deployed(
+    stub_run: Runs, prove: Prove, predicted: str, named: str
+) -> None:
     """Its plan is a prediction about a prediction, and running the study again cures nothing."""
     folder = stub_run("sim-1", prices=False)
     first, *others = folder.bundle().recommendations
     assert first.best is not None
-    guess = first.best.model_copy(update={"predicted_size": "from sim-0.5"})
+    guess = first.best.model_copy(update={predicted: "from others"})
     folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": guess}), *others])
-    with pytest.raises(BadInput, match="was never measured; measure it first"):
+    with pytest.raises(BadInput, match=f"{named}.*was never measured; measure it first"):
         prove(folder, Script(good), this_host=False)
 
 
