@@ -56,8 +56,10 @@ def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
         ranges = observe(graph, batches, "MinMax", scratch)
         layers = layers_of(graph)
         alone = {
-            per_channel: damage_alone(ranges, layers, rows, scratch, per_channel=per_channel)
-            for per_channel in (False, True)
+            careful: damage_alone(
+                ranges, layers, rows, scratch, per_channel=careful, reduce_range=careful
+            )
+            for careful in (False, True)
         }
         wanted = answers_to(graph, rows)
         moved = {

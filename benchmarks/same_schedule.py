@@ -102,7 +102,7 @@ def _replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occup
     capacities = np.interp(np.linspace(0, 1, REPLICATES), (0, 0.5, 1), places)
     resampled = rng.multinomial(n, counts / n, size=REPLICATES)
     return [
-        occupancy(profile, values, chosen, float(capacity))
+        occupancy(profile, values, chosen, float(capacity), rng)
         for chosen, capacity in zip(resampled, capacities, strict=True)
     ]
 
@@ -123,5 +123,6 @@ def _latencies(
             first = np.stack([draw(o.first_s, o.counts, one) for o, one in lanes], axis=1)
         arrivals = np.repeat(due_s[:, None], len(some), axis=1)
         times = sojourns(arrivals, busy, first=first, replicas=replicas, quota=some[0].quota)
-        found.append(times + np.array([o.beyond_s for o in some]))
+        beyond = [o.beyond_at(rng.random(len(due_s))) for o in some]
+        found.append(times + np.stack(beyond, axis=1))
     return np.concatenate(found, axis=1)

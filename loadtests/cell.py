@@ -1,13 +1,14 @@
 """Measure one cell: a deployment under paced, closed-loop and open-loop traffic.
 
-About ten seconds: a warm-up that also finds the scale, paced single requests for the
-service time, a ladder of users for the capacity, and two open-loop runs at half and
-at seven tenths of it, never at the knee, where a short window is mostly luck.
+About ten seconds, more for slow models: a warm-up that also finds the scale, paced single
+requests for the service time, a ladder of users for the capacity, and two open-loop runs at
+half and at seven tenths of it, never at the knee, where a short window is mostly luck.
 """
 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,12 +23,13 @@ from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
-from loadtests.records import ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
+from loadtests.records import HOST_NOISE, ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
 
 _RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
+_TRIES = 3
 _SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
 
 
@@ -36,10 +38,13 @@ class Dwell:
     """How long each part of a cell takes, in seconds, and the shares of capacity to try."""
 
     warmup_s: float = 0.4
+    idle_s: float = 0.5
     paced_s: float = 1.5
     rung_s: float = 1.0
     longest_rung_s: float = 6.0
     open_s: float = 2.2
+    open_samples: int = 250
+    longest_open_s: float = 10.0
     open_shares: tuple[float, ...] = (0.5, 0.7)
     most_users: int = 32
 
@@ -48,7 +53,7 @@ class Dwell:
         """Duration of a cell with a ladder of three rungs, rounding included."""
         runs = 2 + 3 + len(self.open_shares)
         return (
-            self.warmup_s + self.paced_s + 3 * self.rung_s
+            self.warmup_s + self.idle_s + self.paced_s + 3 * self.rung_s
             + self.open_s * len(self.open_shares) + 0.12 * runs
         )  # fmt: skip
 
@@ -59,6 +64,7 @@ QUICK = Dwell(
     paced_s=0.6,
     rung_s=0.4,
     open_s=0.8,
+    open_samples=0,
     open_shares=(0.5,),
     most_users=4,
     longest_rung_s=2.0,
@@ -90,20 +96,44 @@ def measure_cell(
     warm = _load(context, closed(context, dwell.warmup_s, 1))
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
     paced_rps = min(100.0, 0.25 * single_rps)
-    yield measure(context, paced(context, dwell.paced_s, paced_rps), next_sequence())
+    idle = idle_cores(context, dwell.idle_s)
+    for made in _until_quiet(context, paced(context, dwell.paced_s, paced_rps), next_sequence):
+        yield made.model_copy(update={"idle_cores": idle})
     best = 0.0
     for rung in ladder(context, dwell, single_rps, next_sequence):
         best = max(best, rung.completed_rps)
         yield rung
     for share in dwell.open_shares if best else ():
+        rate = share * best
         run = LoadRun(
             mode="open",
             batch=context.batch,
-            duration_s=dwell.open_s,
-            rate_rps=round(share * best, 3),
+            # A slow model's tail needs samples more than seconds.
+            duration_s=max(dwell.open_s, min(dwell.open_samples / rate, dwell.longest_open_s)),
+            rate_rps=round(rate, 3),
             seed=context.seed,
         )
-        yield measure(context, run, next_sequence())
+        yield from _until_quiet(context, run, next_sequence)
+
+
+def _until_quiet(
+    context: CellContext, run: LoadRun, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """A run, and the same again while nothing but other programs speaks against it."""
+    for _ in range(_TRIES):
+        made = measure(context, run, next_sequence())
+        yield made
+        if not made.faults or not {fault.code for fault in made.faults} <= HOST_NOISE:
+            break
+
+
+def idle_cores(context: CellContext, seconds: float) -> float:
+    """CPUs that one replica uses while nobody asks it anything: timers, metrics, heartbeats."""
+    monitor = Monitor(context.host, context.endpoint)
+    before = monitor.snapshot()
+    time.sleep(seconds)
+    window = monitor.between(before, monitor.snapshot())
+    return window.replica_s / window.wall_s / context.deployment.replicas
 
 
 def ladder(

@@ -99,6 +99,9 @@ class FaultCode(StrEnum):
 OVERLOAD = frozenset({FaultCode.BACKLOG_GROWING, FaultCode.RATE_NOT_MET})
 """The server fell behind: an answer, not a bad measurement. Its latencies are lower bounds."""
 
+HOST_NOISE = frozenset({FaultCode.CORES_SHARED, FaultCode.NOISY_HOST, FaultCode.DISPATCH_LAG})
+"""Somebody else was busy just then: the next try may be a good one."""
+
 
 class Fault(Record):
     """One reason against a measurement, with the figures behind it."""
@@ -174,6 +177,9 @@ class Measurement(Record):
     cpu: CpuUse
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
+    idle_cores: float | None = Field(
+        default=None, ge=0, description="CPUs that the replica used before, while nobody asked it"
+    )
     startup_s: float | None = None
     worker_start_s: float | None = Field(
         default=None, description="of it, process start to the model's turn: Ray, imports"

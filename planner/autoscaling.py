@@ -242,7 +242,7 @@ class _Follower:
         steps += [Step(rate_rps=rate, seconds=1) for rate in burst.rates_rps]
         until = warm_s + len(burst.rates_rps)
         due = due_times(Steps(steps=tuple(steps)), until, seed)
-        places = np.random.default_rng([seed, 2]).random(len(due))
+        places, far = np.random.default_rng([seed, 2]).random((2, len(due)))
         speed = self._factor.low
         before = self._before(settings, burst)
         done = replay(
@@ -250,7 +250,7 @@ class _Follower:
             Work(
                 draw(work.busy_s, work.counts, places) / speed,
                 draw(work.first_s, work.counts, places) / speed,
-                work.beyond_s / speed,
+                work.beyond_at(far) / speed,
                 work.quota,
             ),
             settings,

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loadtests.histogram import Histogram
 from planner.records import ServiceProfile
+from planner.row_law import FEWEST, between, left_out_error
 from serving.errors import BadInput
 
 PRIOR_RESIDUAL = 0.25
@@ -47,15 +49,17 @@ class BatchLaw(NamedTuple):
         keys = {(p.variant.name, p.instance.label, p.threads) for p in profiles}
         if len(keys) > 1:
             raise BadInput("a batch law is made from profiles that differ in their batch alone")
-        if len(by_batch) < 2:
+        if len(by_batch) < FEWEST:
             raise BadInput("a batch law needs two batch sizes; measure another one")
         batches = np.array(sorted(by_batch))
-        service = np.array([_quantiles(by_batch[batch]) for batch in batches.tolist()])
+        service = np.array([quantiles_at(by_batch[n].service, _PLACES) for n in batches.tolist()])
         first = by_batch[int(batches[0])]
         # What the replica spends on a request beside the call, see planner.occupancy.
         request = max(0.0, 1 / first.capacity_rps - float(service[0].mean()))
         beyond = max(0.0, first.overhead_ms / 1e3 - request)
-        return cls(int(batches[0]), batches, service, request, beyond, _residual(batches, service))
+        error = left_out_error(batches.tolist(), service.mean(axis=1).tolist())
+        residual = PRIOR_RESIDUAL if error is None else error
+        return cls(int(batches[0]), batches, service, request, beyond, residual)
 
     @property
     def most(self) -> int:
@@ -73,35 +77,15 @@ class BatchLaw(NamedTuple):
                 f"{self.batches[-1]} rows; measure batch {most * self.rows}"
             )
         number = np.arange(most + 1)
-        made = _between(number * self.rows, self.batches, self.service_s)
+        made = between(number * self.rows, self.batches, self.service_s)
         made += (number * self.request_s)[:, None]
         made[0] = 0
         return made
 
 
-def _quantiles(profile: ServiceProfile) -> np.ndarray:
-    """Service times in seconds at the middles of 512 equal shares."""
-    values, counts = profile.service.values()
+def quantiles_at(histogram: Histogram, places: np.ndarray) -> np.ndarray:
+    """Its times in seconds at ``places`` in (0, 1), of their shape."""
+    values, counts = histogram.values()
     cumulative = np.cumsum(counts) / counts.sum()
-    places = np.searchsorted(cumulative, _PLACES, side="right")
-    return np.asarray(values[np.minimum(places, len(values) - 1)])
-
-
-def _between(at: np.ndarray, batches: np.ndarray, service: np.ndarray) -> np.ndarray:
-    """Rows of ``service`` at the batches ``at``, linear between those that are known."""
-    after = np.clip(np.searchsorted(batches, at), 1, len(batches) - 1)
-    low, high = batches[after - 1], batches[after]
-    share = np.clip((at - low) / (high - low), 0, 1)[:, None]
-    return np.asarray((1 - share) * service[after - 1] + share * service[after])
-
-
-def _residual(batches: np.ndarray, service: np.ndarray) -> float:
-    """The largest relative error of a mean that is predicted from its neighbours."""
-    if len(batches) < 3:
-        return PRIOR_RESIDUAL
-    errors = []
-    for left_out in range(1, len(batches) - 1):
-        kept = [i for i in range(len(batches)) if i != left_out]
-        guess = _between(batches[left_out : left_out + 1], batches[kept], service[kept])
-        errors.append(abs(guess.mean() / service[left_out].mean() - 1))
-    return float(max(errors))
+    found = np.searchsorted(cumulative, places, side="right")
+    return np.asarray(values[np.minimum(found, len(values) - 1)])

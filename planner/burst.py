@@ -30,12 +30,12 @@ class Work(NamedTuple):
     """Seconds that each request keeps a replica busy, shape [requests].
 
     ``first_s`` holds for a request that finds its replica idle. With ``quota`` below 1 both
-    are CPU times. ``beyond_s`` is what the round trip adds.
+    are CPU times. ``beyond_s`` is what the round trip adds, to all or to each.
     """
 
     busy_s: np.ndarray
     first_s: np.ndarray
-    beyond_s: float = 0.0
+    beyond_s: float | np.ndarray = 0.0
     quota: float | None = None
 
 

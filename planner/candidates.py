@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from planner.allocatable import allocatable_gib, allocatable_vcpus
+from planner.batch_sizes import out_of_reach, predict_batches
+from planner.measuring import MEASURE_IT, measure_command
 from planner.prices import PriceList
 from planner.profile import NOT_VALID, Refusal
 from planner.records import (
@@ -15,6 +17,7 @@ from planner.records import (
     Candidate,
     CpuFactor,
     Demand,
+    PredictedProfile,
     Price,
     Rejection,
     ServiceProfile,
@@ -66,15 +69,18 @@ def place(
     variants: Iterable[Variant],
     instances: Mapping[str, InstanceType],
     prices: PriceList,
+    measure_with: str | None = None,
 ) -> tuple[list[Placement], list[Rejection]]:
     """Every candidate once: placed, or rejected before any latency is looked at.
 
     A candidate is a (variant, size, threads) that was measured or refused at any batch, and
     a host size of the catalogue that neither was. One with a profile at the demanded batch
     stands on its own size and on every other shape that has the vCPUs for it; the rest
-    stands on its own size only, since no shape could change why it is rejected. So do sizes
-    that a scaling law predicts at that batch, see :mod:`planner.scaling`, and those that fail
-    the demand's own gates of quality and memory.
+    stands on its own size only, since no shape could change why it is rejected; so do those that
+    fail the demand's own gates of quality and memory. A law's prediction is as good as a profile:
+    of a size never measured (:mod:`planner.scaling`), or of a batch size never measured there
+    (:mod:`planner.batch_sizes`). ``measure_with`` as in
+    :func:`planner.measuring.measure_command`.
     """
     by_cell = _cells(demand.batch, list(profiles), refused, instances)
     price_of = prices.offers(demand.region)
@@ -96,15 +102,16 @@ def place(
                 replicas_per_instance=1,
             )
             profile = cell.profiles.get(demand.batch)
+            command = measure_command(variant, own, demand, measure_with)
             barred = variant.barred or _below(demand, variant)
             if barred is not None:
                 rejections.append(_rejected(own, Bottleneck.QUALITY, barred))
             elif profile is None:
-                rejections.append(_without_profile(own, cell, demand.batch))
+                rejections.append(_without_profile(own, cell, demand.batch, command))
             elif (too_large := _too_large(demand, profile)) is not None:
                 rejections.append(_rejected(own, Bottleneck.MEMORY, too_large))
             else:
-                found = _on_own_size(own, profile, price_of.get(profile.instance.name))
+                found = _on_own_size(own, profile, price_of.get(profile.instance.name), command)
                 if isinstance(found, Placement):
                     placements.append(found)
                 else:
@@ -155,7 +162,8 @@ def _cells(
     missing: dict[tuple[str, str, int], dict[int, str]] = {}
     for (variant, label, threads, batch), reason in refused:
         missing.setdefault((variant, size_name(label, instances), threads), {})[batch] = reason
-    for predicted in predict_sizes([p for p in profiles if p.batch == batch], instances):
+    by_size = predict_sizes([p for p in profiles if p.batch == batch], instances)
+    for predicted in sorted([*predict_batches(profiles, batch), *by_size], key=_doubt):
         size = size_name(predicted.instance.label, instances)
         key = (predicted.variant.name, size, predicted.threads)
         invalid = missing.get(key, {}).get(batch, "").startswith(NOT_VALID)
@@ -163,6 +171,11 @@ def _cells(
             measured.setdefault(key, {}).setdefault(batch, predicted)
     keys = measured.keys() | missing.keys()
     return {key: _Cell(measured.get(key, {}), missing.get(key, {})) for key in keys}
+
+
+def _doubt(profile: PredictedProfile) -> float:
+    """How wide what is predicted is: of two laws the one that says more is taken."""
+    return profile.capacity_interval.high / profile.capacity_interval.low
 
 
 def size_name(label: str, instances: Mapping[str, InstanceType]) -> str:
@@ -178,13 +191,17 @@ def size_name(label: str, instances: Mapping[str, InstanceType]) -> str:
     return name if usual is None or usual.enforcement == enforcement else f"{name}:{enforcement}"
 
 
-def _without_profile(own: Candidate, cell: _Cell, batch: int) -> Rejection:
+def _without_profile(own: Candidate, cell: _Cell, batch: int, command: str | None) -> Rejection:
     reason = cell.refusals.get(batch)
     if reason is None:
         elsewhere = sorted({*cell.profiles, *cell.refusals})
         batches = ", ".join(map(str, elsewhere))
         seen = f"only at batch {batches}" if elsewhere else "nor at any other"
-        return _rejected(own, Bottleneck.UNMEASURED, f"not measured at batch {batch}, {seen}")
+        reason = f"not measured at batch {batch}, {seen}"
+        if cell.profiles:
+            reason += f", and {out_of_reach(list(cell.profiles), batch)}"
+            reason += f"{MEASURE_IT}`{command}`" if command else ""
+        return _rejected(own, Bottleneck.UNMEASURED, reason)
     invalid = reason.startswith(NOT_VALID)
     return _rejected(own, Bottleneck.INVALID if invalid else Bottleneck.UNMEASURED, reason)
 
@@ -235,16 +252,20 @@ def _shapes(
 
 
 def _on_own_size(
-    own: Candidate, profile: ServiceProfile, price: Price | None
+    own: Candidate, profile: ServiceProfile, price: Price | None, command: str | None
 ) -> Placement | Rejection:
     needed = replica_memory_gib(profile)
     if needed > profile.instance.memory_gib:
-        return _rejected(
-            own,
-            Bottleneck.MEMORY,
-            f"needs {needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
-            f"has {profile.instance.memory_gib:g} GiB",
+        reason = (
+            f"{needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
+            f"has {profile.instance.memory_gib:g} GiB"
         )
+        bounded = isinstance(profile, PredictedProfile) and profile.unmeasured == "batch size"
+        if not bounded:
+            return _rejected(own, Bottleneck.MEMORY, f"needs {reason}")
+        reason = f"may need {reason}; its peak at batch {profile.batch:,} was not measured"
+        reason += f"{MEASURE_IT}`{command}`" if command else ""
+        return _rejected(own, Bottleneck.UNMEASURED, reason)
     return Placement(own, profile, profile.instance, HERE, price)
 
 

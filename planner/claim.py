@@ -90,9 +90,13 @@ class Claim(Record):
     )
     beside: tuple[Beside, ...] = ()
     killed: Judged | None
+    losses: int = Field(default=1, ge=0, description="runs in which a replica was killed")
     killed_rps: float | None = Field(description="rate of the run in which a replica was killed")
     not_killed: str = ""
     more_requests: int | None = Field(description="undecided: about so many more are needed")
+    more_lost_requests: int | None = Field(
+        default=None, description="the same of requests behind the loss of a replica"
+    )
     predicted: Interval | None = Field(description="of the same quantile, before measuring")
     model_sha256: str
     config_hash: str
@@ -159,7 +163,8 @@ class Claim(Record):
         k, at = self.killed, ""
         if self.killed_rps is not None and self.killed_rps < self.held_rps:
             at = f" at {self.killed_rps:,.6g} req/s"
-        return f"; with a replica killed{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
+        times = f" {self.losses} times" if self.losses > 1 else ""
+        return f"; with a replica killed{times}{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
 
 
 def deployments_in_words(number: int) -> str:

@@ -37,7 +37,7 @@ def judge_confirmation(
     *,
     config_hash: str,
     confirmed_on: date,
-    killed: Measurement | None = None,
+    killed: Sequence[Measurement] = (),
     not_killed: str = "",
     verdicts: Sequence[SloVerdict] = (),
     predicted: Interval | None = None,
@@ -51,17 +51,17 @@ def judge_confirmation(
     Late requests are those beyond the limit, failed and unsent ones included; those of all
     deployments are pooled and judged by the binomial rule. The claim holds when the pool
     does, no deployment fails by itself, there are at least three, and, where the demand has
-    spare replicas and more than one is held, the run with a ``killed`` one holds, too. It
-    fails when the pool, a deployment or that run fails. Give the ``verdicts`` of
+    spare replicas and more than one is held, the runs with a ``killed`` one hold, too. It
+    fails when the pool, a deployment or those runs fail. Give the ``verdicts`` of
     :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
     replay, so that correlation between requests counts; without them requests are taken as
-    independent. The ``killed`` one is judged by its own: what is late after a loss is late
-    together.
+    independent. Those with a ``killed`` one are judged by their own, all of them together: what
+    is late after a loss is late together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
     :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
     thrown away, count as well. Further objectives and the error budget of the demand are judged
     by the same requests and, where there are ``verdicts``, by those of the runs; each at a
-    share of the doubt that is allowed. The ``killed`` run is judged by the principal one
+    share of the doubt that is allowed. The ``killed`` runs are judged by the principal one
     alone. ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
 
@@ -73,10 +73,11 @@ def judge_confirmation(
         raise BadInput("no confirmation run; at least one is needed, and three to prove anything")
     if verdicts and len(verdicts) != len(measurements):
         raise BadInput(f"{len(verdicts)} verdicts for {len(measurements)} runs; give one for each")
-    of_killed = [v for v in killed.verdicts if v.slo == demand.slo] if killed else []
-    if verdicts and killed is not None and not of_killed:
-        raise BadInput(f"run {killed.id} has no verdict, and those beside it have; give it one")
-    runs = [*measurements, *([killed] if killed else [])]
+    of_killed = [v for run in killed for v in run.verdicts if v.slo == demand.slo]
+    if verdicts and len(of_killed) < len(killed):
+        without = next(run.id for run in killed if all(v.slo != demand.slo for v in run.verdicts))
+        raise BadInput(f"run {without} has no verdict, and those beside it have; give it one")
+    runs = [*measurements, *killed]
     deployment = _same_deployment(runs, plan)
     _same_environment(runs, environment)
     held_rps = demand.rate_rps * deployment.replicas / plan.replicas
@@ -84,13 +85,13 @@ def judge_confirmation(
     for run in measurements:
         _check_load(run, demand, held_rps)
         _check_valid(run, unbelievable(run))
-    if killed is not None:
-        _check_load(killed, demand, killed_rps or held_rps)
-        _check_valid(killed, unbelievable_loss(killed))
+    for run in killed:
+        _check_load(run, demand, killed_rps or held_rps)
+        _check_valid(run, unbelievable_loss(run))
     slo, number = demand.slo, len(demand.objectives)
     sure = confidence_of_objective(confidence_of_look(confidence, look), number)
-    # It is looked at once in each attempt, so attempts are its looks.
-    sure_of_loss = confidence_of_look(confidence, discarded + 1) if look else confidence
+    # Attempts had one look each at least, and each run more is another.
+    sure_of_loss = confidence_of_look(confidence, discarded + len(killed)) if look else confidence
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
     stricter = 1 - (1 - sure) / len(measurements)
     each = tuple(
@@ -101,13 +102,14 @@ def judge_confirmation(
         _beside(measurements, bool(verdicts), other, sure, stricter)
         for other in demand.objectives[1:]
     )
-    after_kill = None if killed is None else judged([killed], of_killed, slo, sure_of_loss)
+    after_kill = judged(killed, of_killed, slo, sure_of_loss) if killed else None
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
     verdict, reason = _verdict(pool, each, after_kill, spare)
     if verdict != Verdict.FAILS:
         verdict, reason = _with_beside(beside, verdict, reason)
     if after_kill is not None and of_killed:  # the histogram is of the whole run
-        after_kill = after_kill.model_copy(update={"measured_ms": of_killed[0].quantile_ms})
+        worst = max((v.quantile_ms for v in of_killed if v.quantile_ms is not None), default=None)
+        after_kill = after_kill.model_copy(update={"measured_ms": worst})
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     next_look = confidence_of_objective(next_look, number)
     undecided = [
@@ -115,6 +117,8 @@ def judge_confirmation(
         for objective, one in ((slo, pool), *((b.slo, b.judged) for b in beside))
         if one.verdict == "undecided"
     ]
+    next_loss = confidence_of_look(confidence, discarded + len(killed) + 1) if look else confidence
+    open_loss = spare and after_kill is not None and after_kill.verdict == "undecided"
     return Claim.of(
         profile=demand.name,
         model_name=deployment.variant.model_name,
@@ -137,9 +141,13 @@ def judge_confirmation(
         each=each,
         beside=beside,
         killed=after_kill,
-        killed_rps=None if killed is None else killed.run.rate_rps,
-        not_killed=not_killed if killed is None else "",
+        losses=len(killed),
+        killed_rps=killed[0].run.rate_rps if killed else None,
+        not_killed="" if killed else not_killed,
         more_requests=None if None in undecided else max(filter(None, undecided), default=None),
+        more_lost_requests=missing(after_kill, slo, next_loss)
+        if open_loss and after_kill
+        else None,
         predicted=predicted,
         model_sha256=deployment.variant.sha256,
         config_hash=config_hash,
@@ -229,8 +237,7 @@ def _verdict(
         return Verdict.UNDECIDED, "the run with a killed replica is missing"
     if spare_replicas and killed is not None and killed.verdict == "undecided":
         return Verdict.UNDECIDED, (
-            "with a replica killed the requests are too few, or too near the limit; repeat all "
-            "runs with more requests each"
+            "with a replica killed the requests are too few, or too near the limit"
         )
     return Verdict.HOLDS, (
         "binomial rule over all deployments; none fails by itself; how surely is said of these "

@@ -75,10 +75,7 @@ class Predictor:
     def unloaded(self, quantile: float) -> float:
         """A request that meets no other one: overhead and occupancy alone."""
         if quantile not in self._alone:
-            alone = self._measured_occupancy
-            # The bucket that holds the quantile; a quota's stalls come on top.
-            place = _quantile(alone.first_s, alone.counts, quantile)
-            self._alone[quantile] = 1e3 * (place + alone.beyond_s)
+            self._alone[quantile] = 1e3 * self._measured_occupancy.alone_s(quantile)
         return self._alone[quantile]
 
     @property
@@ -140,9 +137,9 @@ class Predictor:
         """
         if quantile not in self._unqueued:
             found = replicates(self.profile, np.random.default_rng(self._seed))
-            at = [1e3 * (_quantile(o.first_s, o.counts, quantile) + o.beyond_s) for o in found]
+            at = [1e3 * o.alone_s(quantile) for o in found]
             higher = quantile + may_wait(quantile)
-            over = [1e3 * (_quantile(o.first_s, o.counts, higher) + o.beyond_s) for o in found]
+            over = [1e3 * o.alone_s(higher) for o in found]
             self._unqueued[quantile] = Range(min(at), float(np.median(at)), max(over))
         return self._unqueued[quantile]
 
@@ -224,9 +221,3 @@ def curve(
 
 def _measured_ms(point: MeasuredPoint, quantile: float) -> float:
     return dict(zip(QUANTILES, (point.p50_ms, point.p95_ms, point.p99_ms), strict=True))[quantile]
-
-
-def _quantile(values: np.ndarray, counts: np.ndarray, quantile: float) -> float:
-    """The value of the bucket that holds a quantile."""
-    index = int(np.searchsorted(np.cumsum(counts), quantile * counts.sum()))
-    return float(values[min(index, len(values) - 1)])

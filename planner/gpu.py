@@ -41,7 +41,7 @@ def cpu_reaches(
     return tuple(
         _reach(
             demand.model_copy(update={"batch": batch}),
-            [p for p in profiles if p.batch == batch],
+            profiles,
             refused,
             tuple(variants),
             instances,

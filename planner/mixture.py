@@ -3,8 +3,8 @@
 A request has batch b with probability w(b), independently of the others. So
 
 - the time for which one keeps its replica is a mixture, with the weights w, of what each
-  batch takes (:mod:`planner.occupancy`);
-- the mean of that is the weighted mean, and its inverse the capacity: 1 / X = sum w(b) / X(b).
+  batch takes (:mod:`planner.occupancy`); what waking an idle replica adds is the mean of theirs;
+- the mean occupancy is the weighted mean, and its inverse the capacity: 1 / X = sum w(b) / X(b).
   The ends of its interval come from all low ends, and from all high ends, at once;
 - a quantile is over all requests, whatever their batch, which is what a simulation of the
   mixture gives.
@@ -24,8 +24,8 @@ from loadtests.arrivals import Mix
 from loadtests.histogram import Histogram
 from planner.candidates import size_name
 from planner.curve import QUANTILES, predictor
+from planner.measuring import MEASURE_IT, measure_command
 from planner.occupancy import occupancy
-from planner.probes import measure_command
 from planner.profile import Refusal
 from planner.records import Candidate, Demand, Interval, MeasuredPoint, ServiceProfile
 from planner.surface import HIGHEST_UTILISATION
@@ -34,12 +34,15 @@ from serving.records import InstanceType, Variant
 MOST_COUNTS = 20_000
 """Of a mixed histogram: more would only take longer."""
 
+_PLACES = (np.arange(400) + 0.5) / 400
+
 
 class MixedProfile(ServiceProfile):
     """The profile of a mix of batch sizes; ``batch`` is the largest of them.
 
-    Nothing of it was measured as it is. ``service`` is the time for which a request that finds
-    its replica idle keeps it. ``measured_points`` are where runs of the mix would lie if they
+    Nothing of it was measured as it is. ``service`` is the time for which a request that
+    follows another keeps its replica, and what waking it takes is in ``first_cpu_ms`` as it
+    would be seen there. ``measured_points`` are where runs of the mix would lie if they
     exceeded their prediction by as much as the worst of its parts.
     """
 
@@ -55,7 +58,11 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
     seen = min(o.counts.sum() / w for o, w in zip(found, weights, strict=True))
     total = min(float(seen), MOST_COUNTS)
     counts = [_scaled(o.counts, w * total) for o, w in zip(found, weights, strict=True)]
-    longest = max(o.beyond_s for o in found)
+    busy = Histogram.counted(np.concatenate([o.busy_s for o in found]), np.concatenate(counts))
+    waking_s = float(
+        np.dot(weights, [np.average(o.first_s - o.busy_s, weights=o.counts) for o in found])
+    )
+    longest = np.max([o.beyond_at(_PLACES) for o in found], axis=0)
     largest = max(profiles, key=lambda p: p.batch)
 
     def mean(name: str) -> float:
@@ -63,11 +70,10 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
 
     startups = [p.startup_s for p in profiles if p.startup_s is not None]
     capacity = _harmonic(weights, [p.capacity_rps for p in profiles])
+    granted = min((o.quota for o in found if o.quota is not None), default=1.0)
     figures = dict(largest) | {
-        "service": Histogram.counted(
-            np.concatenate([o.first_s for o in found]), np.concatenate(counts)
-        ),
-        "overhead_ms": 1e3 * longest,
+        "service": busy,
+        "overhead_ms": mean("overhead_ms"),
         "cpu_ms": mean("cpu_ms"),
         "capacity_rps": capacity,
         "capacity_interval": Interval(
@@ -80,6 +86,11 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
         "startup_s": max(startups, default=None),
         "measured_points": (),
         "measurement_ids": tuple(i for p in profiles for i in p.measurement_ids),
+        # The histogram's own mean, so that nothing is hidden between the two.
+        "saturated_rps": granted / (busy.mean_s() * (1 + 1e-9)),
+        "first_cpu_ms": 1e3 * (largest.threads * busy.mean_s() + waking_s),
+        "idle_cores": max(p.idle_cores for p in profiles),
+        "beyond": Histogram.of(longest + waking_s),
         "mix": mix,
     }
     bare = MixedProfile.model_validate(figures)
@@ -138,7 +149,7 @@ def mixed_profiles(
             )
             asked = demand.model_copy(update={"batch": lacking})
             command = measure_command(named[name], candidate, asked, measure_with)
-            reason += f"; measure it: `{command}`" if command else ""
+            reason += f"{MEASURE_IT}`{command}`" if command else ""
         refusals.append(((name, label, threads, demand.batch), reason))
     return made, refusals
 

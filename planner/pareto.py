@@ -17,10 +17,10 @@ Objectives = tuple[Cost, float, float, float]
 def objectives(plan: Plan) -> Objectives:
     """What a plan is judged by, the smaller the better, in the order that ranks plans.
 
-    Cost is the planner's order: dollars, a measured size before a predicted one, vCPUs,
+    Cost is the planner's order: dollars, a measured replica before a predicted one, vCPUs,
     memory. A loss that nobody measured counts as total.
     """
-    cost = (plan.usd_per_month or 0.0, bool(plan.predicted_size), plan.vcpus, plan.memory_gib)
+    cost = (plan.usd_per_month or 0.0, bool(plan.predicted), plan.vcpus, plan.memory_gib)
     loss = 1.0 if plan.quality_loss is None else plan.quality_loss
     return cost, plan.p99_ms.high, loss, 1 / plan.instances
 

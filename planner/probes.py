@@ -2,8 +2,9 @@
 
 Two kinds of cell may change an answer. A rejected one that was not measured, or not validly:
 were each of its vCPUs as good as the best that was measured of its variant, what would it save?
-And the predicted size that is itself the answer: were it worse than predicted, the cheapest
-measured plan would be the answer. Nothing is known of the odds, so each is taken at one half.
+And the predicted size or batch size that is itself the answer: were it worse than predicted, the
+cheapest measured plan would be the answer. Nothing is known of the odds, so each is taken at one
+half.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from planner.allocatable import allocatable_vcpus
 from planner.candidates import size_name
+from planner.measuring import MEASURE_IT, REQUESTS, measure_command
 from planner.prices import PriceList
 from planner.records import (
     HOURS_PER_MONTH,
@@ -29,14 +31,8 @@ from planner.sizing import UTILISATION_CAP
 from serving.records import InstanceType, Variant
 
 ODDS = 0.5
-REQUESTS = 5_000
-"""So many requests a probe may take to find the highest load under the limit."""
-
 WORTH = 0.02
 """A cell that can save less than this share of the cost would settle nothing."""
-
-_OPTIONS = {0.95: "--p95", 0.99: "--p99"}
-"""Of ``tonnage measure``, by the objective's quantile."""
 
 _UNKNOWN = (Bottleneck.UNMEASURED, Bottleneck.INVALID)
 
@@ -47,28 +43,6 @@ class _Chance(NamedTuple):
     candidate: Candidate
     saving_usd: float | None
     why: str
-
-
-def measure_command(
-    variant: Variant, candidate: Candidate, demand: Demand, measure_with: str | None = None
-) -> str | None:
-    """The command that measures one cell against a demand's limit; None where no option says it.
-
-    ``measure_with`` is how the run's study is measured, ``tonnage measure STUDY``, or the command
-    of a run without one, ``tonnage run --model ...``; by default the variant's workload.
-    """
-    begin = measure_with or f"tonnage measure {variant.workload}"
-    if begin.startswith("tonnage run"):
-        return f"{begin} --instance {candidate.size}"
-    option = _OPTIONS.get(demand.slo.quantile)
-    if option is None:
-        return None
-    limit = f"{option} {demand.slo.limit_ms:g}ms"
-    return (
-        f"{begin} --variant {candidate.variant} --instance {candidate.size} "
-        f"--threads {candidate.threads} --batch {demand.batch} --max-load {limit} "
-        f"--budget {REQUESTS}"
-    )
 
 
 def probes(
@@ -86,8 +60,8 @@ def probes(
 
     A cell takes ``deploy_s`` and the time of ``REQUESTS`` at half of the best capacity that one
     may hope for. ``profiles`` are those that were measured; ``measure_with`` is that of
-    :func:`measure_command`. A cell that cannot save anything to speak of is left out, and so is
-    one that no command measures.
+    :func:`planner.measuring.measure_command`. A cell that cannot save anything to speak of is left
+    out, and so is one that no command measures.
     """
     each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
     plans = [p for p in (answer.best, *answer.alternatives) if p and p.usd_per_month is not None]
@@ -139,14 +113,15 @@ def _hoped(each_vcpu: Mapping[str, float], variant: str) -> float:
 
 
 def _if_the_answer_fails(plans: Sequence[Plan]) -> list[_Chance]:
-    """The best plan, where it stands on a predicted size."""
-    if not plans or not plans[0].predicted_size:
+    """The best plan, where it stands on a predicted size or batch size."""
+    if not plans or not plans[0].predicted:
         return []
     best = plans[0]
-    measured = next((p for p in plans if not p.predicted_size), None)
+    measured = next((p for p in plans if not p.predicted), None)
     usd = best.usd_per_month or 0.0
     saving = None if measured is None else ODDS * ((measured.usd_per_month or 0.0) - usd)
-    return [_Chance(best.candidate, saving, "the recommendation stands on this predicted size")]
+    why = f"the recommendation stands on this predicted {best.predicted}"
+    return [_Chance(best.candidate, saving, why)]
 
 
 def _if_the_unmeasured_holds(
@@ -212,13 +187,17 @@ def _least_usd(
 
 
 def _best_per_vcpu(profiles: Sequence[ServiceProfile], batch: int) -> dict[str, float]:
-    """Requests per second of one vCPU at the best size of each variant, upper bound."""
-    best: dict[str, float] = {}
+    """Requests per second of one vCPU at the best size of each variant, upper bound.
+
+    Of a variant never measured at ``batch``, from the batch size next to it: fewer rows make at
+    most as many more requests, more rows none.
+    """
+    best: dict[str, tuple[float, float]] = {}
     for p in profiles:
-        if p.batch == batch:
-            rps = p.capacity_interval.high / p.instance.vcpus
-            best[p.variant.name] = max(rps, best.get(p.variant.name, 0.0))
-    return best
+        away = abs(math.log(p.batch / batch))
+        rps = p.capacity_interval.high / p.instance.vcpus * max(1.0, p.batch / batch)
+        best[p.variant.name] = max((-away, rps), best.get(p.variant.name, (-math.inf, 0.0)))
+    return {name: rps for name, (_, rps) in best.items()}
 
 
 def _cell(candidate: Candidate) -> tuple[str, str, int]:
@@ -236,4 +215,4 @@ def _size(name: str, instances: Mapping[str, InstanceType]) -> InstanceType | No
 
 def _brief(reason: str) -> str:
     """The reason without its command, which the probe has itself."""
-    return reason.partition(", but at the lower end")[0]
+    return reason.partition(", but at the lower end")[0].partition(MEASURE_IT)[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from loadtests.histogram import Histogram
 from loadtests.records import OVERLOAD, Measurement, Mode
@@ -29,6 +32,11 @@ CAPACITY_CEILING = 0.15
 """A rung further below the best is not the plateau seen twice but a rung before it. A lone
 rung shows no plateau at all and gets this much."""
 
+_FEWEST_VISITS = 3
+_MOST_UNSTEADY = 0.5  # of a host that varies more nothing can be said at all
+_MOST_PLACES = 1000
+_ALIKE = 0.1  # medians of service times of the same kind
+
 
 def build_profiles(
     measurements: Iterable[Measurement],
@@ -43,15 +51,30 @@ def build_profiles(
     groups: dict[Key, list[Measurement]] = {}
     for measurement in relevant:
         groups.setdefault(measurement.key, []).append(measurement)
+    unsteady = host_unsteadiness(relevant)
     profiles, refusals = [], []
     for key, group in sorted(groups.items()):
         reason = _refusal(group)
         if reason is None:
             overloaded = [m for m in group if fell_behind(m)]
-            profiles.append(_profile([m for m in group if m.valid], overloaded))
+            profiles.append(_profile([m for m in group if m.valid], overloaded, unsteady))
         else:
             refusals.append((key, reason))
     return profiles, refusals
+
+
+def host_unsteadiness(measurements: Iterable[Measurement]) -> float:
+    """By how much this host's speed varies from one minute to another: relative, at 90 %.
+
+    From the reference, which is deployed again and again: the standard deviation of the
+    logarithm of what it answered per second, at as many users, times 1.645. 0 below three visits.
+    """
+    visits: dict[tuple[object, ...], list[float]] = {}
+    for m in measurements:
+        if m.role == "reference" and m.run.mode == "closed" and _usable(m):
+            visits.setdefault((m.key, m.run.users), []).append(math.log(m.completed_rps))
+    spreads = [statistics.stdev(logs) for logs in visits.values() if len(logs) >= _FEWEST_VISITS]
+    return 1.645 * statistics.median(spreads) if spreads else 0.0
 
 
 def _refuse_mixtures(measurements: Sequence[Measurement]) -> None:
@@ -93,10 +116,13 @@ def fell_behind(measurement: Measurement) -> bool:
     return measurement.run.mode == "open" and bool(codes) and codes <= OVERLOAD
 
 
-def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) -> ServiceProfile:
+def _profile(
+    valid: Sequence[Measurement], overloaded: Sequence[Measurement], unsteady: float
+) -> ServiceProfile:
     """Profile of one key; ``valid`` holds at least one paced and one closed-loop run.
 
-    ``overloaded`` are open-loop runs that the server could not keep up with.
+    ``overloaded`` are open-loop runs that the server could not keep up with, ``unsteady`` is how
+    much the host's speed varies.
     """
     paced = _of_mode(valid, "paced")
     closed = sorted(_of_mode(valid, "closed"), key=_per_replica_rps, reverse=True)
@@ -111,13 +137,19 @@ def _profile(valid: Sequence[Measurement], overloaded: Sequence[Measurement]) ->
         instance=deployment.instance,
         threads=deployment.threads,
         batch=best.run.batch,
-        service=service,
+        service=_with_others(service, opened),
         overhead_ms=_overhead_ms(paced, service),
         # At the highest load, where fixed work (timers, health checks) weighs least.
         cpu_ms=best.replica_cpu_ms,
         capacity_rps=capacity,
-        capacity_interval=_capacity_interval([_per_replica_rps(m) for m in closed], capacity),
+        capacity_interval=_capacity_interval(
+            [_per_replica_rps(m) for m in closed], capacity, unsteady
+        ),
         ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
+        saturated_rps=_per_replica_rps(best),
+        first_cpu_ms=_first_cpu_ms(paced),
+        idle_cores=_idle_cores(paced),
+        beyond=_beyond(paced, service),
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
         startup_s=statistics.median(startups) if startups else None,
         measured_points=_points(opened, capacity),
@@ -155,11 +187,64 @@ def _overhead_ms(paced: Sequence[Measurement], service: Histogram) -> float:
     return max(0.0, 1e3 * (sent_to_done - service.quantile_s(0.5) - waited))
 
 
-def _capacity_interval(rungs: Sequence[float], capacity: float) -> Interval:
-    """Range around ``capacity``, as wide as the two best ``rungs`` (descending) lie apart."""
+def _idle_cores(paced: Sequence[Measurement]) -> float:
+    found = [m.idle_cores for m in paced if m.idle_cores is not None]
+    return statistics.median(found) if found else 0.0
+
+
+def _first_cpu_ms(paced: Sequence[Measurement]) -> float | None:
+    """CPU time of a request that meets no other, without what the replica uses unasked.
+
+    None where nobody looked how much that is: at a few requests per second it would count as
+    theirs.
+    """
+    known = [m for m in paced if m.idle_cores is not None]
+    if not known:
+        return None
+    used = sum(m.cpu.replica_s - (m.idle_cores or 0.0) * m.elapsed_s for m in known)
+    return max(0.0, 1e3 * used / sum(m.ok for m in known))
+
+
+def _beyond(paced: Sequence[Measurement], service: Histogram) -> Histogram:
+    """Round trips less service times, by quantiles.
+
+    The slowest round trips are taken to be those of the slowest services: both together are
+    then as long as what was measured.
+    """
+    round_trip = Histogram.merge(m.due_to_done for m in paced)
+    many = min(round_trip.count, _MOST_PLACES)
+    places = ((np.arange(many) + 0.5) / many).tolist()
+    whole, own = round_trip.quantiles_s(places), service.quantiles_s(places)
+    return Histogram.of(max(0.0, a - b) for a, b in zip(whole, own, strict=True))
+
+
+def _with_others(paced: Histogram, opened: Sequence[Measurement]) -> Histogram:
+    """Service times of paced requests, and of open-loop runs where they are alike.
+
+    A slow model gives few paced samples, and a tail wants many. A fast one is faster in
+    company: there the paced ones are kept apart. So they are where a run was throttled, since
+    its times contain the stalls that a simulated quota adds.
+    """
+    usual = paced.quantile_s(0.5)
+    alike = [
+        m.service
+        for m in opened
+        if m.valid
+        and not m.throttling.throttled_periods
+        and abs(m.service.quantile_s(0.5) / usual - 1) <= _ALIKE
+    ]
+    return Histogram.merge([paced, *alike])
+
+
+def _capacity_interval(rungs: Sequence[float], capacity: float, unsteady: float) -> Interval:
+    """Range around ``capacity``, as wide as the two best ``rungs`` (descending) lie apart.
+
+    No narrower than the host is ``unsteady``: the deployment that is planned will meet another
+    minute of it.
+    """
     best = rungs[0]
     spread = (best - rungs[1]) / best if len(rungs) > 1 else CAPACITY_CEILING
-    share = min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING)
+    share = max(min(max(spread, CAPACITY_FLOOR), CAPACITY_CEILING), min(unsteady, _MOST_UNSTEADY))
     return Interval(low=capacity * (1 - share), mid=capacity, high=capacity * (1 + share))
 
 

@@ -127,6 +127,14 @@ class Protocol(Record):
         requests = max(math.ceil(_MARGIN * claim.more_requests), math.ceil(self._fewest))
         return requests if requests / self.held_rps <= left_s else None
 
+    def further_loss(self, claim: Claim, left_s: float) -> int | None:
+        """Requests of one more run that loses a replica; None as with :meth:`further`."""
+        if claim.verdict != "undecided" or not (claim.more_lost_requests and self.killed_rps):
+            return None
+        behind = max(_MARGIN * claim.more_lost_requests, self.killed_s * self.killed_rps / 2)
+        requests = math.ceil(2 * behind)  # what comes before the loss is not judged
+        return requests if requests / self.killed_rps <= left_s else None
+
     @property
     def _fewest(self) -> float:
         return min(self.requests, SHORTEST_S * self.held_rps)

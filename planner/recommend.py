@@ -11,9 +11,9 @@ from typing import NamedTuple
 from loadtests.objective import Slo
 from planner.candidates import HERE, Placement, place
 from planner.curve import Predictor, predictor
+from planner.measuring import measure_command
 from planner.pareto import objectives, with_pareto
 from planner.prices import PriceList
-from planner.probes import measure_command
 from planner.profile import Refusal
 from planner.records import (
     HOURS_PER_MONTH,
@@ -39,7 +39,7 @@ cheaper than they are is rejected for its cost, without simulating it."""
 _SAME_RATE = 0.05
 
 Cost = tuple[float, bool, float, float]
-"""Monthly cost (0 without a price), whether the size is predicted, vCPUs, memory."""
+"""Monthly cost (0 without a price), whether it is predicted, vCPUs, memory."""
 
 
 class _Option(NamedTuple):
@@ -68,13 +68,15 @@ def recommend(
     have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
     predicted one: one scales out before one guesses. Plans and rejections together are
     exactly the candidates. ``quality_loss`` is that of each variant against the baseline, as a
-    fraction of one; ``measure_with`` as in :func:`planner.probes.measure_command`. BadInput when
+    fraction of one; ``measure_with`` as in :func:`planner.measuring.measure_command`. BadInput when
     the price list and the catalogue contradict each other.
     """
     losses = quality_loss or {}
     reject = partial(_rejected, demand=demand, measure_with=measure_with)
     price_list = PriceList(tuple(prices), tuple(factors))
-    placements, rejections = place(demand, profiles, refused, variants, instances, price_list)
+    placements, rejections = place(
+        demand, profiles, refused, variants, instances, price_list, measure_with
+    )
     priced: list[_Option] = []
     unpriced: list[_Option] = []
     sizings = _Sizings(demand, seed)
@@ -102,7 +104,7 @@ def recommend(
 def best_on_host(recommendation: Recommendation) -> Plan | None:
     """Pick the best plan on a size as it was measured: the one that can be confirmed here."""
     best = [recommendation.best] if recommendation.best else []
-    plans = [p for p in (*best, *recommendation.alternatives) if not p.predicted_size]
+    plans = [p for p in (*best, *recommendation.alternatives) if not p.predicted]
     return next((p for p in plans if p.candidate.instance == p.candidate.size), None)
 
 
@@ -185,7 +187,7 @@ def _rejected(
     bottleneck, reason = shortage
     profile = placement.profile
     if isinstance(profile, PredictedProfile):
-        reason = f"{_predicted_size(profile)}: {reason}"
+        reason = f"{_predicted(profile)}: {reason}"
         if sizing.may_hold:
             bottleneck = Bottleneck.UNMEASURED
             command = measure_command(profile.variant, placement.candidate, demand, measure_with)
@@ -205,12 +207,13 @@ def _too_dear(option: _Option) -> Rejection:
     )
 
 
-def _predicted_size(profile: PredictedProfile) -> str:
-    """What a predicted size rests on, with the error of leaving out one of the sizes."""
-    return (
-        f"predicted size, from {', '.join(profile.measured_sizes)}; each left out in turn is "
-        f"missed by at most {profile.size_error:.0%}"
-    )
+def _predicted(profile: PredictedProfile) -> str:
+    """What a predicted profile rests on, with the error of leaving out one that was measured."""
+    start = f"predicted {profile.unmeasured}, from {', '.join(profile.measured_at)}; "
+    if profile.left_out_error is None:
+        return start + "two make a line, and nothing tests it"
+    inner = "" if profile.unmeasured == "size" else "between "
+    return start + f"each {inner}left out in turn is missed by at most {profile.left_out_error:.0%}"
 
 
 def _ingress(placement: Placement, demand: Demand) -> str:
@@ -236,6 +239,9 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
     per_month = None if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
     rows_per_s = demand.rate_rps * demand.mean_batch
     rows_per_month = rows_per_s * HOURS_PER_MONTH * 3600
+    said = {}
+    if isinstance(profile, PredictedProfile):
+        said[profile.unmeasured] = _predicted(profile)
     return Plan(
         candidate=candidate,
         replicas=replicas,
@@ -257,7 +263,8 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
             _margin(slo, sizing.upper_ms(number, slo.quantile)) for slo in demand.slos
         ),
         staffing=sizing.staffing(number),
-        predicted_size=_predicted_size(profile) if isinstance(profile, PredictedProfile) else "",
+        predicted_size=said.get("size", ""),
+        predicted_batch=said.get("batch size", ""),
         quality_loss=quality_loss,
         ingress=_ingress(placement, demand),
     )

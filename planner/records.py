@@ -144,8 +144,11 @@ class CpuFactor(Record):
 class ServiceProfile(Record):
     """What one deployment size does with one batch size, as measured.
 
-    ``service`` is the in-replica time of paced requests, ``overhead_ms`` what the round
-    trip adds to it. ``capacity_rps`` is the best valid closed-loop rung of one replica.
+    ``service`` is the in-replica time of paced requests, and of others that took as long;
+    ``overhead_ms`` is what the round trip adds to it. ``capacity_rps`` is what one replica
+    carries of traffic that arrives at random, ``saturated_rps`` the best valid closed-loop
+    rung. ``beyond`` is by how much paced round trips, from due to done, are longer than their
+    service. None and 0 where a record is older than the figure.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -163,21 +166,34 @@ class ServiceProfile(Record):
     startup_s: float | None
     measured_points: tuple[MeasuredPoint, ...] = ()
     measurement_ids: tuple[str, ...]
+    saturated_rps: float | None = None
+    first_cpu_ms: float | None = Field(
+        default=None, description="replica CPU-milliseconds of a paced request, background apart"
+    )
+    idle_cores: float = Field(default=0.0, description="CPUs that a replica nobody asks uses")
+    beyond: Histogram | None = None
+
+    @property
+    def saturated(self) -> float:
+        """Requests per second of a replica that always has some waiting."""
+        return self.saturated_rps or self.capacity_rps
 
 
 class PredictedProfile(ServiceProfile):
-    """The profile of a size that was never measured, by a scaling law from those that were.
+    """The profile of a size or a batch size never measured, by a law from those that were.
 
-    ``nearest`` is the measured profile that lent its histogram, ``service_scale`` by how much
+    ``nearest`` is the measured profile next to it, ``service_scale`` by how much
     a service time is longer than there; its low end goes with the capacity's high end. See
-    :mod:`planner.scaling`.
+    :mod:`planner.scaling` and :mod:`planner.batch_sizes`.
     """
 
     nearest: ServiceProfile
     service_scale: Interval
-    measured_sizes: tuple[str, ...]
-    size_error: float = Field(
-        ge=0, description="worst relative error when one measured size is left out"
+    unmeasured: Literal["size", "batch size"]
+    measured_at: tuple[str, ...] = Field(description="the sizes or batch sizes that were")
+    left_out_error: float | None = Field(
+        ge=0,
+        description="worst relative error when one measured is left out; null: nothing tests it",
     )
 
 
@@ -267,6 +283,9 @@ class Plan(Record):
     predicted_size: str = Field(
         default="", description="of a size never measured: from which it is predicted, how well"
     )
+    predicted_batch: str = Field(
+        default="", description="of a batch size never measured there: the same"
+    )
     quality_loss: float | None = Field(
         default=None, description="against the baseline, as a fraction of one"
     )
@@ -274,6 +293,13 @@ class Plan(Record):
     pareto: bool = Field(
         default=False, description="no other plan listed is at least as good in every respect"
     )
+
+    @property
+    def predicted(self) -> Literal["", "size", "batch size"]:
+        """What of it was never measured, in words; "" where the replica was measured as it is."""
+        if self.predicted_size:
+            return "size"
+        return "batch size" if self.predicted_batch else ""
 
 
 class Rejection(Record):

@@ -101,8 +101,7 @@ class Fit:
         weights = np.exp(density - density[self._map])
         self._weights = weights / weights.sum()
         self._noise = variance * (1 + 1 / n)
-        # Student's t by the first term of its Cornish-Fisher expansion.
-        self._width = _Z + (_Z**3 + _Z) / (4 * degrees)
+        self._width = interval_width(degrees)
 
     @property
     def parameter(self) -> float:
@@ -127,6 +126,14 @@ class Fit:
 
     def _log_times(self, x: float) -> np.ndarray:
         return np.asarray(self._scale + self._law.shape(self._law.parameters, x))
+
+
+def interval_width(degrees: int) -> float:
+    """Half of a 90 % interval in standard deviations that so many ``degrees`` of freedom tell.
+
+    Student's t by the first term of its Cornish-Fisher expansion.
+    """
+    return _Z + (_Z**3 + _Z) / (4 * degrees)
 
 
 def left_out_error(law: Law, sizes: Sequence[float], times: Sequence[float]) -> float:
@@ -215,8 +222,16 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
     scale = Interval(low=service.low / mean, mid=service.mid / mean, high=service.high / mean)
     capacity = Interval(low=1 / occupancy.high, mid=1 / occupancy.mid, high=1 / occupancy.low)
     known = nearest.model_dump(
-        include={"overhead_ms", "cpu_ms", "ingress_cpu_ms", "startup_s", "batch"}
-    )
+        include={
+            "overhead_ms",
+            "cpu_ms",
+            "ingress_cpu_ms",
+            "startup_s",
+            "batch",
+            "first_cpu_ms",
+            "idle_cores",
+        }
+    ) | {"beyond": nearest.beyond}
     return PredictedProfile(
         **known,
         variant=nearest.variant,
@@ -229,8 +244,9 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
         measurement_ids=tuple(i for p in measured for i in p.measurement_ids),
         nearest=nearest,
         service_scale=scale,
-        measured_sizes=tuple(p.instance.label for p in measured),
-        size_error=max(_error(measured, "occupancy"), _error(measured, "service")),
+        unmeasured="size",
+        measured_at=tuple(p.instance.label for p in measured),
+        left_out_error=max(_error(measured, "occupancy"), _error(measured, "service")),
     )
 
 

@@ -111,9 +111,8 @@ def simulate_surface(
     )
     kept = times[_WARM_UP:].reshape(_REQUESTS, len(_GRID), _REPLICATES, _LANES)
     pooled = kept.transpose(1, 2, 0, 3).reshape(len(_GRID), _REPLICATES, -1)
-    beyond = np.array([o.beyond_s for o in occupancies])
     # [quantiles, utilisations, replicates]
-    latency = 1e3 * (np.quantile(pooled, quantiles, axis=2) + beyond)
+    latency = 1e3 * np.quantile(pooled + _beyond(occupancies, rng), quantiles, axis=2)
     # More load is never faster; where it seems so, it is noise or a warm cache.
     rising = np.maximum.accumulate(latency, axis=1)
     return Surface(
@@ -151,9 +150,15 @@ def replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occupa
         scales = np.interp(places, (0, 0.5, 1), (high / mid, 1.0, low / mid))
     resampled = rng.multinomial(int(counts.sum()), counts / counts.sum(), size=_REPLICATES)
     return [
-        occupancy(profile, values * scale, chosen, float(capacity))
+        occupancy(profile, values * scale, chosen, float(capacity), rng)
         for chosen, capacity, scale in zip(resampled, capacities, scales, strict=True)
     ]
+
+
+def _beyond(occupancies: Sequence[Occupancy], rng: np.random.Generator) -> np.ndarray:
+    """What the round trip adds to each request, shape [1, replicates, requests]."""
+    luck = rng.random((len(occupancies), _REQUESTS * _LANES))
+    return np.stack([o.beyond_at(one) for o, one in zip(occupancies, luck, strict=True)])[None]
 
 
 def _drawn(occupancies: Sequence[Occupancy], places: np.ndarray, *, first: bool) -> np.ndarray:

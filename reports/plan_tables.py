@@ -57,7 +57,7 @@ def alternatives(answer: Recommendation) -> Table:
     plans = [answer.best, *answer.alternatives] if answer.best else list(answer.alternatives)
     rows = [
         (
-            words.machines(p) + (" (predicted size)" if p.predicted_size else ""),
+            words.machines(p) + (f" (predicted {p.predicted})" if p.predicted else ""),
             p.candidate.variant,
             f.count(p.candidate.threads or None),
             "yes" if p.pareto else "",
@@ -163,6 +163,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         ),
         "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",
         "Size": marked(plan.predicted_size, Mark.PREDICTED) if plan.predicted_size else "",
+        "Batch size": marked(plan.predicted_batch, Mark.PREDICTED) if plan.predicted_batch else "",
         "Ingress": marked(plan.ingress, Mark.PREDICTED) if plan.ingress else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)

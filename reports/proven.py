@@ -44,7 +44,7 @@ def claim_text(claim: Claim, title: str, file: str | None = None) -> str:
     ``file`` is where it lies, as the reader should type it.
     """
     lines = [claim.sentence, _item("profile", title), _item("because", claim.reason)]
-    if claim.more_requests is not None:
+    if claim.more_requests or claim.more_lost_requests:
         lines.append(_item("missing", missing_in_words(claim)))
     lines.append(_item("predicted", predicted_in_words(claim)))
     lines += [_item("differs", line) for line in claim.differs]
@@ -102,11 +102,13 @@ def predicted_in_words(claim: Claim) -> str:
 
 def missing_in_words(claim: Claim) -> str:
     """How many more requests an undecided claim needs, and how long they take."""
-    more = claim.more_requests or 0
-    minutes = more / claim.held_rps / 60
+    more, rate, where = claim.more_requests or 0, claim.held_rps, ""
+    if not more:  # a run loses its replica half-way, and half of it is judged
+        more, where = claim.more_lost_requests or 0, " after the loss of a replica"
+        rate = (claim.killed_rps or claim.held_rps) / 2
     return (
-        f"about {f.count(more)} more requests, {f.number(minutes, 2)} min; confirm again with a "
-        "longer --time-budget"
+        f"about {f.count(more)} more requests{where}, {f.number(more / rate / 60, 2)} min; confirm "
+        "again with a longer --time-budget"
     )
 
 

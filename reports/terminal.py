@@ -86,6 +86,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("staffing", best.staffing))
         if best.predicted_size:
             lines.append(_item("size", best.predicted_size))
+        if best.predicted_batch:
+            lines.append(_item("batch size", best.predicted_batch))
         if answer.autoscaling is not None:
             lines.append(_item("over a day", sentence(answer)))
         if answer.batching is not None:

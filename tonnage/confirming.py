@@ -137,10 +137,18 @@ class Confirming:
             claim = self._judge(proof, runs, losses)
             left_s = self.wanted.budget_s - (time.monotonic() - begun) - DEPLOY_S
             more = protocol.further(claim, left_s)
-            if more is None:
+            lost = protocol.further_loss(claim, left_s)
+            if more is not None:
+                self.steps.say(f"undecided: about {claim.more_requests:,} more requests are needed")
+                runs.append(self._run(proof, "deployment", len(runs), more))
+            elif lost is not None and claim.more_requests is None:
+                self.steps.say(
+                    f"undecided: about {claim.more_lost_requests:,} more requests are needed after "
+                    "the loss of a replica"
+                )
+                losses.append(self._run(proof, "killed", _LOSS + len(losses), lost))
+            else:
                 return self._keep(proof, claim, runs)
-            self.steps.say(f"undecided: about {claim.more_requests:,} more requests are needed")
-            runs.append(self._run(proof, "deployment", len(runs), more))
 
     def _kept(self, proof: Proof) -> tuple[list[Measurement], list[Measurement]]:
         """Runs of this proof that were finished earlier: redeployments, and losses."""
@@ -214,7 +222,7 @@ class Confirming:
             self.environment,
             config_hash=self.bundle.info.config_hash,
             confirmed_on=date.fromisoformat(newest[:10]),
-            killed=losses[0] if losses else None,
+            killed=losses,
             not_killed=proof.not_killed or _FAILED_BEFORE,
             verdicts=verdicts,
             predicted=proof.predicted,

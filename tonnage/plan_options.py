@@ -57,8 +57,9 @@ def with_options(
                 demand, plan, same, factor, price, seed, room_gib=room
             )
         elif demand.daily is not None:
+            where = f"batch {demand.batch:,} on {c.size}" if plan.predicted_batch else c.size
             found["autoscaling"] = AutoscalingRefusal(
-                reason=f"{c.size} was not measured, so nothing says how long it takes to start",
+                reason=f"{where} was not measured, and nothing follows a day on a guess",
                 static_replicas=plan.replicas,
             )
     return answer.model_copy(update=found)

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from loadtests.records import Measurement
+from planner.batch_sizes import predict_batches
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
@@ -90,7 +91,7 @@ def plan(
         oldest = min(p.as_of for p in price_list.prices)
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles([*bundle.measurements, *evidence])
-    predicted = predict_sizes(profiles, catalogue)
+    predicted = predicted_of(profiles, study, study_path, demands)
     _know_surfaces(folder, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
     measure_with = _measured_with(bundle, study, folder)
@@ -151,10 +152,16 @@ def quality_losses(bundle: Bundle) -> dict[str, float]:
 
 
 def predicted_of(
-    profiles: Sequence[ServiceProfile], study: Study, study_path: Path
+    profiles: Sequence[ServiceProfile],
+    study: Study,
+    study_path: Path,
+    demands: Sequence[Demand],
 ) -> list[PredictedProfile]:
-    """Sizes of the study's catalogue that its profiles predict."""
-    return predict_sizes(profiles, load_instances(beside(study_path, study.plan.instances)))
+    """Sizes of the study's catalogue that its profiles predict, and batch sizes demanded."""
+    catalogue = load_instances(beside(study_path, study.plan.instances))
+    batches = sorted({demand.batch for demand in demands})
+    by_batch = [p for batch in batches for p in predict_batches(profiles, batch)]
+    return [*predict_sizes(profiles, catalogue), *by_batch]
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:

@@ -137,10 +137,11 @@ def make_proof(
             f"{_mix_text(answer.demand.mix)} --rate {answer.demand.rate_rps:g}'"
         )
     size = resolve(plan.candidate.size, catalogue)
-    if plan.predicted_size:
+    if plan.predicted:
+        batch = f"batch {answer.demand.batch:,} on " if plan.predicted_batch else ""
         raise BadInput(
-            f"the best plan stands on {size.label}, which was never measured; measure it first "
-            "('tonnage plan' says how), and nothing is proven on a guess"
+            f"the best plan stands on {batch}{size.label}, which was never measured; measure it "
+            "first ('tonnage plan' says how), and nothing is proven on a guess"
         )
     measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)

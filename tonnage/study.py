@@ -371,7 +371,7 @@ class StudyRun:
         self.folder.write_lines("profiles.jsonl", profiles)
         self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
-        every = [*profiles, *predicted_of(profiles, self.study, self.path)]
+        every = [*profiles, *predicted_of(profiles, self.study, self.path, demands)]
         self.folder.write_lines(SURFACES, surfaces_of(every, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()

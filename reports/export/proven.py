@@ -59,10 +59,11 @@ class Proven(Record):
         key = (plan.candidate.variant, size.label, plan.candidate.threads, answer.demand.batch)
         measured = [m for m in bundle.measurements if m.key == key and m.valid]
         found = next((p for p in bundle.profiles if _key(p) == key), None)
-        if plan.predicted_size:
+        if plan.predicted:
+            batch = f"batch {answer.demand.batch:,} on " if plan.predicted_batch else ""
             raise BadInput(
-                f"the best plan stands on {size.label}, which was never measured; measure it "
-                "first ('tonnage plan' says how), and nothing is exported on a guess"
+                f"the best plan stands on {batch}{size.label}, which was never measured; measure "
+                "it first ('tonnage plan' says how), and nothing is exported on a guess"
             )
         if not measured or found is None:
             raise BadInput(

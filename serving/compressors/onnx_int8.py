@@ -56,12 +56,14 @@ class StaticInt8(Step):
 
     The rows come from the training split. Quantize/dequantize pairs (QDQ); ``per_channel`` says
     whether each channel's weights have a scale of their own. ``operators`` limits it to some
-    operator types; None means all that onnxruntime knows.
+    operator types; None means all that onnxruntime knows. ``reduce_range`` keeps the products
+    from overflowing on CPUs without VNNI, see :meth:`Ranges.quantize`.
     """
 
     calibration_rows: int = 512
     method: str = "MinMax"
     per_channel: bool = True
+    reduce_range: bool = True
     operators: tuple[str, ...] | None = None
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")
@@ -79,7 +81,12 @@ class StaticInt8(Step):
         prepare(source, graph)
         batches = calibration_batches(making, self.calibration_rows)
         ranges = observe(graph, batches, self.method, making.scratch)
-        ranges.quantize(target, per_channel=self.per_channel, operators=self.operators)
+        ranges.quantize(
+            target,
+            per_channel=self.per_channel,
+            reduce_range=self.reduce_range,
+            operators=self.operators,
+        )
 
     def check(self, source: Path, target: Path, making: Making) -> None:
         """Some weights are int8, activations are quantized, and the file is smaller."""

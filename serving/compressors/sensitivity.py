@@ -58,6 +58,7 @@ def damage_alone(
     progress: Callable[[str], None] = lambda line: None,
     *,
     per_channel: bool = True,
+    reduce_range: bool = True,
 ) -> dict[str, float]:
     """Per layer the signal to noise (dB) of the answers when only it is quantized.
 
@@ -68,7 +69,9 @@ def damage_alone(
     found = {}
     for number, layer in enumerate(layers, 1):
         progress(f"layer {number} of {len(layers)}")
-        ranges.quantize(alone, per_channel=per_channel, only=[layer.name])
+        ranges.quantize(
+            alone, per_channel=per_channel, reduce_range=reduce_range, only=[layer.name]
+        )
         found[layer.name] = distance(answers_to(alone, rows), wanted).signal_db
     alone.unlink(missing_ok=True)
     return found

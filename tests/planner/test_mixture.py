@@ -47,11 +47,12 @@ def parts(profile: Build) -> dict[int, ServiceProfile]:
     return {1: part(1, 2, 3), 100: part(100, 18, 30)}
 
 
-def queue(rate: float, replicas: int, n: int, seed: int) -> np.ndarray:
+def queue(rate: float, replicas: int, n: int, seed: int, waking_s: float = 0) -> np.ndarray:
     """Latencies in ms, one request after the other: drawn, routed, served. Nothing is shared.
 
-    Each takes its own batch's time, its own HTTP work, and what the way adds; the router
-    picks a replica with the fewest requests under way, the one unused for longest of equals.
+    Each takes its own batch's time, its own HTTP work, ``waking_s`` where it finds its replica
+    idle, and what the way adds; the router picks a replica with the fewest requests under way,
+    the one unused for longest of equals.
     """
     rng = np.random.default_rng(seed)
     now = 0.0
@@ -68,6 +69,7 @@ def queue(rate: float, replicas: int, n: int, seed: int) -> np.ndarray:
         batch = 1 if rng.random() < SHARES[1] else 100
         low, high = (2, 3) if batch == 1 else (18, 30)
         done = max(now, free[at]) + rng.uniform(low, high) / 1e3 + HIDDEN_S[batch]
+        done += waking_s if free[at] <= now else 0
         free[at] = done
         heapq.heappush(under_way[at], done)
         found[i] = 1e3 * (done - now + BEYOND_S)
@@ -89,6 +91,31 @@ def test_latencies_are_those_of_an_independent_simulation(
     truth = queue(rate, replicas, 120_000, 5)
     for quantile, off in ((0.5, 0.03), (0.95, 0.012), (0.99, 0.006)):
         low, mid, high = predictor(made, 0).latency(replicas, rate, quantile)
+        assert np.mean(truth <= mid) == pytest.approx(quantile, abs=off)
+        assert np.mean(truth <= low) - off / 2 < quantile < np.mean(truth <= high) + off / 2
+
+
+@pytest.mark.parametrize("utilisation", [0.1, 0.5, 0.75])
+def test_waking_an_idle_replica_is_in_it(
+    parts: dict[int, ServiceProfile], utilisation: float
+) -> None:
+    """Two milliseconds of CPU more for whoever finds it asleep, whatever the batch."""
+    waking_s = 2e-3
+    woken = {
+        batch: p.model_copy(
+            update={
+                "saturated_rps": p.capacity_rps,
+                "first_cpu_ms": 1e3 * (p.service.mean_s() + HIDDEN_S[batch] + waking_s),
+                "beyond": Histogram.of([HIDDEN_S[batch] + waking_s + BEYOND_S] * 100),
+            }
+        )
+        for batch, p in parts.items()
+    }
+    made = mixed(MIX, woken, 0)
+    rate = utilisation * made.capacity_rps
+    truth = queue(rate, 1, 120_000, 5, waking_s)
+    for quantile, off in ((0.5, 0.03), (0.95, 0.012), (0.99, 0.006)):
+        low, mid, high = predictor(made, 0).latency(1, rate, quantile)
         assert np.mean(truth <= mid) == pytest.approx(quantile, abs=off)
         assert np.mean(truth <= low) - off / 2 < quantile < np.mean(truth <= high) + off / 2
 
@@ -191,7 +218,7 @@ def test_a_batch_that_lacks_is_refused_with_its_command(
     asked = demand(60, 120, batch=100, batch_range=(1, 100), mix=MIX)
     (rejection,) = ask([parts[100]], asked, instance).rejections
     assert rejection.bottleneck is Bottleneck.UNMEASURED
-    assert rejection.reason.startswith("not measured at batch 1, which the mix has; measure it: ")
+    assert rejection.reason.startswith("not measured at batch 1, which the mix has; measure this: ")
     assert "--variant onnx_fp32 --instance sim-1 --threads 1 --batch 1 " in rejection.reason
 
 

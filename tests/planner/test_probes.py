@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from planner.measuring import measure_command
 from planner.prices import PriceList
-from planner.probes import measure_command, probes
+from planner.probes import probes
 from planner.recommend import recommend
 from planner.records import Candidate, CpuFactor, Price, Probe
 from serving.records import InstanceType

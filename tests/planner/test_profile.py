@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtests.histogram import Histogram
-from loadtests.records import Fault, FaultCode, Measurement
+from loadtests.records import Fault, FaultCode, Measurement, Throttling
 from planner.profile import build_profiles
 from serving.errors import BadInput
 from serving.records import Variant
@@ -53,6 +53,21 @@ def test_the_capacity_interval_follows_the_two_best_rungs(
     assert interval.high == pytest.approx(400 * (1 + share))
 
 
+@pytest.mark.parametrize(("visits", "share"), [((100, 130), 0.05), ((90, 100, 111), 0.1725)])
+def test_an_unsteady_host_widens_every_capacity(
+    measurement: Measure, visits: tuple[float, ...], share: float
+) -> None:
+    """Three visits of the reference whose logarithms have a standard deviation of 0.105."""
+    seen = [
+        measurement("closed", completed_rps=rps, users=1, role="reference", id=f"r{rps}", batch=7)
+        for rps in visits
+    ]
+    ladder = [measurement("closed", completed_rps=rps) for rps in (400, 399)]
+    profiles, _ = build_profiles([measurement("paced"), *ladder, *seen])
+    (profile,) = [p for p in profiles if p.batch == 1]
+    assert profile.capacity_interval.low == pytest.approx(400 * (1 - share), rel=0.01)
+
+
 def test_capacity_is_per_replica_and_points_are_of_one(measurement: Measure) -> None:
     """Two replicas at 600/s have 300/s each, and their open runs are no measured points."""
     runs = [
@@ -63,6 +78,45 @@ def test_capacity_is_per_replica_and_points_are_of_one(measurement: Measure) -> 
     (profile,), _ = build_profiles(runs)
     assert profile.capacity_rps == 300
     assert profile.measured_points == ()
+
+
+def test_a_paced_request_costs_cpu_time_less_what_the_replica_uses_unasked(
+    measurement: Measure,
+) -> None:
+    """6 s of CPU in 10 s, 1 s of it unasked, leave 5 ms to each of 1,000 requests."""
+    runs = [measurement("paced", idle_cores=0.1), measurement("closed", completed_rps=300)]
+    (profile,), _ = build_profiles(runs)
+    assert profile.first_cpu_ms == pytest.approx(5)
+    assert profile.idle_cores == 0.1
+    assert profile.saturated == 300
+    older = [measurement("paced"), measurement("closed", completed_rps=300)]
+    assert build_profiles(older)[0][0].first_cpu_ms is None
+
+
+def test_service_and_what_is_beyond_make_the_round_trip(measurement: Measure) -> None:
+    """Quantile by quantile, also where the slowest are far off."""
+    service = Histogram.of([0.002] * 90 + [0.004] * 10)
+    whole = Histogram.of([0.003] * 90 + [0.009] * 10)
+    runs = [
+        measurement("paced", service=service, due_to_done=whole),
+        measurement("closed", completed_rps=300),
+    ]
+    (profile,), _ = build_profiles(runs)
+    assert profile.beyond is not None
+    assert profile.beyond.quantile_s(0.5) == pytest.approx(0.001, rel=0.02)
+    assert profile.beyond.quantile_s(0.95) == pytest.approx(0.005, rel=0.02)
+
+
+def test_alike_service_times_of_open_loop_runs_add_samples(measurement: Measure) -> None:
+    """Those of a replica that is faster in company are of another kind."""
+    runs = [measurement("paced"), measurement("closed", completed_rps=300)]
+    alike = measurement("open", completed_rps=150, service_ms=2.1)
+    faster = measurement("open", completed_rps=150, service_ms=1.0)
+    assert build_profiles([*runs, alike])[0][0].service.count == 400
+    assert build_profiles([*runs, faster])[0][0].service.count == 200
+    spent = Throttling(periods=100, throttled_periods=9, throttled_s=0.3)
+    stalled = measurement("open", completed_rps=150, service_ms=2.1, throttling=spent)
+    assert build_profiles([*runs, stalled])[0][0].service.count == 200
 
 
 def test_overhead_is_never_negative(measurement: Measure) -> None:

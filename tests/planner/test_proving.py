@@ -27,6 +27,7 @@ class Undecided:
 
     def __init__(self, more: int | None, verdict: str = "undecided") -> None:
         self.more_requests, self.verdict = more, verdict
+        self.more_lost_requests = more
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,15 @@ def test_it_goes_on_while_more_requests_help_and_time_is_left() -> None:
     assert protocol.further(Undecided(2000), 39) is None  # type: ignore[arg-type]
     assert protocol.further(Undecided(None), 600) is None  # type: ignore[arg-type]
     assert protocol.further(Undecided(5, "holds"), 600) is None  # type: ignore[arg-type]
+    assert protocol.further_loss(Undecided(2000), 600) is None  # type: ignore[arg-type]
+
+
+def test_a_loss_goes_on_at_twice_what_is_missing() -> None:
+    """Half of the run comes before the loss; no shorter than the first one."""
+    protocol = Protocol.of(SLO, Held(2, 60), 60, requests=600)
+    assert protocol.further_loss(Undecided(2000), 600) == 4800  # type: ignore[arg-type]
+    assert protocol.further_loss(Undecided(10), 600) == 1200  # type: ignore[arg-type]
+    assert protocol.further_loss(Undecided(2000), 79) is None  # type: ignore[arg-type]
 
 
 @given(confidence=st.floats(0.51, 0.999), looks=st.integers(1, 60))

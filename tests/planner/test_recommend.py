@@ -208,7 +208,12 @@ def test_what_was_not_measured_says_why(world: World, demand: Build) -> None:
     other = world.ask(demand(batch=100, batch_range=(100, 100)), refused=[])
     assert other.best is None
     assert rejected_for(other, size="sim-1", variant="fp32") == [
-        (Bottleneck.UNMEASURED, "not measured at batch 100, only at batch 1")
+        (
+            Bottleneck.UNMEASURED,
+            "not measured at batch 100, only at batch 1, and one batch size makes no law; measure "
+            "this: `tonnage measure credit --variant fp32 --instance sim-1 --threads 1 --batch 100 "
+            "--max-load --p99 80ms --budget 5000`",
+        )
     ]
     assert rejected_for(other, size="sim-2", variant="fp32") == [
         (Bottleneck.UNMEASURED, "not measured at batch 100, nor at any other")

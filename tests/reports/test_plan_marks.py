@@ -50,6 +50,17 @@ def test_a_predicted_size_says_so_wherever_it_is_named(bundle: Bundle) -> None:
     assert "size       predicted size, from sim-0.25" in recommendation_text(changed)
 
 
+def test_a_predicted_batch_size_says_so_wherever_it_is_named(bundle: Bundle) -> None:
+    """The same for a batch size, which is no property of the machine."""
+    law = "predicted batch size, from 1, 6,000; two make a line, and nothing tests it"
+    changed = with_first(bundle, {"predicted_batch": law})
+    answer = changed.recommendations[0]
+    assert plan_tables.alternatives(answer).rows[0][0].endswith("(predicted batch size)")
+    shown = dict(row[:2] for row in plan_tables.recommendation(changed, answer).rows)
+    assert shown["Batch size"].startswith(law)
+    assert "batch size predicted batch size, from 1, 6,000" in recommendation_text(changed)
+
+
 def test_at_most_three_commands_are_shown_each_on_a_line_of_its_own(bundle: Bundle) -> None:
     """They are there to be copied, whatever the width."""
     none = recommendation_text(bundle)

@@ -283,6 +283,21 @@ def test_an_undecided_plan_goes_on(one_replica: RunFolder, prove: Prove) -> None
     assert short.more_requests is not None
 
 
+def test_an_undecided_loss_goes_on(stub_run: Runs, prove: Prove) -> None:
+    """One late in 130 after a loss proves nothing at first; all such runs together do."""
+
+    def near(run: LoadRun, number: int, kill: bool) -> dict[str, Any]:
+        lost = (Fault(code=FaultCode.REPLICA_CHANGED, detail="1 of 2 ended"),)
+        late = round(run.duration_s * (run.rate_rps or 0) / 200) if kill else 0
+        return {"late": late, "faults": lost if kill else ()}
+
+    folder, script = demanding(stub_run("sim-1", prices=False), 120, spare=1), Script(near)
+    (claim,) = prove(folder, script, requests=500)
+    losses = [kill for _, kill in script.made if kill]
+    assert (claim.verdict, claim.deployments) == ("holds", 3)
+    assert claim.losses == len(losses) > 1
+
+
 def test_looks_cannot_be_had_anew(one_replica: RunFolder, prove: Prove) -> None:
     """More deployments asked for are more looks, and what --fresh throws away is counted."""
     looks = [prove(one_replica, Script(good), deployments=n)[0].looks for n in (3, 4, 5)]
@@ -353,14 +368,20 @@ def test_a_cloud_plan_is_held_in_part(stub_run: Runs, prove: Prove) -> None:
     assert claim.held_rps == pytest.approx(60 * claim.held_replicas / claim.replicas)
 
 
-def test_a_size_never_measured_is_not_deployed(stub_run: Runs, prove: Prove) -> None:
+@pytest.mark.parametrize(
+    ("predicted", "named"),
+    [("predicted_size", "stands on sim-1"), ("predicted_batch", "stands on batch 1 on sim-1")],
+)
+def test_what_was_never_measured_is_not_deployed(
+    stub_run: Runs, prove: Prove, predicted: str, named: str
+) -> None:
     """Its plan is a prediction about a prediction, and running the study again cures nothing."""
     folder = stub_run("sim-1", prices=False)
     first, *others = folder.bundle().recommendations
     assert first.best is not None
-    guess = first.best.model_copy(update={"predicted_size": "from sim-0.5"})
+    guess = first.best.model_copy(update={predicted: "from others"})
     folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": guess}), *others])
-    with pytest.raises(BadInput, match="was never measured; measure it first"):
+    with pytest.raises(BadInput, match=f"{named}.*was never measured; measure it first"):
         prove(folder, Script(good), this_host=False)
 
 

@@ -12,7 +12,7 @@ import pytest
 from planner import curve
 from planner.surface import Surface
 from tonnage.config import load_study
-from tonnage.planning import SURFACES, plan, study_demands
+from tonnage.planning import SURFACES, plan, predicted_of, study_demands
 from tonnage.run_folder import RunFolder
 from tonnage.what_if import changed
 
@@ -125,7 +125,7 @@ def test_a_mix_of_batches_is_planned_and_said(
         "plan", folder.path, "--profile", "steady", "--batch-mix", "1:0.7,8:0.3", "--json"
     )
     reasons = [one["reason"] for one in json.loads(done.stdout)[0]["rejections"]]
-    lacking = "not measured at batch 8, which the mix has; measure it: `tonnage measure"
+    lacking = "not measured at batch 8, which the mix has; measure this: `tonnage measure"
     assert any(reason.startswith(lacking) for reason in reasons)
 
 
@@ -160,3 +160,22 @@ def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
     named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
     assert "sim-1:quota" in named
     assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)
+
+
+def test_two_batch_sizes_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
+    """From one row and from sixteen, which take as long, eight; its surfaces are kept, too."""
+    folder = stub_run("sim-1")
+    config, path = load_study(str(folder.path / "study.toml"))
+    one = folder.bundle().measurements
+    more = [
+        m.model_copy(update={"id": f"{m.id}-16", "run": m.run.model_copy(update={"batch": 16})})
+        for m in one
+    ]
+    (wanted,) = changed(study_demands(config, path), "steady", 60, 200, 64)
+    eight = wanted.model_copy(update={"batch": 8, "batch_range": (1, 16)})
+    profiles, (answer,), _ = plan(folder, config, path, [eight], evidence=more)
+    assert answer.best is not None
+    assert answer.best.predicted_batch.startswith("predicted batch size, from 1, 16; two make a")
+    assert [p.batch for p in predicted_of(profiles, config, path, [eight])] == [8]
+    assert {reach.batch for reach in answer.cpu_reaches if reach.rate_rps} == {1, 8, 16}
+    assert any(probe.batch == 8 and probe.why.endswith("batch size") for probe in answer.probes)
