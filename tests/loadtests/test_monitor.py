@@ -22,8 +22,8 @@ from serving.cpu_time import (
     find_per_cpu,
     load_average,
     processes_s,
-    reaped_s,
     read_cpus,
+    reaped_s,
     thread_times,
 )
 from serving.host_facts import siblings
