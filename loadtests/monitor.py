@@ -20,6 +20,7 @@ from serving.cpu_time import (
     load_average,
     processes_s,
     read_cpus,
+    reaped_s,
     thread_times,
 )
 from serving.errors import Infrastructure
@@ -37,7 +38,8 @@ class Snapshot:
     """Counters at one moment. CPU-seconds throughout; subtract two for a window.
 
     ``ingress`` and ``ours`` are by process: Ray starts HAProxy anew when a replica ends, so those
-    at the end of a run need not be those of its beginning.
+    at the end of a run need not be those of its beginning. ``reaped`` are the ended children of
+    the ingress' parents.
     """
 
     at: float
@@ -53,6 +55,7 @@ class Snapshot:
     throttled_s: float
     peak_memory_bytes: int
     fallback_sessions: int
+    reaped: Mapping[int, float]
     pids: tuple[int, ...]
     own: OwnUsage
     threads: tuple[dict[int, ThreadTime], ...]
@@ -177,6 +180,7 @@ class Monitor:
                 (u.peak_memory_bytes for u in usages), default=sum(map(_peak_rss, tree))
             ),
             fallback_sessions=self._host.fallback_sessions(),
+            reaped=reaped_s(ingress),
             pids=pids,
             own=read_own_usage(),
             threads=tuple(thread_times(r.pid) for r in self._endpoint.replicas),
@@ -187,7 +191,8 @@ class Monitor:
         wall = after.at - before.at
         # Without a group, what a replica that ended had used is gone with it.
         replica = max(0.0, after.replica_s - before.replica_s)
-        ours = _used_s(before.ours, after.ours)
+        ended = _ended_s(before, after)
+        ours = _used_s(before.ours, after.ours) + ended
         platform = len(self._host.placement.platform_cpus) * wall
         platform_used = after.platform_cores_s - before.platform_cores_s
         others = max(0.0, self._used_around(before, after) - replica) / (self._replica_cores * wall)
@@ -197,7 +202,7 @@ class Monitor:
         return Window(
             wall_s=wall,
             replica_s=replica,
-            ingress_s=_used_s(before.ingress, after.ingress),
+            ingress_s=_used_s(before.ingress, after.ingress) + ended,
             others_on_replica_cores=others,
             platform_busy=platform_used / platform,
             steal=(after.steal_s - before.steal_s) / (wall * len(self._watched_cpus)),
@@ -259,8 +264,19 @@ def _each_s(pids: Iterable[int]) -> dict[int, float]:
 
 
 def _used_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """What the processes that still live used in between; of one that ended nothing is known."""
+    """What the processes that still live used in between."""
     return sum(max(0.0, now - before.get(pid, 0.0)) for pid, now in after.items())
+
+
+def _ended_s(before: Snapshot, after: Snapshot) -> float:
+    """What an ingress that ended in between had used since then, by its parent's account."""
+    reaped = sum(
+        now - before.reaped[parent]
+        for parent, now in after.reaped.items()
+        if parent in before.reaped
+    )
+    known = sum(used for pid, used in before.ingress.items() if pid not in after.ingress)
+    return max(0.0, reaped - known)
 
 
 def _spent(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> dict[int, ThreadTime]:

@@ -21,7 +21,7 @@ from planner.ray_scaling import (
     record_interval_s,
     total_ongoing,
 )
-from planner.simulate import QUOTA_PERIOD_S
+from planner.sharing import QUOTA_PERIOD_S
 
 _ROUNDING_S = 1e-10
 

@@ -21,9 +21,10 @@ Refusal = tuple[Key, str]
 NOT_VALID = "no valid"
 """How the reason of a refusal begins when there were runs, and none can be believed."""
 
-CAPACITY_FLOOR = 0.05
+CAPACITY_FLOOR = 0.08
 """Two deployments of the same thing differ by this much before anything is wrong: a spread
-within one deployment's ladder says nothing about the next one."""
+within one deployment's ladder says nothing about the next one. 90 % of a normal law whose
+standard deviation is ``planner.scaling.NOISE``."""
 
 _LEAST_UTILISATION = 0.3
 """Below it the fixed work of a replica (timers, health checks) outweighs that of requests."""

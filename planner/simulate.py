@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-QUOTA_PERIOD_S = 0.1
-"""CFS bandwidth period of Kubernetes (and the kernel's default)."""
+from planner.sharing import QUOTA_PERIOD_S, shared_sojourns
 
 LANE_REQUESTS = 2000
 WARM_UP_REQUESTS = 1000
@@ -73,7 +72,10 @@ def sojourns(
         quota = None  # one inference call at a time burns one CPU at most: never throttled
     if replicas == 1 and quota is None and first is None:
         return _lindley(arrivals, service)
-    return _stepwise(arrivals, service, service if first is None else first, replicas, quota)
+    cold = service if first is None else first
+    if replicas > 1 and quota is not None:
+        return shared_sojourns(arrivals, service, cold, replicas, quota)
+    return _stepwise(arrivals, service, cold, replicas, quota)
 
 
 def _lindley(arrivals: np.ndarray, service: np.ndarray) -> np.ndarray:

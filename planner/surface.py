@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner import occupancy as occupancy_module
+from planner import sharing as sharing_module
 from planner import simulate as simulate_module
 from planner.occupancy import Occupancy, occupancy
 from planner.records import PredictedProfile, ServiceProfile
@@ -130,7 +131,8 @@ def simulate_surface(
 @cache
 def code_hash() -> str:
     """Identifies the code that a surface comes from: an old one is never taken for a new one."""
-    files = (__file__, str(simulate_module.__file__), str(occupancy_module.__file__))
+    modules = (simulate_module, sharing_module, occupancy_module)
+    files = (__file__, *(str(module.__file__) for module in modules))
     return sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
 
 

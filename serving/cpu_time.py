@@ -73,6 +73,22 @@ def processes_s(pids: Iterable[int], proc: Path = _PROC) -> float:
     return total * _TICK_S
 
 
+def reaped_s(pids: Iterable[int], proc: Path = _PROC) -> dict[int, float]:
+    """CPU-seconds of all ended children of the parents of ``pids``, by parent.
+
+    Of a process that has ended, its parent's account is the only trace.
+    """
+    found: dict[int, float] = {}
+    for pid in pids:
+        try:
+            parent = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+            fields = (proc / str(parent) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        found[parent] = (int(fields[13]) + int(fields[14])) * _TICK_S
+    return found
+
+
 class ThreadTime(NamedTuple):
     """Seconds that a thread ran, and that it could have run but waited for a CPU."""
 

@@ -22,6 +22,7 @@ from serving.cpu_time import (
     find_per_cpu,
     load_average,
     processes_s,
+    reaped_s,
     read_cpus,
     thread_times,
 )
@@ -189,6 +190,7 @@ START = Snapshot(
     replica_s=0.0,
     ingress={},
     ours={9: 3.0},
+    reaped={},
     replica_cores_s=0.0,
     platform_cores_s=0.0,
     steal_s=0.0,
@@ -232,13 +234,29 @@ def test_a_window_adds_up() -> None:
     assert window.waited == pytest.approx(0.2)  # of the busiest thread
 
 
+def test_what_an_ended_child_used_is_in_its_parents_account() -> None:
+    """A sibling of one that burned 0.2 s and was waited for."""
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    sibling = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        before = reaped_s([sibling.pid])[os.getpid()]
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        assert reaped_s([sibling.pid])[os.getpid()] - before >= 0.19
+        assert reaped_s([2**22 + 1]) == {}
+    finally:
+        sibling.communicate(b"\n")
+
+
 def test_an_ingress_that_was_started_anew_is_no_stranger() -> None:
-    """Its successor counts from its start; what ended takes nothing from what the others used."""
-    begin = replace(START, ingress={20: 4.0}, ours={9: 3.0, 20: 4.0})
-    end = replace(END, ingress={21: 0.3}, ours={9: 3.5, 21: 0.3})
+    """Its successor counts from its start, and what ended by its parent's account."""
+    begin = replace(START, ingress={20: 4.0}, ours={9: 3.0, 20: 4.0}, reaped={5: 1.0})
+    end = replace(END, ingress={21: 0.3}, ours={9: 3.5, 21: 0.3}, reaped={5: 1.0})
     window = monitor().between(begin, end)
     assert window.ingress_s == pytest.approx(0.3)
     assert window.others_on_platform_cores == pytest.approx((0.9 - 0.8) / 2)
+    window = monitor().between(begin, replace(end, reaped={5: 1.0 + 4.07}))
+    assert window.ingress_s == pytest.approx(0.37)
+    assert window.others_on_platform_cores == pytest.approx((0.9 - 0.87) / 2)
 
 
 def test_steal_of_a_large_host_is_that_of_our_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

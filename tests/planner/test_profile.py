@@ -40,7 +40,7 @@ def test_a_profile_has_each_figure_from_its_own_kind_of_run(measurement: Measure
 
 
 @pytest.mark.parametrize(
-    ("rungs", "share"), [((400, 399), 0.05), ((400, 360), 0.1), ((400, 100), 0.15), ((400,), 0.15)]
+    ("rungs", "share"), [((400, 399), 0.08), ((400, 360), 0.1), ((400, 100), 0.15), ((400,), 0.15)]
 )
 def test_the_capacity_interval_follows_the_two_best_rungs(
     measurement: Measure, rungs: tuple[float, ...], share: float
@@ -53,7 +53,7 @@ def test_the_capacity_interval_follows_the_two_best_rungs(
     assert interval.high == pytest.approx(400 * (1 + share))
 
 
-@pytest.mark.parametrize(("visits", "share"), [((100, 130), 0.05), ((90, 100, 111), 0.1725)])
+@pytest.mark.parametrize(("visits", "share"), [((100, 130), 0.08), ((90, 100, 111), 0.1725)])
 def test_an_unsteady_host_widens_every_capacity(
     measurement: Measure, visits: tuple[float, ...], share: float
 ) -> None:
