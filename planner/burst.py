@@ -2,7 +2,8 @@
 
 Request by request, since each may meet another number of replicas than the one before it.
 Replicas start as late as they were measured to, get no more requests once they are to stop,
-and refuse what their queue does not hold. HAProxy's reload at each change is not in it.
+and refuse what their queue does not hold. HAProxy's reload at each change is not in it, and
+replicas under quotas do not meet on a core: which of them share one changes as they come and go.
 """
 
 from __future__ import annotations

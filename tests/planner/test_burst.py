@@ -22,7 +22,7 @@ def fixed(replicas: int) -> ScalingSettings:
     return ScalingSettings(min_replicas=replicas, max_replicas=replicas, target_ongoing_requests=1)
 
 
-@pytest.mark.parametrize(("replicas", "quota"), [(1, None), (3, None), (1, 0.5), (2, 0.25)])
+@pytest.mark.parametrize(("replicas", "quota"), [(1, None), (3, None), (1, 0.5), (1, 0.25)])
 def test_without_scaling_it_is_the_plain_queue(replicas: int, quota: float | None) -> None:
     """Request by request, also under a quota and with a slower first request."""
     rng = np.random.default_rng(1)
