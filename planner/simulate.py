@@ -102,7 +102,8 @@ def _stepwise(
     """Request by request, all lanes at once: route, start, finish."""
     n, lanes = arrivals.shape
     router = _LeastConnections(lanes, replicas) if replicas > 1 else None
-    bandwidth = _Bandwidth(lanes * replicas, quota) if quota is not None else None
+    # Replicas under quotas share cores, see planner.sharing: here it is one, or no quota.
+    bandwidth = _Bandwidth(lanes, quota) if quota is not None else None
     free_at = np.zeros(lanes * replicas)
     at: np.ndarray | slice = slice(None)  # a lone replica takes its lane's every request
     out = np.empty_like(service)
@@ -113,7 +114,7 @@ def _stepwise(
         free = free_at[at]
         demand = service[i] if first is service else np.where(free <= now, first[i], service[i])
         start = np.maximum(free, now)
-        done = start + demand if bandwidth is None else bandwidth.run(at, start, demand)
+        done = start + demand if bandwidth is None else bandwidth.run(start, demand)
         free_at[at] = done
         if router is not None:
             router.took(done)
@@ -174,21 +175,21 @@ class _LeastConnections:
 
 
 class _Bandwidth:
-    """CFS bandwidth control of each replica: a budget of CPU time, refilled every period.
+    """CFS bandwidth control of one replica a lane: a budget of CPU time, refilled every period.
 
     Periods start at multiples of 100 ms; what is left of a budget is lost. The scheduler
     hands it out in 5 ms slices, which a replica on one core does not notice.
     """
 
-    def __init__(self, servers: int, quota: float) -> None:
+    def __init__(self, lanes: int, quota: float) -> None:
         self._budget = quota * QUOTA_PERIOD_S
-        self._period = np.full(servers, -1.0)
-        self._left = np.zeros(servers)
+        self._period = np.full(lanes, -1.0)
+        self._left = np.zeros(lanes)
 
-    def run(self, at: np.ndarray | slice, start: np.ndarray, demand: np.ndarray) -> np.ndarray:
+    def run(self, start: np.ndarray, demand: np.ndarray) -> np.ndarray:
         """When ``demand`` CPU-seconds begun at ``start`` are done; starts never go back."""
         period = np.floor(start / QUOTA_PERIOD_S)
-        left = np.where(self._period[at] == period, self._left[at], self._budget)
+        left = np.where(self._period == period, self._left, self._budget)
         until_refill = (period + 1) * QUOTA_PERIOD_S - start
         rest = demand - np.minimum(left, until_refill)
         done = start + demand
@@ -201,6 +202,5 @@ class _Bandwidth:
             period[late] += 1 + whole
             left[late] = self._budget - tail
             done[late] = period[late] * QUOTA_PERIOD_S + tail
-        self._period[at] = period
-        self._left[at] = left
+        self._period, self._left = period, left
         return np.asarray(done)

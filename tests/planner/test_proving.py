@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
 from loadtests.records import Measurement
+from planner.claim import Claim
 from planner.pooled import confidence_of_look
 from planner.proving import Held, Protocol, fails_alone, killed_rate, look_of
 from planner.records import Plan
@@ -22,12 +24,10 @@ Build = Callable[..., Any]
 SLO = Slo(limit_ms=50)
 
 
-class Undecided:
-    """What a protocol asks of a claim."""
-
-    def __init__(self, more: int | None, verdict: str = "undecided") -> None:
-        self.more_requests, self.verdict = more, verdict
-        self.more_lost_requests = more
+def undecided(more: int | None, verdict: str = "undecided") -> Claim:
+    """What a protocol asks of a claim, and nothing else of one."""
+    asked = SimpleNamespace(verdict=verdict, more_requests=more, more_lost_requests=more)
+    return cast(Claim, asked)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ def test_the_first_look_fits_the_budget() -> None:
 def test_it_goes_on_while_more_requests_help_and_time_is_left() -> None:
     """A fifth more than are missing; none when decided, hopeless, or out of time."""
     protocol = Protocol.of(SLO, Held(2, 60), None)
-    assert protocol.further(Undecided(2000), 600) == 2400  # type: ignore[arg-type]
-    assert protocol.further(Undecided(10), 600) == 600  # type: ignore[arg-type] # ten seconds
-    assert protocol.further(Undecided(2000), 39) is None  # type: ignore[arg-type]
-    assert protocol.further(Undecided(None), 600) is None  # type: ignore[arg-type]
-    assert protocol.further(Undecided(5, "holds"), 600) is None  # type: ignore[arg-type]
-    assert protocol.further_loss(Undecided(2000), 600) is None  # type: ignore[arg-type]
+    assert protocol.further(undecided(2000), 600) == 2400
+    assert protocol.further(undecided(10), 600) == 600  # ten seconds
+    assert protocol.further(undecided(2000), 39) is None
+    assert protocol.further(undecided(None), 600) is None
+    assert protocol.further(undecided(5, "holds"), 600) is None
+    assert protocol.further_loss(undecided(2000), 600) is None
 
 
 def test_a_loss_goes_on_at_twice_what_is_missing() -> None:
     """Half of the run comes before the loss; no shorter than the first one."""
     protocol = Protocol.of(SLO, Held(2, 60), 60, requests=600)
-    assert protocol.further_loss(Undecided(2000), 600) == 4800  # type: ignore[arg-type]
-    assert protocol.further_loss(Undecided(10), 600) == 1200  # type: ignore[arg-type]
-    assert protocol.further_loss(Undecided(2000), 79) is None  # type: ignore[arg-type]
+    assert protocol.further_loss(undecided(2000), 600) == 4800
+    assert protocol.further_loss(undecided(10), 600) == 1200
+    assert protocol.further_loss(undecided(2000), 79) is None
 
 
 @given(confidence=st.floats(0.51, 0.999), looks=st.integers(1, 60))
