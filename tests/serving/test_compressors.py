@@ -145,6 +145,21 @@ def test_onnx_int8(bench: Bench, step: Step) -> None:
     assert bench.accuracy("int8", "onnxruntime") > bench.accuracy("onnx", "onnxruntime") - 0.1
 
 
+@pytest.mark.parametrize(("reduce_range", "most"), [(True, 64), (False, 127)])
+def test_static_int8_keeps_weights_to_seven_bits(
+    bench: Bench, reduce_range: bool, most: int
+) -> None:
+    """On a CPU without VNNI products of 8 by 8 bits overflow; the test need not run on one."""
+    step = StaticInt8(calibration_rows=64, reduce_range=reduce_range)
+    made = onnx.load(bench.make("int8", step, "onnx"))
+    weights = [
+        onnx.numpy_helper.to_array(tensor).astype(int)
+        for tensor in made.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert max(int(abs(values).max()) for values in weights) == most
+
+
 def test_torch_int8_is_stored_and_served(bench: Bench) -> None:
     """The quantized network survives its file, which TorchScript alone manages."""
     bench.make("torch_int8", TorchDynamicInt8(network), "torch")
