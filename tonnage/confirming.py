@@ -18,6 +18,7 @@ from typing import Literal
 from loadtests.records import LoadRun, Measurement
 from planner.claim import LAPSE_AFTER_DAYS, Claim
 from planner.confirm import judge_confirmation, unbelievable_loss
+from planner.host_pace import another_pace, pace
 from planner.pooled import unbelievable
 from planner.proving import ConfirmationRun, Discarded, fails_alone, look_of, recommend_instead
 from planner.recommend import best_on_host
@@ -215,6 +216,7 @@ class Confirming:
     ) -> Claim:
         verdicts = [v for run in runs for v in run.verdicts if v.slo == proof.demand.slo]
         newest = max(run.started_at for run in (*runs, *losses))
+        changed = another_pace(pace(runs, self.bundle.measurements))
         return judge_confirmation(
             runs,
             proof.demand,
@@ -228,7 +230,7 @@ class Confirming:
             predicted=proof.predicted,
             look=self._look(proof, len(runs)),
             discarded=len(self._discarded(proof)),
-            differs=self.differs,
+            differs=(*self.differs, *([changed] if changed else [])),
         )
 
     def _keep(self, proof: Proof, claim: Claim, runs: Sequence[Measurement]) -> Claim:
