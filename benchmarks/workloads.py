@@ -29,6 +29,7 @@ from reports.model_tables import quality, sizes
 from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
+from serving.errors import BadInput
 from serving.records import BenchRow, Variant
 from serving.steps import Dataset
 from serving.workloads import find_workload
@@ -42,11 +43,19 @@ def main(names: Sequence[str]) -> None:
     """Measure and publish each workload named."""
     tuned, studied = "--fine-tune" in names, "--no-study" not in names
     names = [name for name in names if name not in ("--fine-tune", "--no-study")]
-    if not names or unknown(names):
+    try:
+        for name in names:
+            load_study(name)
+    except BadInput as error:
+        sys.exit(str(error))
+    if not names:
         sys.exit(
             "usage: python -m benchmarks.workloads NAME... [--fine-tune] [--no-study], "
-            f"of {', '.join(AIMS)}"
+            f"such as {', '.join(AIMS)}"
         )
+    for name in names:
+        if not tuned and _was_tuned(name):
+            sys.exit(f"{name}: published with --fine-tune, whose figures would be lost; give it")
     for name in names:
         say(f"{name}: reading data")
         publish(name, tuned)
@@ -67,9 +76,12 @@ def state_folder(name: str) -> Path:
     return ROOT / "runs" / "bench" / code_hash() / name
 
 
-def unknown(names: Sequence[str]) -> list[str]:
-    """Names without aims of their own."""
-    return [name for name in names if name not in AIMS]
+def _was_tuned(name: str) -> bool:
+    path = PUBLISHED / name / "bench.json"
+    if not path.is_file():
+        return False
+    kept = {variant["name"] for variant in json.loads(path.read_text())["variants"]}
+    return bool(kept.intersection(TUNED.get(name, ())))
 
 
 def publish(name: str, tuned: bool) -> None:
@@ -92,12 +104,15 @@ def publish(name: str, tuned: bool) -> None:
     explained = explanations(name, variants, state)
     figures = Figures(variants, repeats, study.seed)
     model, flags = host_facts.cpu_info()
+    aims = (*AIMS.get(name, ()), *(TUNED_AIMS[name] if more else ()))
     document = {
         "workload": name,
+        "command": f"python -m benchmarks.workloads {name}{' --fine-tune' if more else ''}",
         "host": {"cpu": model, "instruction_sets": flags, "code": code_hash()},
         "method": f"{REPEATS} alternating repeats, one thread, medians of up to {SECONDS} s",
         "aims": [
-            outcome(aim, figures) for aim in (*AIMS[name], *(TUNED_AIMS[name] if more else ()))
+            *(outcome(aim, figures) for aim in aims),
+            *(judged for answer in explained for judged in answer.get("aims", ())),
         ],
         "explained": explained,
         "variants": [v.model_dump(mode="json") for v in variants],
@@ -155,9 +170,9 @@ def middle(repeats: Sequence[Sequence[BenchRow]]) -> list[BenchRow]:
 
 
 def outcome(aim: Aim, figures: Figures) -> dict[str, Any]:
-    """An aim, what was measured, and whether it is met."""
+    """An aim, what was measured, and whether it is met; null where it is only shown."""
     values = aim.measure(figures)
-    met = aim.at_least <= median(values) <= aim.at_most
+    met = aim.at_least <= median(values) <= aim.at_most if aim.bounded else None
     return {"figure": aim.figure, "aim": aim.words, "measured": values, "met": met}
 
 
@@ -183,11 +198,10 @@ def bundle_of(
 
 def render(document: dict[str, Any], bundle: Bundle) -> str:
     """bench.md: the aims, the tables, the explanations."""
-    name = document["workload"]
     lines = [
         f"# {bundle.info.title}: the variants",
         "",
-        f"`python -m benchmarks.workloads {name}` on {document['host']['cpu']}: "
+        f"`{document['command']}` on {document['host']['cpu']}: "
         f"{document['method']}. Data: {bundle.info.dataset}. Every figure: `bench.json`.",
         "",
         "| figure | aim | measured | |",
@@ -196,7 +210,7 @@ def render(document: dict[str, Any], bundle: Bundle) -> str:
     for row in document["aims"]:
         values = row["measured"]
         spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
-        met = "met" if row["met"] else "missed"
+        met = {None: "-", True: "met", False: "**missed**"}[row["met"]]
         lines.append(f"| {row['figure']} | {row['aim']} | {median(values):.4g}{spread} | {met} |")
     for table in (comparison(bundle), quality(bundle), sizes(bundle)):
         lines += ["", render_table(table)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,20 @@ def render(results: Result) -> str:
             if best
             else f"- {name}: {row.get('note', 'not measured')}"
         )
+    lines += [
+        "",
+        "A server is planned for as one that answers a request at a time, whatever its workers.",
+        "Runs that were refused, of all: " + "; ".join(map(_refused, results.items())) + ".",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _refused(item: tuple[str, Result]) -> str:
+    """``mlserver 3 of 40 (2 x closed: cores_shared, 1 x open: drift)``."""
+    name, row = item
+    counted = Counter(row.get("faults", ()))
+    why = ", ".join(f"{n} x {fault}" for fault, n in sorted(counted.items()))
+    return f"{name} {counted.total()} of {row.get('runs', 0)}" + (f" ({why})" if why else "")
 
 
 if __name__ == "__main__":
