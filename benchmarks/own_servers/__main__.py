@@ -139,7 +139,7 @@ def render(results: Result) -> str:
 def _refused(item: tuple[str, Result]) -> str:
     """``mlserver 3 of 40 (2 x closed: cores_shared, 1 x open: drift)``."""
     name, row = item
-    counted = Counter(row.get("faults", ()))
+    counted: Counter[str] = Counter(row.get("faults", ()))
     why = ", ".join(f"{n} x {fault}" for fault, n in sorted(counted.items()))
     return f"{name} {counted.total()} of {row.get('runs', 0)}" + (f" ({why})" if why else "")
 
