@@ -17,7 +17,8 @@ test: $(VENV)/dev $(VENV)/triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy serving loadtests planner reports tonnage
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format .

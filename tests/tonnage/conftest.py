@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reports.bundle import StudyInfo
 from serving.instances import load_instances, resolve
 from serving.ray_host.settings import SERVE_SETTINGS
 from serving.records import Deployment, Environment, Grant, InstanceType, Variant
+from serving.stub_variant import stub_variant
 from tonnage.config import load_study, shipped
 from tonnage.planning import SURFACES, plan, study_demands, surfaces_of
 from tonnage.run_folder import RunFolder
@@ -157,13 +159,30 @@ def write_run(
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of a finished run of a 5 ms stub by sizes and prices; planned for once, to copy."""
+    root = tmp_path_factory.mktemp("finished")
+
+    @cache
+    def planned(variant: Variant, sizes: tuple[str, ...], prices: bool) -> Path:
+        name = "-".join((*sizes, "priced" if prices else "free"))
+        return write_run(root / name, variant, sizes, prices=prices).path
+
+    def made(sizes: tuple[str, ...], prices: bool) -> Path:
+        # The model is written each time: a test may have changed it.
+        return planned(stub_variant(root / "models", SERVICE_MS), sizes, prices)
+
+    return made
+
+
 @pytest.fixture
-def stub_run(tmp_path: Path, make_stub: Callable[..., Variant]) -> Callable[..., RunFolder]:
+def stub_run(tmp_path: Path, finished_run: Callable[..., Path]) -> Callable[..., RunFolder]:
     """Factory of finished runs of a 5 ms stub, in a folder of the test."""
 
     def make(*sizes: str, prices: bool = True) -> RunFolder:
-        variant = make_stub(busy_ms=SERVICE_MS)
-        return write_run(tmp_path / "run", variant, sizes or ("sim-1",), prices=prices)
+        shutil.copytree(finished_run(sizes or ("sim-1",), prices), tmp_path / "run")
+        return RunFolder(tmp_path / "run")
 
     return make
 
