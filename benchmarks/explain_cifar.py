@@ -262,8 +262,11 @@ def theirs_to_ours_in_words(
     cold, warm = found[STEPS[0][0]], found[_WARM_STEP]
     ratios = {name: found[name]["ratio"] for name, _, _ in STEPS}
     names = list(ratios)
-    warming = names.index(_WARM_STEP)
-    before = {n: names[0] if names.index(n) <= warming else names[names.index(n) - 1] for n in names}
+    warm_at = names.index(_WARM_STEP)
+    before = {
+        name: names[0] if number <= warm_at else names[number - 1]
+        for number, name in enumerate(names)
+    }
     step = max(names, key=lambda name: abs(log(ratios[name] / ratios[before[name]])))
     reaching = [f'"{name}" ({ratio:.1f}x)' for name, ratio in ratios.items() if ratio >= claimed]
     highest = max(names, key=lambda name: ratios[name])
