@@ -1,16 +1,15 @@
-"""Why int8 loses quality, layer by layer, and where its time goes, operator by operator."""
+"""Why int8 loses quality, layer by layer."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
+from benchmarks.explain_process import Answer
 from serving.compressors.mixed_int8 import float_layers
 from serving.compressors.onnx_layers import Layer, layers_of
 from serving.compressors.onnx_ranges import observe, prepare
@@ -26,16 +25,13 @@ from serving.records import Variant
 from serving.workloads import find_workload
 from tonnage.config import load_study
 
-Answer = dict[str, Any]
 _SHOWN = 15
-_CALLS = 20
 _WAYS = {
     "one scale": (False, False),
     "one scale, 7 bits": (False, True),
     "per channel, 7 bits": (True, True),
 }
 """How a layer is quantized alone: whether each channel has a scale, and whether to seven bits."""
-_CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv")
 
 
 def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
@@ -131,69 +127,6 @@ def which_layers_int8_hurts(variants: Mapping[str, Variant]) -> Answer:
         ],
         "rows": [body[number] for number in order[:_SHOWN]],
         "all_rows": body,
-    }
-
-
-def where_the_time_goes(variants: Mapping[str, Variant]) -> Answer:
-    """Onnxruntime's own profile of one call at batch 1 on one thread, by operator."""
-    kinds = ("onnx", "onnx_int8_static")
-    spent = {name: _profile(variants[name]) for name in kinds}
-    totals = {name: sum(found.values()) for name, found in spent.items()}
-    operators = sorted(
-        {operator for found in spent.values() for operator in found},
-        key=lambda operator: -max(found.get(operator, 0.0) for found in spent.values()),
-    )
-    quantizing = sum(
-        spent["onnx_int8_static"].get(operator, 0.0)
-        for operator in ("QuantizeLinear", "DequantizeLinear")
-    )
-    before, after = (
-        sum(spent[name].get(operator, 0.0) for operator in _CONVOLUTIONS) for name in kinds
-    )
-    return {
-        "question": "Where int8 gains time at batch 1, and where it loses some",
-        "answer": (
-            f"Convolutions take {before:.3g} ms in float and {after:.3g} ms in int8. Changing "
-            f"between the two number formats costs {quantizing:.3g} ms, "
-            f"{quantizing / totals['onnx_int8_static']:.0%} of the int8 file's time: activations "
-            "such as HardSwish, and the attention's own arithmetic, have no int8 kernels."
-        ),
-        "header": ["operator", *(f"ms, {name}" for name in kinds)],
-        "rows": [
-            [operator, *(f"{spent[name].get(operator, 0.0):.3g}" for name in kinds)]
-            for operator in operators[:_SHOWN]
-        ]
-        + [["all", *(f"{totals[name]:.3g}" for name in kinds)]],
-    }
-
-
-def _profile(variant: Variant) -> dict[str, float]:
-    """Milliseconds of a call by operator, medians over calls."""
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(str(model_path(variant)), options)
-        spec = variant.inputs[0]
-        shape = [1, *spec.shape[1:]]
-        rows = {spec.name: np.random.default_rng(0).normal(size=shape).astype(np.float32)}
-        for _ in range(_CALLS):
-            session.run(None, rows)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
-    calls: list[dict[str, float]] = [{} for _ in starts]
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            call = calls[int(np.searchsorted(starts, event["ts"], side="right")) - 1]
-            operator = event["args"]["op_name"]
-            call[operator] = call.get(operator, 0.0) + event["dur"] / 1e3
-    warm = calls[3:]
-    return {
-        operator: median(call.get(operator, 0.0) for call in warm)
-        for operator in {operator for call in warm for operator in call}
     }
 
 

@@ -7,8 +7,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
 
+from benchmarks.explain_process import REPEATS, Answer
 from serving.bench import bench
 from serving.build import build_variants
 from serving.records import Variant
@@ -17,10 +17,8 @@ from serving.scoring import predict_in_chunks
 from serving.workloads import find_workload
 from tonnage.config import load_study
 
-Answer = dict[str, Any]
 _LENGTHS = (16, 32, 64, 128, 256)
 _SHOWN = ("torch", "onnx", "onnx_int8", "onnx_student_int8")
-_REPEATS = 3
 _LONGEST_BUILD_S = 300.0
 
 
@@ -28,7 +26,7 @@ def what_a_token_costs(variants: Mapping[str, Variant]) -> Answer:
     """One row, one thread, at several lengths; and what is decided when texts are cut there."""
     times: dict[tuple[str, int], list[float]] = {}
     data = {length: find_workload("bert", length).load(None, 0) for length in _LENGTHS}
-    for _ in range(_REPEATS):
+    for _ in range(REPEATS):
         for length in _LENGTHS:
             chosen = [variants[name] for name in _SHOWN]
             rows = bench(chosen, data[length].test, batches=(1,), threads=(1,), seconds=0.4)

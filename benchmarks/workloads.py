@@ -153,10 +153,10 @@ def explanations(name: str, variants: Sequence[Variant], state: Path) -> list[di
     """Answers to the questions of this workload, each measured once and kept."""
     answers = []
     for explain in EXPLANATIONS.get(name, ()):
-        path = state / f"{explain.__name__}.json"
+        path = state / f"{explain.name}.json"
         if not path.is_file():
-            say(f"{name}: {explain.__name__.replace('_', ' ')}")
-            path.write_text(json.dumps(explain({v.name: v for v in variants})))
+            say(f"{name}: {explain.name.replace('_', ' ')}")
+            path.write_text(json.dumps(explain.measure({v.name: v for v in variants})))
         answers.append(json.loads(path.read_text()))
     return answers
 
@@ -212,6 +212,7 @@ def render(document: dict[str, Any], bundle: Bundle) -> str:
         spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
         met = {None: "-", True: "met", False: "**missed**"}[row["met"]]
         lines.append(f"| {row['figure']} | {row['aim']} | {median(values):.4g}{spread} | {met} |")
+    lines += why_missed(document)
     for table in (comparison(bundle), quality(bundle), sizes(bundle)):
         lines += ["", render_table(table)]
     for answer in document["explained"]:
@@ -219,6 +220,20 @@ def render(document: dict[str, Any], bundle: Bundle) -> str:
         lines += ["| " + " | ".join(answer["header"]) + " |", "|---" * len(answer["header"]) + "|"]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in answer["rows"]]
     return "\n".join(lines) + "\n"
+
+
+def why_missed(document: dict[str, Any]) -> list[str]:
+    """Lines below the aims: why those were missed that an explanation has a sentence on."""
+    said = {
+        figure: f"{sentence} (See *{answer['question']}*.)"
+        for answer in document["explained"]
+        for figure, sentence in answer.get("missed", {}).items()
+    }
+    lines = []
+    for row in document["aims"]:
+        if not row["met"] and row["figure"] in said:
+            lines += ["", f"Missed, *{row['figure']}*: {said[row['figure']]}"]
+    return lines
 
 
 def rounded(document: Any) -> Any:
