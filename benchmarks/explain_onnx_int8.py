@@ -110,7 +110,7 @@ def where_the_memory_goes(variants: Mapping[str, Variant]) -> Answer:
     return {
         "question": "Where the memory goes, in float and in int8",
         "answer": f"{peak} {rest}",
-        "missed": {"onnx_int8_static: peak RAM as a share of onnx": peak},
+        "missed": {"onnx_int8_static: peak RAM at batch 1 as a share of onnx": peak},
         "header": [
             "variant",
             "file MiB",
