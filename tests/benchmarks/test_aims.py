@@ -30,8 +30,9 @@ class _Asked(Figures):
         self.batches.add(batch)
         return [1.0]
 
-    def memory(self, name: str, against: str) -> list[float]:
+    def memory(self, name: str, against: str, batch: int) -> list[float]:
         self.names |= {name, against}
+        self.batches.add(batch)
         return [1.0]
 
     def smaller(self, name: str, against: str) -> list[float]:
