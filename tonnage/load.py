@@ -57,14 +57,14 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options as given, durations already in seconds."""
+    """The options as given, durations already in seconds; ``batch`` None is 1 or the trace's."""
 
     rate: float | None = None
     users: int | None = None
     arrivals: str | None = None
     trace: Path | None = None
     time_scale: float | None = None
-    batch: str = "1"
+    batch: str | None = None
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
     timeout_s: float = 10.0
@@ -122,10 +122,7 @@ def load_of(options: Options) -> Load:
 
 
 def _refuse_users(options: Options) -> None:
-    """BadInput for more users than the generator has, or for a limit to judge them by.
-
-    Users that do not divide among the workers are all one's.
-    """
+    """BadInput for users that the generator cannot have, or for a limit to judge them by."""
     if options.users is None:
         return
     if options.slos():
@@ -133,11 +130,16 @@ def _refuse_users(options: Options) -> None:
             "--users: a closed loop slows down with its server, so it cannot be judged by --p95 or "
             "--p99; give --rate instead"
         )
-    workers = options.workers if options.users % options.workers == 0 else 1
+    workers = options.workers
+    if options.users % workers:
+        raise BadInput(
+            f"--users {options.users}: cannot be shared evenly by {workers} workers; give a "
+            "multiple of --workers"
+        )
     if options.users > OPEN_LOOP_USERS * workers:
         raise BadInput(
-            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most that, or a "
-            "multiple of --workers that leaves each no more"
+            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most "
+            f"{OPEN_LOOP_USERS * workers}, or more --workers"
         )
 
 
@@ -181,11 +183,13 @@ def _classes(
     options: Options, trace: Trace | None
 ) -> tuple[tuple[tuple[int, Path | None], ...], tuple[float, ...]]:
     """Every class of request with its weight: batch sizes times files of rows."""
-    sizes = weighted("--batch", options.batch)
+    sizes = weighted("--batch", options.batch or "1")
     files = [_weighted_file(text) for text in options.payload] or [(None, 1.0)]
     if trace is not None and trace.batches is not None:
-        if len(sizes) > 1 or len(files) > 1:
-            raise BadInput("--trace: it names batch sizes, so --batch and --payload mixes clash")
+        if options.batch is not None:
+            raise BadInput(f"--batch {options.batch}: the trace names batch sizes; leave it out")
+        if len(files) > 1:
+            raise BadInput("--trace: it names batch sizes, so a mix of --payload clashes")
         of_trace = np.unique(trace.batches).tolist()
         if len(of_trace) > _MOST_CLASSES:
             raise BadInput(

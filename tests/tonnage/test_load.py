@@ -10,13 +10,25 @@ from serving.errors import BadInput
 from tonnage.load import Options, load_of
 
 
-def test_more_users_than_the_workers_have_are_refused() -> None:
-    """A worker has 128 users, and users that do not divide among the workers are all one's."""
-    for users, workers in ((128, 1), (256, 2), (127, 2)):
+def test_users_that_the_workers_cannot_have_are_refused() -> None:
+    """A worker has 128 users, and what is recorded as two workers' load is made by two."""
+    for users, workers in ((128, 1), (256, 2), (126, 2)):
         assert load_of(Options(users=users, workers=workers)).run.users == users
-    for users, workers in ((129, 1), (258, 2), (129, 2)):
+    for users, workers in ((129, 1), (258, 2)):
         with pytest.raises(BadInput, match=f"--users {users}: a worker has 128"):
             load_of(Options(users=users, workers=workers))
+    with pytest.raises(BadInput, match="--users 127: cannot be shared evenly by 2 workers"):
+        load_of(Options(users=127, workers=2))
+
+
+def test_a_trace_with_batch_sizes_needs_none(tmp_path: Path) -> None:
+    """What --batch would say is in the file, so the option would be ignored: refused, even 1."""
+    path = tmp_path / "trace.csv"
+    path.write_text("timestamp,batch\n0,2\n1,4\n")
+    assert [size for size, _ in load_of(Options(trace=path)).classes] == [2, 4]
+    for batch in ("8", "1", "2,4"):
+        with pytest.raises(BadInput, match=f"--batch {batch}: the trace names batch sizes"):
+            load_of(Options(trace=path, batch=batch))
 
 
 def test_what_a_run_leaves_out_of_its_trace_is_counted(tmp_path: Path) -> None:
