@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loadtests.arrivals import Constant, Poisson, Ramp, Recorded, Steps
+from loadtests.arrivals import Constant, Mix, Poisson, Ramp, Recorded, Steps
+from loadtests.histogram import Histogram
 from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict
 from loadtests.records import EndpointMeasurement, LoadRun, Measurement
@@ -121,12 +122,27 @@ def load_in_words(run: LoadRun) -> str:
 
 def batches_in_words(run: LoadRun) -> str:
     """The rows of a request, or the mix of them."""
-    if run.mix is None:
-        return f"batch {run.batch:,}"
-    total = sum(run.mix.weights)
-    names = run.mix.inputs or ("",) * len(run.mix.batches)
+    if isinstance(run.arrivals, Recorded) and run.arrivals.mean_batch is not None:
+        sizes = f"the trace's batches, {f.number(run.mean_batch)} rows on average"
+        return f"{sizes}, of {_inputs_in_words(run.mix)}" if run.mix else sizes
+    return _rows_in_words(run.batch, run.mix)
+
+
+def _rows_in_words(batch: int, mix: Mix | None) -> str:
+    if mix is None:
+        return f"batch {batch:,}"
+    total = sum(mix.weights)
+    names = mix.inputs or ("",) * len(mix.batches)
     parts = [
         f"{weight / total:.0%} batch {size:,}{f' of {name}' if name else ''}"
-        for size, weight, name in zip(run.mix.batches, run.mix.weights, names, strict=True)
+        for size, weight, name in zip(mix.batches, mix.weights, names, strict=True)
     ]
     return ", ".join(parts)
+
+
+def _inputs_in_words(mix: Mix) -> str:
+    """The sources of the rows, with their shares over all batch sizes."""
+    shares: dict[str, float] = {}
+    for weight, name in zip(mix.weights, mix.inputs or (), strict=False):
+        shares[name] = shares.get(name, 0.0) + weight / sum(mix.weights)
+    return ", ".join(f"{share:.0%} {name}" for name, share in shares.items())

@@ -63,6 +63,10 @@ def measure(
         str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
+    trace_columns: Annotated[
+        str | None,
+        typer.Option(help="its columns: due=NAME,batch=NAME; default: timestamp, and batch if any"),
+    ] = None,
     time_scale: Annotated[
         float | None, typer.Option(help="0.5 plays a trace twice as fast")
     ] = None,
@@ -106,6 +110,7 @@ def measure(
         "--users": users,
         "--arrivals": arrivals,
         "--trace": trace,
+        "--trace-columns": trace_columns,
         "--time-scale": time_scale,
         "--batch": batch,
         "--duration": duration,
@@ -152,6 +157,7 @@ def measure(
         users=users,
         arrivals=arrivals,
         trace=trace,
+        trace_columns=trace_columns,
         time_scale=time_scale,
         batch=batch,
         payload=tuple(payload or ()),

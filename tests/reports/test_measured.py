@@ -118,6 +118,16 @@ def test_a_mix_is_told_by_its_shares() -> None:
     assert batches_in_words(run) == "75% batch 1 of short.npz, 25% batch 8 of long.npz"
 
 
+def test_the_sizes_of_a_trace_are_its_own() -> None:
+    """Not the largest batch, but what the trace asks for on average, and of which inputs."""
+    source = Recorded(file="day.csv", sha256="", time_scale=1, requests=5, mean_batch=2.75)
+    run = OPEN.model_copy(update={"arrivals": source})
+    assert batches_in_words(run) == "the trace's batches, 2.75 rows on average"
+    mix = Mix(batches=(1, 1, 8, 8), weights=(3, 1, 3, 1), inputs=("a", "b", "a", "b"))
+    words = batches_in_words(run.model_copy(update={"mix": mix}))
+    assert words == "the trace's batches, 2.75 rows on average, of 75% a, 25% b"
+
+
 @pytest.mark.parametrize(
     ("rate", "low", "high", "reason", "words"),
     [

@@ -112,6 +112,7 @@ UNUSED = {
     "max batch": [*ENDPOINT, "--max-batch", "8"],
     "quick": [*ENDPOINT, "--quick"],
     "time scale": [*ENDPOINT, "--time-scale", "0.5"],
+    "trace columns": [*ENDPOINT, "--trace-columns", "due=at"],
     "header": ["measure", "credit", "--header", "x: y"],
     "insecure": ["measure", "credit", "--insecure"],
     "input": ["measure", "credit", "--variant", "onnx_fp32", "--rate", "9", "--input", "x=int64"],

@@ -40,6 +40,29 @@ def test_what_a_run_leaves_out_of_its_trace_is_counted(tmp_path: Path) -> None:
     assert load_of(Options(rate=5)).cut_requests == 0
 
 
+def test_inputs_are_mixed_within_the_sizes_of_a_trace(tmp_path: Path) -> None:
+    """Every size with every file, by the trace's share times the file's weight."""
+    path = tmp_path / "trace.csv"
+    path.write_text("at,rows\n0,2\n1,4\n2,2\n3,2\n")
+    options = Options(
+        trace=path, trace_columns="due=at,batch=rows", payload=("a.npz=0.6", "b.npz=0.4")
+    )
+    load = load_of(options)
+    a, b = Path("a.npz"), Path("b.npz")
+    assert load.classes == ((2, a), (2, b), (4, a), (4, b))
+    assert load.run.mix is not None
+    assert load.run.mix.weights == pytest.approx((0.45, 0.3, 0.15, 0.1))
+    assert load.run.mix.inputs == ("a.npz", "b.npz", "a.npz", "b.npz")
+    assert load.run.mean_batch == 2.5
+
+
+@pytest.mark.parametrize("text", ["at", "time=at", "due=", "due=at,due=to", "due=at,"])
+def test_columns_that_are_not_named_are_refused(tmp_path: Path, text: str) -> None:
+    """What --trace-columns takes is said."""
+    with pytest.raises(BadInput, match=f"--trace-columns {text}: give due=NAME, batch=NAME"):
+        load_of(Options(trace=tmp_path / "t.csv", trace_columns=text))
+
+
 def test_a_payload_may_have_an_equals_sign_in_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
