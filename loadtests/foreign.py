@@ -15,13 +15,17 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from loadtests.payloads import Payloads
 from serving.app import MODEL_HEADER
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
 from serving.v2 import V2Error, dtype_of
 
-_PROBES = 5
+# Single requests: so many of a class, and not many more of all of them where there are many.
+_PROBES, _PROBES_IN_ALL = 5, 20
+_FEWEST_PROBES = 2
 # A server that takes this long to say what it serves is not there. ``--timeout`` is for inference.
 _PATIENCE_S = 10.0
 
@@ -83,32 +87,45 @@ class ForeignServer:
         return specs
 
     def round_trip_s(self, payloads: Payloads) -> float:
-        """Median time of a few single requests. BadInput when they fail or take too long."""
-        times = []
-        for index in range(_PROBES):
-            body = payloads.bodies[index % len(payloads.bodies)]
-            length = payloads.header_lengths[index % len(payloads.bodies)]
-            begin = time.perf_counter()
-            try:
-                status, answer, _ = self._exchange(
-                    "POST",
-                    f"/v2/models/{self._endpoint.model_name}/infer",
-                    self._timeout_s,
-                    body,
-                    {"Inference-Header-Content-Length": str(length)},
-                )
-            except TimeoutError:
-                raise BadInput(
-                    f"{self._endpoint.url}: no answer within --timeout {self._timeout_s:g} s; "
-                    "the timeout is shorter than the service time"
-                ) from None
-            if status != 200:
-                raise BadInput(
-                    f"{self._endpoint.url}: answered {status} to a generated request "
-                    f"({_short(answer)}); give fitting rows with --payload FILE.npz"
-                )
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+        """Median time of a few single requests, of the slowest class of them.
+
+        BadInput when they fail or take too long.
+        """
+        kinds = np.unique(payloads.classes)
+        each = min(_PROBES, max(_FEWEST_PROBES, _PROBES_IN_ALL // len(kinds)))
+        slowest = 0.0
+        for kind in kinds:
+            members = np.flatnonzero(payloads.classes == kind)
+            named = f" of class {kind + 1} of {len(kinds)}" if len(kinds) > 1 else ""
+            times = [
+                self._answer_s(payloads, int(members[index % len(members)]), named)
+                for index in range(each)
+            ]
+            slowest = max(slowest, statistics.median_low(times))
+        return slowest
+
+    def _answer_s(self, payloads: Payloads, index: int, named: str) -> float:
+        """Seconds until the answer to one request, of the class ``named`` where there are more."""
+        begin = time.perf_counter()
+        try:
+            status, answer, _ = self._exchange(
+                "POST",
+                f"/v2/models/{self._endpoint.model_name}/infer",
+                self._timeout_s,
+                payloads.bodies[index],
+                {"Inference-Header-Content-Length": str(payloads.header_lengths[index])},
+            )
+        except TimeoutError:
+            raise BadInput(
+                f"{self._endpoint.url}: no answer{' to a request' if named else ''}{named} within "
+                f"--timeout {self._timeout_s:g} s; the timeout is shorter than the service time"
+            ) from None
+        if status != 200:
+            raise BadInput(
+                f"{self._endpoint.url}: answered {status} to a generated request{named} "
+                f"({_short(answer)}); give fitting rows with --payload FILE.npz"
+            )
+        return time.perf_counter() - begin
 
     def model_sha256(self) -> str | None:
         """Hash of the model file; None where the server does not tell it (only ours does)."""

@@ -24,15 +24,21 @@ from serving.records import Endpoint
 
 METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
 PAYLOADS = Payloads.plain([b"{}"])
+SLOW = b"slow"
+MIXED = Payloads.join([Payloads.plain([b"{}"] * 8), Payloads.plain([SLOW] * 8)])
 
 
 class Answering(ThreadingHTTPServer):
-    """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for."""
+    """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for.
+
+    A body that is ``SLOW`` takes ``slow_s``.
+    """
 
     daemon_threads = True
     request_queue_size = 128
     metadata: object = METADATA
     infer_s = 0.0
+    slow_s = 0.0
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -53,8 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(json.dumps(self.server.metadata).encode())
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(self.server.infer_s)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.slow_s if body == SLOW else self.server.infer_s)
         self.answer(b"{}")
 
     def answer(self, body: bytes) -> None:
@@ -126,6 +132,25 @@ def test_a_timeout_below_the_service_time_is_refused(answering: Answering) -> No
     assert [spec.shape for spec in server.inputs()] == [(-1, 4)]
     with pytest.raises(BadInput, match="shorter than the service time"):
         server.round_trip_s(PAYLOADS)
+
+
+def test_every_class_is_tried(answering: Answering) -> None:
+    """A mix is as slow as its slowest class: the timeout and the first rate go by that one."""
+    answering.slow_s = 0.1
+    found = client(answering.url).round_trip_s(MIXED)
+    assert 0.1 <= found < 0.2
+    answering.slow_s = 0.6
+    with pytest.raises(
+        BadInput, match=r"request of class 2 of 2 within --timeout 0.2 s; .*shorter"
+    ):
+        client(answering.url, timeout_s=0.2).round_trip_s(MIXED)
+
+
+def test_many_classes_take_few_requests(answering: Answering) -> None:
+    """Of a hundred classes each gets two requests, not five."""
+    many = Payloads.join([PAYLOADS] * 100)
+    client(answering.url).round_trip_s(many)
+    assert len(answering.paths) == 200
 
 
 def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
