@@ -6,10 +6,10 @@ from loadtests.arrivals import Constant, Mix, Poisson, Ramp, Recorded, Steps
 from loadtests.histogram import Histogram
 from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict
+from loadtests.quantiles import CONFIDENCE, Kind, quantiles_in
 from loadtests.records import EndpointMeasurement, LoadRun, Measurement
 from reports import formatting as f
 
-_QUANTILES = (0.5, 0.95, 0.99)
 _ENDED = {
     StopReason.FOUND: "found",
     StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
@@ -38,16 +38,23 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
         parts += [f"{f.count(m.unsent)} never sent"] if m.unsent else []
         parts += [f"{f.count(m.lost)} lost with their load worker"] if m.lost else []
         lines.append(f"  failed     {', '.join(parts)}")
-    rows = [("latency", m.due_to_done), ("server", m.sent_to_done), ("late", m.dispatch_lag)]
+    rows: list[tuple[str, Kind, Histogram]] = [
+        ("latency", "due_to_done", m.due_to_done),
+        ("server", "sent_to_done", m.sent_to_done),
+        ("late", "dispatch_lag", m.dispatch_lag),
+    ]
     if isinstance(m, Measurement):
-        rows += [("queue", m.queue), ("model", m.service)]
-    for label, histogram in rows:
-        p50, p95, p99 = (f.ms(1e3 * q) for q in histogram.quantiles_s(_QUANTILES))
-        lines.append(f"  {label:<10} p50 {p50}, p95 {p95}, p99 {p99}")
+        rows += [("queue", "queue", m.queue), ("model", "service", m.service)]
+    for label, kind, histogram in rows:
+        found = quantiles_in(m.quantiles, kind, histogram)
+        parts = [f"{f.quantile(q.quantile)} {f.measured_quantile(q, f.ms)}" for q in found]
+        lines.append(f"  {label:<10} {', '.join(parts)}")
     inside = "; queue, model: inside the replica" if isinstance(m, Measurement) else ""
     lines += [
         "             (latency: from due to done; server: from sent to done; "
-        f"late: dispatch lag{inside})"
+        f"late: dispatch lag{inside})",
+        f"             (ranges: {CONFIDENCE:.0%} intervals, "
+        f"{'correlation counted' if m.quantiles else 'if requests were independent'})",
     ]
     if m.steady is not None:
         lines.append(f"  warm-up    {m.steady.reason} [{m.steady.method}]")
@@ -92,7 +99,7 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
 def verdict_in_words(verdict: SloVerdict) -> str:
     """One sentence: the objective, what is known of it, and from how many requests."""
     return (
-        f"{f.objective(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
+        f"{f.objective(verdict.slo)}: {verdict.verdict} at {f.share(verdict.confidence)}, "
         f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over; {verdict.reason}"
     )
 

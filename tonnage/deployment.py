@@ -17,6 +17,7 @@ from loadtests.foreign import ForeignServer
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
+from loadtests.quantiles import quantiles_of
 from loadtests.records import LoadRun, Measurement
 from serving.batcher import check_batches
 from serving.build import build_variants
@@ -61,9 +62,15 @@ class DeploymentTest:
         """Deploy, find what the platform carries with no-ops, run the load once, and judge it."""
         with _running(self, log, progress, floor_runs(self.load.run)) as running:
             progress(f"measuring for {self.load.run.duration_s:g} s")
-            made = measure(running.context, self.load.run, len(running.floor))
+            made, result = observe(running.context, self.load.run, len(running.floor))
             judged = with_ceiling([*running.floor, made])[-1]
-            return judged.model_copy(update={"floor_p99_s": at_floor(judged, running.floor)})
+            return judged.model_copy(
+                update={
+                    "floor_p99_s": at_floor(judged, running.floor),
+                    "quantiles": quantiles_of(result),
+                    "verdicts": self.load.verdicts_of(result, made.deployment.queueing_replicas),
+                }
+            )
 
     def max_load(
         self, slo: Slo, budget_samples: int, log: Path, progress: Callable[[str], None]

@@ -17,6 +17,7 @@ from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
+from loadtests.quantiles import quantiles_of
 from loadtests.records import EndpointMeasurement, LoadRun
 from loadtests.verdict import verdict_of
 from serving.errors import BadInput
@@ -27,6 +28,8 @@ from serving.wishes import Wish, check_wishes
 from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _ROWS = 512
+# What can be seen from outside of a server.
+_SEEN = ("due_to_done", "sent_to_done", "dispatch_lag")
 # Of what one connection gets alone: any server carries it.
 _LOWEST_SHARE = 0.25
 
@@ -66,6 +69,7 @@ class EndpointTest:
             due_to_done=result.due_to_done,
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
+            quantiles=tuple(one for one in quantiles_of(result) if one.of in _SEEN),
             generator_cpu_s=result.generator_cpu_s,
             environment=generator_environment(),
             verdicts=tuple(

@@ -8,6 +8,7 @@ from loadtests.arrivals import Constant, Mix, Ramp, Recorded, Step, Steps
 from loadtests.histogram import Histogram
 from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.quantiles import interval_of
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
 from loadtests.steady import Steady
 from reports.bundle import Bundle
@@ -63,16 +64,42 @@ resnet at http://127.0.0.1:9000
   load       200 req/s due (Poisson), batch 8, 10 s
   answered   2,000 of 2,004, 200 req/s
   failed     3 x http_503, 1 never sent
-  latency    p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
-  server     p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
-  late       p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
+  latency    p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
+  server     p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
+  late       p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
              (latency: from due to done; server: from sent to done; late: dispatch lag)
+             (ranges: 95% intervals, if requests were independent)
   warm-up    no warm-up found [mser-5]
   objective  p99 <= 20 ms: holds at 99%, n = 2,000, 3 over; binomial rule on the effective \
 number of requests
   verdict    valid [measured]
 """
     )
+
+
+def test_a_quantile_without_support_is_refused() -> None:
+    """Of 20 samples a p95 and a p99 are not printed; of a correlated run it takes more than 368."""
+    few = Histogram.of([0.004, 0.005] * 10)
+    text = measured_text(endpoint(due_to_done=few))
+    assert "latency    p50 5.00 ms (4.00-5.00), p95 refused (needs 72 samples), p99" in text
+    assert "p99 refused (needs 368 samples)" in text
+    correlated = interval_of("due_to_done", few, 0.99, 10.0)
+    text = measured_text(endpoint(due_to_done=few, quantiles=(correlated,)))
+    assert "latency    p99 refused (needs 736 samples)" in text
+    assert "(ranges: 95% intervals, correlation counted)" in text
+
+
+def test_a_record_without_intervals_is_read() -> None:
+    """Files of earlier versions load, and their figures get intervals all the same."""
+    old = endpoint().model_dump(mode="json", exclude={"quantiles"})
+    assert measured_text(EndpointMeasurement.model_validate(old)) == measured_text(endpoint())
+
+
+def test_a_confidence_is_told_as_it_was_asked_for() -> None:
+    """99.9 % is not rounded to a certainty."""
+    (verdict,) = endpoint().verdicts
+    other = verdict.model_copy(update={"confidence": 0.999})
+    assert "p99 <= 20 ms: holds at 99.9%, n" in measured_text(endpoint(verdicts=(other,)))
 
 
 def test_what_must_not_be_believed_says_so() -> None:
