@@ -16,6 +16,7 @@ _ENDED = {
     StopReason.CEILING_HOLDS: "it still holds at the most that can be measured here",
     StopReason.LOWEST_FAILS: "it fails at the lowest rate tried already",
     StopReason.BUDGET_SPENT: "the budget of requests is spent; give more with --budget",
+    StopReason.NOT_BELIEVABLE: "a probe could not be believed; what is said was proven before it",
 }
 _ENDED_UNDECIDED = {
     StopReason.CEILING_HOLDS: "undecided at the most that can be measured here",
@@ -93,6 +94,16 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
         f"  ended      {ended}",
         f"  effort     {f.count(len(found.probes))} probes, {f.count(found.samples)} requests",
     ]
+    if found.not_believed is not None:
+        lines.insert(2, f"             {found.not_believed}")
+    if found.lowest_rps is not None:
+        most = f.rate(found.ceiling_rps)
+        lines.append(f"  range      from {f.rate(found.lowest_rps)} to {most}")
+    if (about := found.about) is not None:
+        ours = about.deployment
+        what = ours.label if ours else f"{about.model_name} at {about.url}"
+        rows = _rows_in_words(about.batch, about.mix)
+        lines.append(f"  of         {what}, {rows}, timeout {about.timeout_s:g} s")
     return "\n".join(lines) + "\n"
 
 

@@ -77,6 +77,9 @@ def measure(
     timeout: Annotated[str | None, typer.Option(help="of one request; default: 10s")] = None,
     p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
     p99: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="of a verdict on a limit; default: 0.99")
+    ] = None,
     max_load: Annotated[
         bool, typer.Option("--max-load", help="search the highest rate that holds the limit")
     ] = False,
@@ -117,6 +120,7 @@ def measure(
         "--timeout": timeout,
         "--p95": p95,
         "--p99": p99,
+        "--confidence": confidence,
         "--max-load": max_load or None,
         "--budget": budget,
         "--workers": workers,
@@ -150,6 +154,8 @@ def measure(
         only_with("a load that is given; --max-load goes by --budget", {"--duration": duration})
     else:
         only_with("--max-load", {"--budget": budget})
+    if p95 is None and p99 is None:
+        only_with("a limit, --p95 or --p99", {"--confidence": confidence})
     if (max_batch or 1) == 1:
         only_with("--max-batch above 1", {"--batch-wait": batch_wait})
     options = Options(
@@ -167,6 +173,7 @@ def measure(
         seed=seed or 0,
         p95_ms=None if p95 is None else 1e3 * seconds_of(p95, "--p95"),
         p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
+        confidence=confidence,
     )
     if endpoint is None and variant is None:
         run_of_study = study_run(
@@ -227,6 +234,8 @@ def measure(
             made = test.measure(log, steps.say)
     if max_load:
         print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
+        if found.not_believed is not None:
+            raise typer.Exit(3)
         raise typer.Exit(0 if found.low_rps else 1)
     print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.floor import at_floor
 from loadtests.foreign import ForeignServer
-from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
 from loadtests.quantiles import quantiles_of
@@ -98,15 +99,32 @@ class DeploymentTest:
 
             lowest = min(_LOWEST_SHARE * alone.completed_rps, running.ceiling_rps / 2)
             like = self.load.run
-            search = MaxLoadSearch(slo, lowest, running.ceiling_rps, budget_samples, like.seed)
-            return find_max_load(
+            search = MaxLoadSearch(
+                slo,
+                lowest,
+                running.ceiling_rps,
+                budget_samples,
+                like.seed,
+                confidence=self.load.confidence,
+            )
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            found = find_max_load(
                 search,
                 slo,
                 like,
                 drive,
-                replicas=running.context.deployment.queueing_replicas,
+                replicas=context.deployment.queueing_replicas,
+                confidence=self.load.confidence,
                 progress=progress,
             )
+            about = Searched(
+                model_name=context.endpoint.model_name,
+                deployment=context.deployment,
+                environment=context.host.environment(),
+                started_at=started_at,
+                **like.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
+            )
+            return found.model_copy(update={"about": about})
 
 
 def floor_runs(run: LoadRun) -> list[LoadRun]:
@@ -209,7 +227,7 @@ def _floor(
     context = _context(host, fleet, noop, endpoint, payloads, load)
     sequence = count()
     made = list(measure_ceiling(replace(context, role="ceiling"), _LADDER, lambda: next(sequence)))
-    under = replace(context, role="floor", slos=())
+    under = replace(context, role="floor")
     made += [measure(under, run, next(sequence)) for run in open_runs]
     host.delete(endpoint.model_name)
     return made
@@ -233,5 +251,4 @@ def _context(
         seed=load.run.seed,
         environment=host.environment().content_hash(),
         trace=load.trace,
-        slos=load.slos,
     )

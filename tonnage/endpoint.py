@@ -14,7 +14,7 @@ from loadtests.foreign import ForeignServer
 from loadtests.generator_host import HostReading, generator_environment, host_faults
 from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
-from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.quantiles import quantiles_of
@@ -72,10 +72,7 @@ class EndpointTest:
             quantiles=tuple(one for one in quantiles_of(result) if one.of in _SEEN),
             generator_cpu_s=result.generator_cpu_s,
             environment=generator_environment(),
-            verdicts=tuple(
-                verdict_of(result, run, slo, replicas=None)
-                for slo in (self.load.slos if run.mode == "open" else ())
-            ),
+            verdicts=self.load.verdicts_of(result, None),
             faults=faults,
         )
 
@@ -86,10 +83,29 @@ class EndpointTest:
         with _running(self, log) as (round_trip_s, drive):
             ceiling = CEILING_RPS_PER_WORKER * self.load.run.workers
             lowest = min(_LOWEST_SHARE / round_trip_s, ceiling / 2)
-            search = MaxLoadSearch(slo, lowest, ceiling, budget_samples, self.load.run.seed)
-            return find_max_load(
-                search, slo, self.load.run, drive, replicas=None, progress=progress
+            run = self.load.run
+            confidence = self.load.confidence
+            search = MaxLoadSearch(
+                slo, lowest, ceiling, budget_samples, run.seed, confidence=confidence
             )
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            found = find_max_load(
+                search,
+                slo,
+                run,
+                drive,
+                replicas=None,
+                confidence=confidence,
+                progress=progress,
+            )
+            about = Searched(
+                url=self.endpoint.url,
+                model_name=self.endpoint.model_name,
+                environment=generator_environment(),
+                started_at=started_at,
+                **run.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
+            )
+            return found.model_copy(update={"about": about})
 
 
 @contextmanager

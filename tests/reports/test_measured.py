@@ -6,7 +6,7 @@ import pytest
 
 from loadtests.arrivals import Constant, Mix, Ramp, Recorded, Step, Steps
 from loadtests.histogram import Histogram
-from loadtests.max_load import MaxLoad, StopReason
+from loadtests.max_load import MaxLoad, Searched, StopReason
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.quantiles import interval_of
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
@@ -185,6 +185,51 @@ def test_the_highest_load_is_an_interval(
     assert "0 probes, 5,000 requests" in text
     assert ("it still holds" in text) == ("at least" in words)
     assert ("it fails at" in text) == ("below" in words)
+
+
+def test_a_search_says_what_it_was_about(bundle: Bundle) -> None:
+    """The server or the deployment, the rows, the range, and what ended it early."""
+    assert bundle.environment is not None
+    reason = "at 32.0 req/s no run of 3 can be believed: noisy_host: load 9"
+    about = Searched(
+        url="http://h:1",
+        model_name="m",
+        environment=bundle.environment,
+        started_at="",
+        batch=8,
+        timeout_s=10,
+        workers=1,
+        seed=0,
+    )
+    found = MaxLoad(
+        rate_rps=16,
+        low_rps=16,
+        high_rps=None,
+        stop_reason=StopReason.NOT_BELIEVABLE,
+        cliff=False,
+        samples=5000,
+        probes=(),
+        slo=SLO,
+        lowest_rps=2,
+        ceiling_rps=2500,
+        not_believed=reason,
+        about=about,
+    )
+    assert (
+        max_load_text(found, SLO)
+        == f"""\
+Highest load with p99 <= 20 ms: at least 16.0 req/s [measured]
+  ended      a probe could not be believed; what is said was proven before it
+             {reason}
+  effort     0 probes, 5,000 requests
+  range      from 2.00 req/s to 2,500 req/s
+  of         m at http://h:1, batch 8, timeout 10 s
+"""
+    )
+    deployment = bundle.measurements[0].deployment
+    ours = about.model_copy(update={"url": None, "deployment": deployment})
+    text = max_load_text(found.model_copy(update={"about": ours}), SLO)
+    assert f"  of         {deployment.label}, batch 8" in text
 
 
 def test_a_deployment_at_the_floor_says_so(bundle: Bundle) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from loadtests.objective import Verdict
+from loadtests.samples import Samples
+from loadtests.summary import Workers, summarise
 from serving.errors import BadInput
 from tonnage.load import Options, load_of
 
@@ -79,3 +83,31 @@ def test_a_payload_may_have_an_equals_sign_in_its_path(
     for wrong in ("run=4/rows.npz", "other.npz=0"):
         with pytest.raises(BadInput, match="no such file; give FILE, or FILE=WEIGHT"):
             load_of(Options(rate=5, payload=(wrong,)))
+
+
+def test_the_confidence_asked_for_is_that_of_the_verdict() -> None:
+    """Of 600 requests none is late: a p99 holds at 99 %, and not at 99.9 %, which takes 688."""
+    n = 600
+    due = np.arange(n) / 64  # exact, so that all latencies are the same
+    samples = Samples(
+        due_s=due,
+        sent_s=due,
+        done_s=due + 2**-10,
+        body=np.zeros(n, int),
+        status=np.full(n, 200),
+        error=np.full(n, "", dtype="<U20"),
+        waited=np.zeros(n, bool),
+        own_cell=np.ones(n, bool),
+        inline=np.zeros(n, bool),
+        queue_s=np.full(n, np.nan),
+        service_s=np.full(n, np.nan),
+    )
+    result = summarise(samples, n / 64, Workers())
+    for confidence, verdict in ((None, Verdict.HOLDS), (0.999, Verdict.UNDECIDED)):
+        load = load_of(Options(rate=64, p99_ms=20, confidence=confidence))
+        (found,) = load.verdicts_of(result, None)
+        assert found.verdict == verdict
+        assert found.confidence == (confidence or 0.99)
+    for wrong in (0.5, 1.0, 99.0, float("nan")):
+        with pytest.raises(BadInput, match=r"give a share above 0\.5 and below 1"):
+            load_of(Options(rate=100, p99_ms=20, confidence=wrong))
