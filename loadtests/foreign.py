@@ -12,12 +12,14 @@ import ssl
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from loadtests.payloads import Payloads
+from loadtests.tls import client_context
 from serving.app import MODEL_HEADER
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
@@ -34,7 +36,13 @@ class ForeignServer:
     """A client for the metadata of one model on one server."""
 
     def __init__(
-        self, endpoint: Endpoint, headers: Mapping[str, str], *, insecure: bool, timeout_s: float
+        self,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        insecure: bool = False,
+        cacert: Path | None = None,
     ) -> None:
         wanted = f"--endpoint {endpoint.url}: give http://host:port or https://host:port"
         try:
@@ -49,10 +57,10 @@ class ForeignServer:
         self._endpoint = endpoint
         self._headers = dict(headers)
         self._timeout_s = timeout_s
-        self._context = ssl.create_default_context()
-        if insecure:
-            self._context.check_hostname = False
-            self._context.verify_mode = ssl.CERT_NONE
+        if parts.scheme == "http" and (insecure or cacert is not None):
+            option = "--insecure" if insecure else "--cacert"
+            raise BadInput(f"{option} belongs to https://, and --endpoint {endpoint.url} is none")
+        self._context = client_context(insecure=insecure, cacert=cacert)
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the model, from its metadata.
@@ -165,6 +173,11 @@ class ForeignServer:
             return response.status, response.read(), response.headers
         except TimeoutError:
             raise
+        except ssl.SSLCertVerificationError as error:
+            raise BadInput(
+                f"{self._endpoint.url}: its certificate is not trusted ({error.verify_message}); "
+                "give that of its authority with --cacert, or --insecure"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
         except ValueError as error:  # a name or a header that HTTP has no letters for

@@ -97,6 +97,9 @@ def measure(
     input_: Input = None,
     header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
+    cacert: Annotated[
+        Path | None, typer.Option(help="PEM file of who vouches for the server's certificate")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
@@ -139,6 +142,7 @@ def measure(
         "--input": input_,
         "--header": header,
         "--insecure": insecure or None,
+        "--cacert": cacert,
     }
     if endpoint is None:
         only_with("--endpoint", of_endpoint)
@@ -210,6 +214,7 @@ def measure(
             load=load,
             headers=parse_headers(header or []),
             insecure=insecure,
+            cacert=cacert,
             wishes=tuple(parse_wish(text) for text in input_ or ()),
         )
     else:

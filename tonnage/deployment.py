@@ -201,7 +201,7 @@ def _running(
                 for batch, path in load.classes
             ]
             payloads = Payloads.join(parts)
-            server = ForeignServer(endpoint, {}, insecure=False, timeout_s=load.run.timeout_s)
+            server = ForeignServer(endpoint, {}, timeout_s=load.run.timeout_s)
             yield _Running(
                 round_trip_s=server.round_trip_s(payloads),  # refuses a timeout that is shorter
                 context=_context(host, fleet, deployment, endpoint, payloads, load),

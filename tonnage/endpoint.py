@@ -19,7 +19,7 @@ from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.quantiles import quantiles_of
 from loadtests.records import EndpointMeasurement, LoadRun
-from loadtests.verdict import verdict_of
+from loadtests.tls import trusting
 from serving.errors import BadInput
 from serving.generate import generated_rows, said_sizes
 from serving.records import Endpoint, has_batch_axis
@@ -41,7 +41,8 @@ class EndpointTest:
     endpoint: Endpoint
     load: Load
     headers: Mapping[str, str]
-    insecure: bool
+    insecure: bool = False
+    cacert: Path | None = None
     wishes: Sequence[Wish] = ()
 
     def measure(self, log: Path, progress: Callable[[str], None]) -> EndpointMeasurement:
@@ -113,11 +114,15 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     """A round trip's seconds, and how to make a run, while the generator is up."""
     run = test.load.run
     server = ForeignServer(
-        test.endpoint, test.headers, insecure=test.insecure, timeout_s=run.timeout_s
+        test.endpoint,
+        test.headers,
+        timeout_s=run.timeout_s,
+        insecure=test.insecure,
+        cacert=test.cacert,
     )
     payloads = _payloads(test, server)
     round_trip_s = server.round_trip_s(payloads)
-    with Fleet(log, workers=run.workers) as fleet:
+    with trusting(test.cacert), Fleet(log, workers=run.workers) as fleet:
         stored = fleet.store("payloads", payloads)
 
         call = v2_call(test.endpoint)
