@@ -87,6 +87,8 @@ class Recorded(Record):
     time_scale: float = Field(gt=0, allow_inf_nan=False)
     requests: int = Field(ge=1)
     mean_batch: float | None = Field(default=None, description="null: it names no batch sizes")
+    time_column: str | None = Field(default=None, description="null in records before it")
+    batch_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ _ADAPTER: TypeAdapter[Made] = TypeAdapter(Annotated[Made, Field(discriminator="k
 class Mix(Record):
     """What the requests carry: classes of batch and input size, by weight.
 
-    ``inputs`` names the source of each class's rows, where they differ.
+    ``inputs`` names the source of each class's rows, where they differ. Under a trace that
+    names batch sizes each request has its own size, and weights choose among that size's classes.
     """
 
     batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)

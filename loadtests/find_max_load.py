@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable
 
 from loadtests.max_load import MaxLoad, MaxLoadSearch, Probe
-from loadtests.objective import Slo, Verdict
+from loadtests.objective import CONFIDENCE, Slo, Verdict
 from loadtests.records import OVERLOAD, Fault, FaultCode, LoadRun
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
-from serving.errors import InvalidMeasurement
 
 # That the server cannot keep up is an answer. Everything else is no answer at all.
 # Failed requests are over the limit already, and so many of them fail the probe as slow ones do.
@@ -27,17 +26,27 @@ def find_max_load(
     run: Callable[[LoadRun], Ran],
     *,
     replicas: int | None,
+    confidence: float = CONFIDENCE,
     progress: Callable[[str], None] = lambda line: None,
 ) -> MaxLoad:
     """Make the runs that ``search`` asks for, each like ``like`` but for rate and length.
 
-    A run with a fault that is not the server's is made again, three times in all; then
-    InvalidMeasurement says what keeps going wrong. A stall may be chance as well: only one
-    that comes back three times is the server's, and its latencies are its answer.
+    A run with a fault that is not the server's is made again, three times in all; then the
+    search ends with what it has, and says what keeps going wrong. A stall may be chance as well:
+    only one that comes back three times is the server's, and its latencies are its answer.
     """
     while probe := search.ask():
-        result, faults, made = _believable(probe, like, run)
-        verdict = verdict_of(result, made, slo, replicas=replicas)
+        result, faults, made = _best_of_tries(probe, like, run)
+        others = [fault for fault in faults if fault.code not in _ANSWERS | {FaultCode.STALLED}]
+        if others:
+            reason = (
+                f"at {probe.rate_rps:,.1f} req/s no run of {_TRIES} can be believed: "
+                f"{others[0].code}: {others[0].detail}"
+            )
+            search.give_up(reason)
+            progress(reason)
+            break
+        verdict = verdict_of(result, made, slo, replicas=replicas, confidence=confidence)
         if any(fault.code in OVERLOAD for fault in faults):
             verdict = verdict.model_copy(update={"verdict": Verdict.FAILS})
         search.tell(probe, verdict)
@@ -46,9 +55,10 @@ def find_max_load(
     return search.result()
 
 
-def _believable(
+def _best_of_tries(
     probe: Probe, like: LoadRun, run: Callable[[LoadRun], Ran]
 ) -> tuple[LoadResult, tuple[Fault, ...], LoadRun]:
+    """The first run with no fault but the server's, or else the last."""
     asked = like.model_copy(
         update={
             "mode": "open",
@@ -62,12 +72,5 @@ def _believable(
     for _ in range(_TRIES):
         result, faults = run(asked)
         if {fault.code for fault in faults} <= _ANSWERS:
-            return result, faults, asked
-    others = [fault for fault in faults if fault.code not in _ANSWERS | {FaultCode.STALLED}]
-    if not others:
-        return result, faults, asked
-    worst = others[0]
-    raise InvalidMeasurement(
-        f"at {probe.rate_rps:,.1f} req/s no run of {_TRIES} can be believed: "
-        f"{worst.code}: {worst.detail}"
-    )
+            break
+    return result, faults, asked

@@ -12,16 +12,22 @@ import ssl
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from loadtests.payloads import Payloads
+from loadtests.tls import client_context
 from serving.app import MODEL_HEADER
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
 from serving.v2 import V2Error, dtype_of
 
-_PROBES = 5
+# Single requests: so many of a class, and not many more of all of them where there are many.
+_PROBES, _PROBES_IN_ALL = 5, 20
+_FEWEST_PROBES = 2
 # A server that takes this long to say what it serves is not there. ``--timeout`` is for inference.
 _PATIENCE_S = 10.0
 
@@ -30,7 +36,13 @@ class ForeignServer:
     """A client for the metadata of one model on one server."""
 
     def __init__(
-        self, endpoint: Endpoint, headers: Mapping[str, str], *, insecure: bool, timeout_s: float
+        self,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        insecure: bool = False,
+        cacert: Path | None = None,
     ) -> None:
         wanted = f"--endpoint {endpoint.url}: give http://host:port or https://host:port"
         try:
@@ -45,10 +57,10 @@ class ForeignServer:
         self._endpoint = endpoint
         self._headers = dict(headers)
         self._timeout_s = timeout_s
-        self._context = ssl.create_default_context()
-        if insecure:
-            self._context.check_hostname = False
-            self._context.verify_mode = ssl.CERT_NONE
+        if parts.scheme == "http" and (insecure or cacert is not None):
+            option = "--insecure" if insecure else "--cacert"
+            raise BadInput(f"{option} belongs to https://, and --endpoint {endpoint.url} is none")
+        self._context = client_context(insecure=insecure, cacert=cacert)
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the model, from its metadata.
@@ -83,32 +95,45 @@ class ForeignServer:
         return specs
 
     def round_trip_s(self, payloads: Payloads) -> float:
-        """Median time of a few single requests. BadInput when they fail or take too long."""
-        times = []
-        for index in range(_PROBES):
-            body = payloads.bodies[index % len(payloads.bodies)]
-            length = payloads.header_lengths[index % len(payloads.bodies)]
-            begin = time.perf_counter()
-            try:
-                status, answer, _ = self._exchange(
-                    "POST",
-                    f"/v2/models/{self._endpoint.model_name}/infer",
-                    self._timeout_s,
-                    body,
-                    {"Inference-Header-Content-Length": str(length)},
-                )
-            except TimeoutError:
-                raise BadInput(
-                    f"{self._endpoint.url}: no answer within --timeout {self._timeout_s:g} s; "
-                    "the timeout is shorter than the service time"
-                ) from None
-            if status != 200:
-                raise BadInput(
-                    f"{self._endpoint.url}: answered {status} to a generated request "
-                    f"({_short(answer)}); give fitting rows with --payload FILE.npz"
-                )
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+        """Median time of a few single requests, of the slowest class of them.
+
+        BadInput when they fail or take too long.
+        """
+        kinds = np.unique(payloads.classes)
+        each = min(_PROBES, max(_FEWEST_PROBES, _PROBES_IN_ALL // len(kinds)))
+        slowest = 0.0
+        for kind in kinds:
+            members = np.flatnonzero(payloads.classes == kind)
+            named = f" of class {kind + 1} of {len(kinds)}" if len(kinds) > 1 else ""
+            times = [
+                self._answer_s(payloads, int(members[index % len(members)]), named)
+                for index in range(each)
+            ]
+            slowest = max(slowest, statistics.median_low(times))
+        return slowest
+
+    def _answer_s(self, payloads: Payloads, index: int, named: str) -> float:
+        """Seconds until the answer to one request, of the class ``named`` where there are more."""
+        begin = time.perf_counter()
+        try:
+            status, answer, _ = self._exchange(
+                "POST",
+                f"/v2/models/{self._endpoint.model_name}/infer",
+                self._timeout_s,
+                payloads.bodies[index],
+                {"Inference-Header-Content-Length": str(payloads.header_lengths[index])},
+            )
+        except TimeoutError:
+            raise BadInput(
+                f"{self._endpoint.url}: no answer{' to a request' if named else ''}{named} within "
+                f"--timeout {self._timeout_s:g} s; the timeout is shorter than the service time"
+            ) from None
+        if status != 200:
+            raise BadInput(
+                f"{self._endpoint.url}: answered {status} to a generated request{named} "
+                f"({_short(answer)}); give fitting rows with --payload FILE.npz"
+            )
+        return time.perf_counter() - begin
 
     def model_sha256(self) -> str | None:
         """Hash of the model file; None where the server does not tell it (only ours does)."""
@@ -148,6 +173,11 @@ class ForeignServer:
             return response.status, response.read(), response.headers
         except TimeoutError:
             raise
+        except ssl.SSLCertVerificationError as error:
+            raise BadInput(
+                f"{self._endpoint.url}: its certificate is not trusted ({error.verify_message}); "
+                "give that of its authority with --cacert, or --insecure"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
         except ValueError as error:  # a name or a header that HTTP has no letters for

@@ -73,6 +73,17 @@ class Histogram(Record):
         ranks = [max(1, math.ceil(round(q * self.count, 9))) for q in qs]
         return [float(highest[np.searchsorted(ends, rank)]) for rank in ranks]
 
+    def at_rank_s(self, rank: int) -> tuple[float, float]:
+        """Edges in seconds of the bucket of the ``rank``-th smallest sample, counted from 1.
+
+        ValueError for a rank that no sample has.
+        """
+        if not 1 <= rank <= self.count:
+            raise ValueError(f"rank {rank} of {self.count} samples")
+        lowest, highest, counts = _buckets(self)
+        at = int(np.searchsorted(np.cumsum(counts), rank))
+        return float(lowest[at]), float(highest[at])
+
     def mean_s(self) -> float:
         """Mean in seconds; nan when empty."""
         values, counts = self.values()

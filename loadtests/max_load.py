@@ -17,10 +17,11 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import isotonic_regression
 
-from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.arrivals import Mix
+from loadtests.objective import CONFIDENCE, Slo, SloVerdict, Verdict
 from loadtests.slo import required_n
 from serving.errors import BadInput
-from serving.records import Record
+from serving.records import Deployment, Environment, Record
 
 NARROW = 0.15
 """The root is bracketed this closely, relative to the rate, before probes are repeated."""
@@ -52,6 +53,7 @@ class StopReason(StrEnum):
     CEILING_HOLDS = "ceiling_holds"  # for certain only where the interval says so
     LOWEST_FAILS = "lowest_fails"  # likewise
     BUDGET_SPENT = "budget_spent"
+    NOT_BELIEVABLE = "not_believable"  # a probe's runs, however often it was tried
 
 
 class Probe(Record):
@@ -70,6 +72,25 @@ class Seen(Record):
     error: float = Field(gt=0)
     n: int = Field(ge=1)
     verdict: Verdict
+
+
+class Searched(Record):
+    """What a search was about: a server, the requests it was sent, and where.
+
+    ``deployment`` is one of ours, ``url`` somebody else's server; the environment is the
+    generator's there.
+    """
+
+    url: str | None = None
+    model_name: str
+    deployment: Deployment | None = None
+    environment: Environment
+    started_at: str
+    batch: int = Field(ge=1, description="of the largest class of requests")
+    mix: Mix | None = None
+    timeout_s: float = Field(gt=0)
+    workers: int = Field(ge=1)
+    seed: int
 
 
 class MaxLoad(Record):
@@ -91,6 +112,12 @@ class MaxLoad(Record):
     cliff: bool
     samples: int = Field(ge=0, description="that were asked for")
     probes: tuple[Seen, ...]
+    slo: Slo | None = Field(default=None, description="null in records before it, as is the rest")
+    confidence: float | None = Field(default=None, description="of the verdict on each probe")
+    lowest_rps: float | None = Field(default=None, description="where the search began")
+    ceiling_rps: float | None = Field(default=None, description="the most that it would try")
+    not_believed: str | None = Field(default=None, description="the fault that ended it, if one")
+    about: Searched | None = None
 
 
 class MaxLoadSearch:
@@ -101,9 +128,17 @@ class MaxLoadSearch:
     """
 
     def __init__(
-        self, slo: Slo, lowest_rps: float, ceiling_rps: float, budget_samples: int, seed: int
+        self,
+        slo: Slo,
+        lowest_rps: float,
+        ceiling_rps: float,
+        budget_samples: int,
+        seed: int,
+        *,
+        confidence: float = CONFIDENCE,
     ) -> None:
-        self._fewest = required_n(0, slo.quantile)
+        self._confidence = confidence
+        self._fewest = required_n(0, slo.quantile, confidence)
         if not 0 < lowest_rps < ceiling_rps < float("inf"):
             raise BadInput(
                 f"lowest_rps = {lowest_rps:g}, ceiling_rps = {ceiling_rps:g}: "
@@ -114,13 +149,14 @@ class MaxLoadSearch:
                 f"budget_samples = {budget_samples}: one verdict on the quantile "
                 f"{slo.quantile:g} takes {self._fewest}; give more"
             )
-        self._limit_ms = slo.limit_ms
+        self._slo, self._limit_ms = slo, slo.limit_ms
         self._lowest, self._ceiling = lowest_rps, ceiling_rps
         self._left, self._samples, self._seed = budget_samples, 0, seed
         self._base = max(_UNBIASED * self._fewest, budget_samples // _PROBES)
         self._seen: list[Seen] = []
         self._pending: Probe | None = None
         self._stop: StopReason | None = None
+        self._not_believed: str | None = None
 
     def ask(self) -> Probe | None:
         """The next probe; the same until it is told of; None when the search is over."""
@@ -164,6 +200,11 @@ class MaxLoadSearch:
         self._samples += probe.samples
         self._pending = None
 
+    def give_up(self, fault: str) -> None:
+        """End the search where it is: no run of the probe asked for can be believed."""
+        self._pending, self._stop = None, StopReason.NOT_BELIEVABLE
+        self._not_believed = fault
+
     def result(self) -> MaxLoad:
         """What the search found; raises ValueError while it still has something to ask."""
         if self._stop is None:
@@ -177,6 +218,11 @@ class MaxLoadSearch:
             cliff=self._stop == StopReason.CLIFF,
             samples=self._samples,
             probes=tuple(self._seen),
+            slo=self._slo,
+            confidence=self._confidence,
+            lowest_rps=self._lowest,
+            ceiling_rps=self._ceiling,
+            not_believed=self._not_believed,
         )
 
     def _next(self) -> tuple[StopReason | None, float, bool]:
@@ -216,7 +262,9 @@ class MaxLoadSearch:
         return (reason if sure else None), rate, True
 
     def _answer(self, stop: StopReason) -> tuple[float, float, float | None]:
-        """Rate, and the interval around it."""
+        """Rate, and the interval around it; all 0 and open where no probe was seen."""
+        if not self._seen:
+            return 0.0, 0.0, None
         rates, margins = _monotone(self._seen)
         root = _root(rates, margins)
         match stop:

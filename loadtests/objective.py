@@ -12,6 +12,9 @@ from serving.records import Record
 ANY_TIME_MS = 1e9
 """A limit that every answer meets, and a request without a good one does not."""
 
+CONFIDENCE = 0.99
+"""Of a verdict, unless another is asked for."""
+
 
 class Slo(Record):
     """A latency objective: the ``quantile`` of due-to-done is at most ``limit_ms``."""

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from loadtests.arrivals import Arrivals, Constant, Mix, Poisson, Recorded
 from loadtests.histogram import Histogram
 from loadtests.objective import SloVerdict
+from loadtests.quantiles import QuantileInterval
 from loadtests.steady import Steady
 from serving.records import SCHEMA_VERSION, Deployment, Environment, Grant, Record
 
@@ -174,6 +175,9 @@ class Measurement(Record):
     dispatch_lag: Histogram
     queue: Histogram
     service: Histogram
+    quantiles: tuple[QuantileInterval, ...] = Field(
+        default=(), description="with their intervals; empty in records before it"
+    )
     cpu: CpuUse
     throttling: Throttling
     peak_memory_bytes: int = Field(ge=0)
@@ -261,6 +265,9 @@ class EndpointMeasurement(Record):
     due_to_done: Histogram
     sent_to_done: Histogram
     dispatch_lag: Histogram
+    quantiles: tuple[QuantileInterval, ...] = Field(
+        default=(), description="with their intervals; empty in records before it"
+    )
     generator_cpu_s: float = Field(ge=0)
     environment: Environment | None = Field(
         default=None, description="the generator's, not the server's; null in records before it"

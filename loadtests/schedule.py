@@ -54,9 +54,10 @@ class Schedule:
 def make_schedule(run: LoadRun, body_class: np.ndarray, trace: Trace | None = None) -> Schedule:
     """The schedule of ``run`` over bodies whose class is ``body_class``, shape [bodies].
 
-    Classes are drawn by the weights of the run's mix, or follow from the batch sizes of
-    the trace; within a class bodies are drawn evenly. Seeded: the same run has the same
-    schedule. BadInput when a class that is needed has no body.
+    Classes are drawn by the weights of the run's mix. Where the trace names batch sizes they
+    follow from those, by the mix's weights where it has several of a size. Within a class
+    bodies are drawn evenly. Seeded: the same run has the same schedule. BadInput when a class
+    that is needed has no body.
     """
     if run.mode == "closed":
         due = np.empty(0)
@@ -64,8 +65,8 @@ def make_schedule(run: LoadRun, body_class: np.ndarray, trace: Trace | None = No
     else:
         due = due_times(trace or _arrivals(run), run.duration_s, run.seed)
         if trace is not None and trace.batches is not None:
-            sizes = np.unique(trace.batches)
-            wanted = np.searchsorted(sizes, trace.batches[: len(due)])
+            sizes = run.mix.batches if run.mix else np.unique(trace.batches)
+            wanted = _of_sizes(trace.batches[: len(due)], np.asarray(sizes), run)
         else:
             wanted = _mixed(run, len(due))
     # A stream apart from that of the due times: they must not follow from each other.
@@ -91,6 +92,23 @@ def _arrivals(run: LoadRun) -> Made:
     if run.mode == "paced":
         return Constant(rate_rps=run.rate_rps)
     return Poisson(rate_rps=run.rate_rps)
+
+
+def _of_sizes(batches: np.ndarray, sizes: np.ndarray, run: LoadRun) -> np.ndarray:
+    """Class of each request, shape [requests], among those of its own size, by weight."""
+    weights = np.asarray(run.mix.weights if run.mix else np.ones(len(sizes)))
+    # The stream that draws classes elsewhere, see arrivals.classes.
+    luck = np.random.default_rng([run.seed, 1]).random(len(batches))
+    wanted = np.empty(len(batches), dtype=np.int64)
+    for size in np.unique(batches):
+        members = np.flatnonzero(sizes == size)
+        if not len(members):
+            raise BadInput(f"no request body of batch {size} was made for this trace")
+        edges = np.cumsum(weights[members])
+        mine = batches == size
+        drawn = np.searchsorted(edges[:-1] / edges[-1], luck[mine], side="right")
+        wanted[mine] = members[drawn]
+    return wanted
 
 
 def _mixed(run: LoadRun, requests: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from loadtests import batch_means
-from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.objective import CONFIDENCE, Slo, SloVerdict, Verdict
 from loadtests.replay import Evidence, Replay, long_run
 
 _WIDER = 5.0  # times the tail beyond the quantile
@@ -35,7 +35,7 @@ _GROWTH_SAMPLES = 600
 def judge_slo(
     latencies_s: np.ndarray,
     slo: Slo,
-    confidence: float = 0.99,
+    confidence: float = CONFIDENCE,
     *,
     replay: Replay | None = None,
 ) -> SloVerdict:
@@ -97,7 +97,7 @@ def decide(effective_n: float, share: float, quantile: float, confidence: float)
     return Verdict.UNDECIDED
 
 
-def required_n(over: int, quantile: float, confidence: float = 0.99) -> int:
+def required_n(over: int, quantile: float, confidence: float = CONFIDENCE) -> int:
     """Fewest independent requests with ``over`` late ones that prove the objective.
 
     >>> [required_n(t, 0.99) for t in (0, 1, 2, 5)]

@@ -14,7 +14,12 @@ from serving.records import sha256_of
 if TYPE_CHECKING:
     import pandas as pd
 
-# Beyond this a number of seconds is a date (2001 and later), not a distance from the start.
+DUE, BATCH = "timestamp", "batch"
+"""The columns that are looked for unless others are named."""
+
+# Numbers from here on are dates (2001 to 5138), not distances from the start: counted since 1970
+# in seconds, or in the smaller units that logs have. By how much one second is, largest first.
+_EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e9, 1.0))
 _EPOCH_S = 1e9
 
 
@@ -22,13 +27,14 @@ def read_trace(
     path: Path,
     time_scale: float = 1.0,
     *,
-    time_column: str = "timestamp",
-    batch_column: str = "batch",
+    time_column: str = DUE,
+    batch_column: str | None = None,
 ) -> Trace:
     """Read due times, and batch sizes where the file has them.
 
     ``time_column`` holds seconds from the start of the run, or dates: ISO 8601 text, a
-    date column of Parquet, or seconds since 1970; dates are counted from the first row.
+    date column of Parquet, or seconds, ms, us or ns since 1970, told apart by their size;
+    dates are counted from the first row. ``batch_column`` None is ``batch`` if there is one.
     Times are multiplied by ``time_scale``: 0.5 plays the trace at twice its speed.
 
     Raises BadInput in one line that names the file, the column and what to change.
@@ -36,19 +42,27 @@ def read_trace(
     if not 0 < time_scale < float("inf"):
         raise BadInput(f"{path}: time_scale = {time_scale:g}: give a number above 0")
     table = _read_table(path)
-    if time_column not in table.columns:
-        have = ", ".join(str(name) for name in table.columns)
-        raise BadInput(f"{path}: no column '{time_column}' (it has: {have}); name the one to use")
+    for option, name in (("due", time_column), ("batch", batch_column)):
+        if name is not None and name not in table.columns:
+            have = ", ".join(str(column) for column in table.columns)
+            raise BadInput(
+                f"{path}: no column '{name}' (it has: {have}); rename one, or name the one to use: "
+                f"measure --trace-columns {option}=NAME"
+            )
     if not len(table):
         raise BadInput(f"{path}: no rows; give a trace with at least one request")
     due = _seconds(table[time_column], f"{path}: column '{time_column}'") * time_scale
     batches = None
-    if batch_column in table.columns:
+    if batch_column is None and BATCH in table.columns:
+        batch_column = BATCH
+    if batch_column is not None:
         batches = _batches(table[batch_column], f"{path}: column '{batch_column}'")
     source = Recorded(
         file=path.name,
         sha256=sha256_of(path),
         time_scale=time_scale,
+        time_column=time_column,
+        batch_column=batch_column,
         requests=len(due),
         mean_batch=None if batches is None else float(batches.mean()),
     )
@@ -80,7 +94,17 @@ def _seconds(column: pd.Series, where: str) -> np.ndarray:
 
     if pd.api.types.is_numeric_dtype(column):
         times = column.to_numpy(dtype=float)
-        dates = bool(times[0] >= _EPOCH_S)
+        second = next((second for begin, second in _EPOCHS if times[0] >= begin), None)
+        dates = second is not None
+        if second is not None:
+            # Whole numbers are subtracted as such: floats of that size are 256 ns apart.
+            exact = column.astype("int64") if pd.api.types.is_integer_dtype(column) else column
+            times = (exact - exact.iloc[0]).to_numpy(dtype=float) / second
+        elif len(late := np.flatnonzero(times >= _EPOCH_S)):
+            raise BadInput(
+                f"{where}: row {late[0] + 1} is {times[late[0]]:g}, a date, and row 1 is none; "
+                "give seconds from the start, or dates, in all rows"
+            )
     else:
         try:
             stamps = pd.to_datetime(column, format="ISO8601", utc=True)

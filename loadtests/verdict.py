@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.objective import CONFIDENCE, Slo, SloVerdict, Verdict
 from loadtests.records import LoadRun
 from loadtests.steady import FEWEST
 from loadtests.summary import LoadResult
 
 
-def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | None) -> SloVerdict:
+def verdict_of(
+    result: LoadResult,
+    run: LoadRun,
+    slo: Slo,
+    *,
+    replicas: int | None,
+    confidence: float = CONFIDENCE,
+) -> SloVerdict:
     """Judge ``slo`` by the steady part of a run; ``replicas`` None is a server that is not ours.
 
     Failed and unsent requests are over any limit. Where one replica answered Poisson
@@ -32,7 +39,7 @@ def verdict_of(result: LoadResult, run: LoadRun, slo: Slo, *, replicas: int | No
             rate_rps=run.rate_rps,
             replicas=replicas,
         )
-    judged = judge_slo(samples.latency_s, slo, replay=replay)
+    judged = judge_slo(samples.latency_s, slo, confidence, replay=replay)
     unsteady = run.stationary and not result.steady.steady and result.ok >= FEWEST
     if not unsteady or judged.verdict != Verdict.HOLDS:
         return judged

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from loadtests.objective import ANY_TIME_MS, Slo
+from loadtests.quantiles import QuantileInterval
 from planner.records import Interval
 
 NOTHING = "-"
@@ -198,3 +199,11 @@ def interval(value: Interval | None, unit: Callable[[float], str] | None = None)
         return middle
     decimals = _decimals(value.mid)
     return f"{middle} ({value.low:,.{decimals}f}-{value.high:,.{decimals}f})"
+
+
+def measured_quantile(found: QuantileInterval, unit: Callable[[float], str] | None = None) -> str:
+    """A measured quantile in ms with its range, 12.3 (11.8-13.0), or what it would take."""
+    value, low, high = found.value_s, found.low_s, found.high_s
+    if value is None or low is None or high is None:
+        return f"refused (needs {count(found.needed)} samples)"
+    return interval(Interval(low=1e3 * low, mid=1e3 * value, high=1e3 * high), unit)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from loadtests.histogram import Histogram
+from loadtests.quantiles import required_n
 from reports.bundle import Bundle
 from reports.table import Section, Table
 from reports.tables import answers, sections
@@ -21,7 +22,8 @@ def render(bundle: Bundle) -> str:
     """Report as JSON, keys in the order of the records, so that two runs can be diffed.
 
     ``tables`` holds the strings that a reader sees, ``records`` the numbers behind them,
-    in which each histogram is replaced by its quantiles. What is not a number is null.
+    in which each histogram is replaced by its quantiles. What is not a number is null, and so is
+    a quantile of which it has too few samples, even if they were independent.
     """
     found = sections(bundle)
     document = {
@@ -69,6 +71,6 @@ def _plain(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _quantiles(histogram: Histogram) -> tuple[tuple[str, float | int | None], ...]:
-    values = histogram.quantiles_s(_QUANTILES.values())
-    figures = (None if math.isnan(v) else round(1e3 * v, 6) for v in values)
+    values = zip(_QUANTILES.values(), histogram.quantiles_s(_QUANTILES.values()), strict=True)
+    figures = (round(1e3 * v, 6) if histogram.count >= required_n(q) else None for q, v in values)
     return (("count", histogram.count), *zip(_QUANTILES, figures, strict=True))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from loadtests.arrivals import Constant, Poisson, Ramp, Recorded, Steps
+from loadtests.arrivals import Constant, Mix, Poisson, Ramp, Recorded, Steps
+from loadtests.histogram import Histogram
 from loadtests.max_load import MaxLoad, StopReason
 from loadtests.objective import Slo, SloVerdict
+from loadtests.quantiles import CONFIDENCE, Kind, quantiles_in
 from loadtests.records import EndpointMeasurement, LoadRun, Measurement
 from reports import formatting as f
 
-_QUANTILES = (0.5, 0.95, 0.99)
 _ENDED = {
     StopReason.FOUND: "found",
     StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
     StopReason.CEILING_HOLDS: "it still holds at the most that can be measured here",
     StopReason.LOWEST_FAILS: "it fails at the lowest rate tried already",
     StopReason.BUDGET_SPENT: "the budget of requests is spent; give more with --budget",
+    StopReason.NOT_BELIEVABLE: "a probe could not be believed; what is said was proven before it",
 }
 _ENDED_UNDECIDED = {
     StopReason.CEILING_HOLDS: "undecided at the most that can be measured here",
@@ -37,16 +39,23 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
         parts += [f"{f.count(m.unsent)} never sent"] if m.unsent else []
         parts += [f"{f.count(m.lost)} lost with their load worker"] if m.lost else []
         lines.append(f"  failed     {', '.join(parts)}")
-    rows = [("latency", m.due_to_done), ("server", m.sent_to_done), ("late", m.dispatch_lag)]
+    rows: list[tuple[str, Kind, Histogram]] = [
+        ("latency", "due_to_done", m.due_to_done),
+        ("server", "sent_to_done", m.sent_to_done),
+        ("late", "dispatch_lag", m.dispatch_lag),
+    ]
     if isinstance(m, Measurement):
-        rows += [("queue", m.queue), ("model", m.service)]
-    for label, histogram in rows:
-        p50, p95, p99 = (f.ms(1e3 * q) for q in histogram.quantiles_s(_QUANTILES))
-        lines.append(f"  {label:<10} p50 {p50}, p95 {p95}, p99 {p99}")
+        rows += [("queue", "queue", m.queue), ("model", "service", m.service)]
+    for label, kind, histogram in rows:
+        found = quantiles_in(m.quantiles, kind, histogram)
+        parts = [f"{f.quantile(q.quantile)} {f.measured_quantile(q, f.ms)}" for q in found]
+        lines.append(f"  {label:<10} {', '.join(parts)}")
     inside = "; queue, model: inside the replica" if isinstance(m, Measurement) else ""
     lines += [
         "             (latency: from due to done; server: from sent to done; "
-        f"late: dispatch lag{inside})"
+        f"late: dispatch lag{inside})",
+        f"             (ranges: {CONFIDENCE:.0%} intervals, "
+        f"{'correlation counted' if m.quantiles else 'if requests were independent'})",
     ]
     if m.steady is not None:
         lines.append(f"  warm-up    {m.steady.reason} [{m.steady.method}]")
@@ -85,13 +94,23 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
         f"  ended      {ended}",
         f"  effort     {f.count(len(found.probes))} probes, {f.count(found.samples)} requests",
     ]
+    if found.not_believed is not None:
+        lines.insert(2, f"             {found.not_believed}")
+    if found.lowest_rps is not None:
+        most = f.rate(found.ceiling_rps)
+        lines.append(f"  range      from {f.rate(found.lowest_rps)} to {most}")
+    if (about := found.about) is not None:
+        ours = about.deployment
+        what = ours.label if ours else f"{about.model_name} at {about.url}"
+        rows = _rows_in_words(about.batch, about.mix)
+        lines.append(f"  of         {what}, {rows}, timeout {about.timeout_s:g} s")
     return "\n".join(lines) + "\n"
 
 
 def verdict_in_words(verdict: SloVerdict) -> str:
     """One sentence: the objective, what is known of it, and from how many requests."""
     return (
-        f"{f.objective(verdict.slo)}: {verdict.verdict} at {verdict.confidence:.0%}, "
+        f"{f.objective(verdict.slo)}: {verdict.verdict} at {f.share(verdict.confidence)}, "
         f"n = {f.count(verdict.n)}, {f.count(verdict.over)} over; {verdict.reason}"
     )
 
@@ -121,12 +140,27 @@ def load_in_words(run: LoadRun) -> str:
 
 def batches_in_words(run: LoadRun) -> str:
     """The rows of a request, or the mix of them."""
-    if run.mix is None:
-        return f"batch {run.batch:,}"
-    total = sum(run.mix.weights)
-    names = run.mix.inputs or ("",) * len(run.mix.batches)
+    if isinstance(run.arrivals, Recorded) and run.arrivals.mean_batch is not None:
+        sizes = f"the trace's batches, {f.number(run.mean_batch)} rows on average"
+        return f"{sizes}, of {_inputs_in_words(run.mix)}" if run.mix else sizes
+    return _rows_in_words(run.batch, run.mix)
+
+
+def _rows_in_words(batch: int, mix: Mix | None) -> str:
+    if mix is None:
+        return f"batch {batch:,}"
+    total = sum(mix.weights)
+    names = mix.inputs or ("",) * len(mix.batches)
     parts = [
         f"{weight / total:.0%} batch {size:,}{f' of {name}' if name else ''}"
-        for size, weight, name in zip(run.mix.batches, run.mix.weights, names, strict=True)
+        for size, weight, name in zip(mix.batches, mix.weights, names, strict=True)
     ]
     return ", ".join(parts)
+
+
+def _inputs_in_words(mix: Mix) -> str:
+    """The sources of the rows, with their shares over all batch sizes."""
+    shares: dict[str, float] = {}
+    for weight, name in zip(mix.weights, mix.inputs or (), strict=False):
+        shares[name] = shares.get(name, 0.0) + weight / sum(mix.weights)
+    return ", ".join(f"{share:.0%} {name}" for name, share in shares.items())

@@ -8,6 +8,7 @@ from statistics import median
 
 from loadtests.floor import at_floor
 from loadtests.histogram import Histogram
+from loadtests.quantiles import quantiles_in
 from loadtests.records import Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
@@ -87,6 +88,8 @@ def open_runs(bundle: Bundle) -> Table:
         text_columns=(0, 1, 4, 14),
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
+            "Ranges are 95% intervals by order statistics, correlation counted where the record "
+            "has it; a percentile that no sample bounds from above is refused.",
             "Utilisation is used CPU over granted CPU of the replica.",
             "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
         ),
@@ -224,22 +227,14 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
     return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
 
 
-def _supported_ms(histogram: Histogram) -> tuple[float | None, ...]:
-    """p50, p95 and p99 in ms, each only where at least one sample lies beyond it."""
-    return tuple(
-        value if histogram.count * (1 - q) >= 1 - 1e-9 else None
-        for q, value in zip((0.5, 0.95, 0.99), quantiles_ms(histogram), strict=True)
-    )
-
-
 def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
             f.percent(m.utilisation),
-            *(f.number(value) for value in _supported_ms(m.due_to_done)),
-            f.number(_supported_ms(m.sent_to_done)[2]),
-            f.number(_supported_ms(m.dispatch_lag)[2]),
+            *map(f.measured_quantile, quantiles_in(m.quantiles, "due_to_done", m.due_to_done)),
+            f.measured_quantile(quantiles_in(m.quantiles, "sent_to_done", m.sent_to_done)[2]),
+            f.measured_quantile(quantiles_in(m.quantiles, "dispatch_lag", m.dispatch_lag)[2]),
         )
     failed = m.offered - m.ok
     return (

@@ -15,6 +15,7 @@ from tonnage.cli_common import Json, dump, log_file, note, print_result
 from tonnage.config import load_study
 from tonnage.durations import seconds_of
 from tonnage.load import parse_headers
+from tonnage.own_options import only_with
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, stage_of
@@ -62,6 +63,9 @@ def confirm(
         list[str] | None, typer.Option("--header", help="'name: value', repeatable")
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
+    cacert: Annotated[
+        Path | None, typer.Option("--cacert", help="PEM file of who vouches for its certificate")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prove a run's recommendation by redeploying and driving it, or a claim on a V2 server."""
@@ -78,6 +82,7 @@ def confirm(
             Endpoint(url=endpoint.rstrip("/"), model_name=name or ""),
             headers=parse_headers(header or []),
             insecure=insecure,
+            cacert=cacert,
             payload=payload,
             rate=rate,
             requests=requests,
@@ -85,9 +90,14 @@ def confirm(
             budget_s=budget,
             json=json,
         )
-    for option, value in (("--name", name), ("--rate", rate), ("--header", header)):
-        if value is not None:
-            raise BadInput(f"{option} belongs to --endpoint")
+    of_endpoint = {
+        "--name": name,
+        "--rate": rate,
+        "--header": header,
+        "--insecure": insecure or None,
+        "--cacert": cacert,
+    }
+    only_with("--endpoint", of_endpoint)
     if run.is_file():
         raise BadInput(
             f"{run}: say where the claim is to be proven again with --endpoint URL; a plan is "
@@ -183,6 +193,7 @@ def _reprove(
     *,
     headers: dict[str, str],
     insecure: bool,
+    cacert: Path | None,
     payload: Path | None,
     rate: float | None,
     requests: int | None,
@@ -202,6 +213,7 @@ def _reprove(
         endpoint=named,
         headers=headers,
         insecure=insecure,
+        cacert=cacert,
         payload=payload,
         rate_rps=rate,
         requests=requests,

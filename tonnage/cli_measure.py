@@ -17,7 +17,6 @@ from tonnage.cli_common import (
     Fresh,
     Json,
     Quick,
-    Runs,
     log_file,
     note,
     print_result,
@@ -29,6 +28,7 @@ from tonnage.load import Options, load_of, parse_headers
 from tonnage.own_options import Input, only_with
 from tonnage.progress import Steps
 
+_BUDGET = 50_000  # requests of a search
 _LOCUST_S = 3.0  # that starting it takes, for the progress bar
 
 
@@ -37,7 +37,9 @@ def measure(
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
-    runs: Runs = Path("runs"),
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="folder that holds the runs; default: runs")
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="only this variant, under a load")] = None,
     instance: Annotated[
         str | None, typer.Option(help="what it is deployed on; default: sim-1")
@@ -61,32 +63,73 @@ def measure(
         str | None, typer.Option(help="TOML: '{kind = \"ramp\", from_rps = 10, to_rps = 90}'")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="recorded traffic, CSV or Parquet")] = None,
+    trace_columns: Annotated[
+        str | None,
+        typer.Option(help="its columns: due=NAME,batch=NAME; default: timestamp, and batch if any"),
+    ] = None,
     time_scale: Annotated[
         float | None, typer.Option(help="0.5 plays a trace twice as fast")
     ] = None,
-    batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
-    duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
-    timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
+    batch: Annotated[
+        str | None, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3; default: 1")
+    ] = None,
+    duration: Annotated[str | None, typer.Option(help="default: 10s")] = None,
+    timeout: Annotated[str | None, typer.Option(help="of one request; default: 10s")] = None,
     p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
     p99: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="of a verdict on a limit; default: 0.99")
+    ] = None,
     max_load: Annotated[
         bool, typer.Option("--max-load", help="search the highest rate that holds the limit")
     ] = False,
-    budget: Annotated[int, typer.Option(help="of a search: requests in all", min=1_000)] = 50_000,
-    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="of a search: requests in all; default: 50,000", min=1_000),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=16, help="of the generator; default: 1")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="default: 0")] = None,
     payload: Annotated[
         list[str] | None, typer.Option(help=".npz with rows by input; FILE=WEIGHT for a mix")
     ] = None,
     input_: Input = None,
     header: Annotated[list[str] | None, typer.Option(help="'name: value', repeatable")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="skip TLS checks")] = False,
+    cacert: Annotated[
+        Path | None, typer.Option(help="PEM file of who vouches for the server's certificate")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
     if (study is None) == (endpoint is None):
         raise BadInput("measure: give either a study or --endpoint URL")
-    of_study = {"--quick": quick or None, "--time-budget": time_budget, "--fresh": fresh or None}
+    of_study = {
+        "--quick": quick or None,
+        "--time-budget": time_budget,
+        "--fresh": fresh or None,
+        "--runs": runs,
+    }
+    of_load = {
+        "--rate": rate,
+        "--users": users,
+        "--arrivals": arrivals,
+        "--trace": trace,
+        "--trace-columns": trace_columns,
+        "--time-scale": time_scale,
+        "--batch": batch,
+        "--duration": duration,
+        "--timeout": timeout,
+        "--p95": p95,
+        "--p99": p99,
+        "--confidence": confidence,
+        "--max-load": max_load or None,
+        "--budget": budget,
+        "--workers": workers,
+        "--seed": seed,
+        "--payload": payload,
+    }
     of_deployment = {
         "--instance": instance,
         "--threads": threads,
@@ -99,6 +142,7 @@ def measure(
         "--input": input_,
         "--header": header,
         "--insecure": insecure or None,
+        "--cacert": cacert,
     }
     if endpoint is None:
         only_with("--endpoint", of_endpoint)
@@ -108,25 +152,37 @@ def measure(
         only_with("--variant, which deploys", of_deployment)
     if variant is not None or endpoint is not None:
         only_with("a whole study", of_study)
+    else:
+        only_with("a load, which needs a deployment to go to; give --variant", of_load)
+    if max_load:
+        only_with("a load that is given; --max-load goes by --budget", {"--duration": duration})
+    else:
+        only_with("--max-load", {"--budget": budget})
+    if p95 is None and p99 is None:
+        only_with("a limit, --p95 or --p99", {"--confidence": confidence})
+    if (max_batch or 1) == 1:
+        only_with("--max-batch above 1", {"--batch-wait": batch_wait})
     options = Options(
         rate=rate,
         users=users,
         arrivals=arrivals,
         trace=trace,
+        trace_columns=trace_columns,
         time_scale=time_scale,
         batch=batch,
         payload=tuple(payload or ()),
-        duration_s=seconds_of(duration, "--duration"),
-        timeout_s=seconds_of(timeout, "--timeout"),
-        workers=workers,
-        seed=seed,
+        duration_s=10.0 if duration is None else seconds_of(duration, "--duration"),
+        timeout_s=10.0 if timeout is None else seconds_of(timeout, "--timeout"),
+        workers=workers or 1,
+        seed=seed or 0,
         p95_ms=None if p95 is None else 1e3 * seconds_of(p95, "--p95"),
         p99_ms=None if p99 is None else 1e3 * seconds_of(p99, "--p99"),
+        confidence=confidence,
     )
     if endpoint is None and variant is None:
-        if options.asked() or max_load or options.slos() or payload or time_scale is not None:
-            raise BadInput("measure STUDY: a load needs a deployment to go to; give --variant")
-        run_of_study = study_run(study or "", quick, time_budget, fresh, runs, until="measure")
+        run_of_study = study_run(
+            study or "", quick, time_budget, fresh, runs or Path("runs"), until="measure"
+        )
         run_of_study.run()
         path = run_of_study.folder.path / "measurements.jsonl"
         count = len(run_of_study.folder.measurements())
@@ -147,7 +203,7 @@ def measure(
     if load.trace is not None and load.cut_requests:
         note(
             f"--trace {trace}: {load.cut_requests} of its {len(load.trace.due_s)} requests fall "
-            f"due after --duration {duration} and are left out"
+            f"due after --duration {options.duration_s:g}s and are left out"
         )
     test: EndpointTest | DeploymentTest
     if endpoint is not None:
@@ -158,6 +214,7 @@ def measure(
             load=load,
             headers=parse_headers(header or []),
             insecure=insecure,
+            cacert=cacert,
             wishes=tuple(parse_wish(text) for text in input_ or ()),
         )
     else:
@@ -177,11 +234,13 @@ def measure(
     with Steps(load.run.duration_s + _LOCUST_S) as steps:
         steps.step("starting", load.run.duration_s + _LOCUST_S)
         if max_load:
-            found = test.max_load(slos[0], budget, log, steps.say)
+            found = test.max_load(slos[0], budget or _BUDGET, log, steps.say)
         else:
             made = test.measure(log, steps.say)
     if max_load:
         print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
+        if found.not_believed is not None:
+            raise typer.Exit(3)
         raise typer.Exit(0 if found.low_rps else 1)
     print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.floor import at_floor
 from loadtests.foreign import ForeignServer
-from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
+from loadtests.quantiles import quantiles_of
 from loadtests.records import LoadRun, Measurement
 from serving.batcher import check_batches
 from serving.build import build_variants
@@ -61,9 +63,15 @@ class DeploymentTest:
         """Deploy, find what the platform carries with no-ops, run the load once, and judge it."""
         with _running(self, log, progress, floor_runs(self.load.run)) as running:
             progress(f"measuring for {self.load.run.duration_s:g} s")
-            made = measure(running.context, self.load.run, len(running.floor))
+            made, result = observe(running.context, self.load.run, len(running.floor))
             judged = with_ceiling([*running.floor, made])[-1]
-            return judged.model_copy(update={"floor_p99_s": at_floor(judged, running.floor)})
+            return judged.model_copy(
+                update={
+                    "floor_p99_s": at_floor(judged, running.floor),
+                    "quantiles": quantiles_of(result),
+                    "verdicts": self.load.verdicts_of(result, made.deployment.queueing_replicas),
+                }
+            )
 
     def max_load(
         self, slo: Slo, budget_samples: int, log: Path, progress: Callable[[str], None]
@@ -91,15 +99,32 @@ class DeploymentTest:
 
             lowest = min(_LOWEST_SHARE * alone.completed_rps, running.ceiling_rps / 2)
             like = self.load.run
-            search = MaxLoadSearch(slo, lowest, running.ceiling_rps, budget_samples, like.seed)
-            return find_max_load(
+            search = MaxLoadSearch(
+                slo,
+                lowest,
+                running.ceiling_rps,
+                budget_samples,
+                like.seed,
+                confidence=self.load.confidence,
+            )
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            found = find_max_load(
                 search,
                 slo,
                 like,
                 drive,
-                replicas=running.context.deployment.queueing_replicas,
+                replicas=context.deployment.queueing_replicas,
+                confidence=self.load.confidence,
                 progress=progress,
             )
+            about = Searched(
+                model_name=context.endpoint.model_name,
+                deployment=context.deployment,
+                environment=context.host.environment(),
+                started_at=started_at,
+                **like.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
+            )
+            return found.model_copy(update={"about": about})
 
 
 def floor_runs(run: LoadRun) -> list[LoadRun]:
@@ -176,7 +201,7 @@ def _running(
                 for batch, path in load.classes
             ]
             payloads = Payloads.join(parts)
-            server = ForeignServer(endpoint, {}, insecure=False, timeout_s=load.run.timeout_s)
+            server = ForeignServer(endpoint, {}, timeout_s=load.run.timeout_s)
             yield _Running(
                 round_trip_s=server.round_trip_s(payloads),  # refuses a timeout that is shorter
                 context=_context(host, fleet, deployment, endpoint, payloads, load),
@@ -202,7 +227,7 @@ def _floor(
     context = _context(host, fleet, noop, endpoint, payloads, load)
     sequence = count()
     made = list(measure_ceiling(replace(context, role="ceiling"), _LADDER, lambda: next(sequence)))
-    under = replace(context, role="floor", slos=())
+    under = replace(context, role="floor")
     made += [measure(under, run, next(sequence)) for run in open_runs]
     host.delete(endpoint.model_name)
     return made
@@ -226,5 +251,4 @@ def _context(
         seed=load.run.seed,
         environment=host.environment().content_hash(),
         trace=load.trace,
-        slos=load.slos,
     )

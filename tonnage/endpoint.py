@@ -14,11 +14,12 @@ from loadtests.foreign import ForeignServer
 from loadtests.generator_host import HostReading, generator_environment, host_faults
 from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
-from loadtests.max_load import MaxLoad, MaxLoadSearch
+from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
+from loadtests.quantiles import quantiles_of
 from loadtests.records import EndpointMeasurement, LoadRun
-from loadtests.verdict import verdict_of
+from loadtests.tls import trusting
 from serving.errors import BadInput
 from serving.generate import generated_rows, said_sizes
 from serving.records import Endpoint, has_batch_axis
@@ -27,6 +28,8 @@ from serving.wishes import Wish, check_wishes
 from tonnage.load import CEILING_RPS_PER_WORKER, Load
 
 _ROWS = 512
+# What can be seen from outside of a server.
+_SEEN = ("due_to_done", "sent_to_done", "dispatch_lag")
 # Of what one connection gets alone: any server carries it.
 _LOWEST_SHARE = 0.25
 
@@ -38,7 +41,8 @@ class EndpointTest:
     endpoint: Endpoint
     load: Load
     headers: Mapping[str, str]
-    insecure: bool
+    insecure: bool = False
+    cacert: Path | None = None
     wishes: Sequence[Wish] = ()
 
     def measure(self, log: Path, progress: Callable[[str], None]) -> EndpointMeasurement:
@@ -66,12 +70,10 @@ class EndpointTest:
             due_to_done=result.due_to_done,
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
+            quantiles=tuple(one for one in quantiles_of(result) if one.of in _SEEN),
             generator_cpu_s=result.generator_cpu_s,
             environment=generator_environment(),
-            verdicts=tuple(
-                verdict_of(result, run, slo, replicas=None)
-                for slo in (self.load.slos if run.mode == "open" else ())
-            ),
+            verdicts=self.load.verdicts_of(result, None),
             faults=faults,
         )
 
@@ -82,10 +84,29 @@ class EndpointTest:
         with _running(self, log) as (round_trip_s, drive):
             ceiling = CEILING_RPS_PER_WORKER * self.load.run.workers
             lowest = min(_LOWEST_SHARE / round_trip_s, ceiling / 2)
-            search = MaxLoadSearch(slo, lowest, ceiling, budget_samples, self.load.run.seed)
-            return find_max_load(
-                search, slo, self.load.run, drive, replicas=None, progress=progress
+            run = self.load.run
+            confidence = self.load.confidence
+            search = MaxLoadSearch(
+                slo, lowest, ceiling, budget_samples, run.seed, confidence=confidence
             )
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            found = find_max_load(
+                search,
+                slo,
+                run,
+                drive,
+                replicas=None,
+                confidence=confidence,
+                progress=progress,
+            )
+            about = Searched(
+                url=self.endpoint.url,
+                model_name=self.endpoint.model_name,
+                environment=generator_environment(),
+                started_at=started_at,
+                **run.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
+            )
+            return found.model_copy(update={"about": about})
 
 
 @contextmanager
@@ -93,11 +114,15 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     """A round trip's seconds, and how to make a run, while the generator is up."""
     run = test.load.run
     server = ForeignServer(
-        test.endpoint, test.headers, insecure=test.insecure, timeout_s=run.timeout_s
+        test.endpoint,
+        test.headers,
+        timeout_s=run.timeout_s,
+        insecure=test.insecure,
+        cacert=test.cacert,
     )
     payloads = _payloads(test, server)
     round_trip_s = server.round_trip_s(payloads)
-    with Fleet(log, workers=run.workers) as fleet:
+    with trusting(test.cacert), Fleet(log, workers=run.workers) as fleet:
         stored = fleet.store("payloads", payloads)
 
         call = v2_call(test.endpoint)

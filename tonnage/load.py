@@ -20,9 +20,11 @@ from loadtests.arrivals import (
     peak_rps,
 )
 from loadtests.fleet import OPEN_LOOP_USERS
-from loadtests.objective import Slo
+from loadtests.objective import CONFIDENCE, Slo, SloVerdict
 from loadtests.records import LoadRun
-from loadtests.trace_file import read_trace
+from loadtests.summary import LoadResult
+from loadtests.trace_file import DUE, read_trace
+from loadtests.verdict import verdict_of
 from serving.errors import BadInput
 
 CEILING_RPS_PER_WORKER = 2500.0
@@ -39,13 +41,14 @@ class Load:
     """A run to make, the trace it follows if any, and the objectives to judge it by.
 
     ``classes`` are the batch size and the file of rows of each class of request; None is
-    rows made to fit.
+    rows made to fit. ``confidence`` is that of every verdict.
     """
 
     run: LoadRun
     trace: Trace | None
     slos: tuple[Slo, ...]
     classes: tuple[tuple[int, Path | None], ...]
+    confidence: float = CONFIDENCE
 
     @property
     def cut_requests(self) -> int:
@@ -54,17 +57,30 @@ class Load:
             return 0
         return len(self.trace.due_s) - self.trace.within(self.run.duration_s)
 
+    def verdicts_of(self, result: LoadResult, replicas: int | None) -> tuple[SloVerdict, ...]:
+        """What the run's result says of each objective; see :func:`loadtests.verdict.verdict_of`.
+
+        None of a closed loop, which slows down with its server.
+        """
+        if self.run.mode != "open":
+            return ()
+        return tuple(
+            verdict_of(result, self.run, slo, replicas=replicas, confidence=self.confidence)
+            for slo in self.slos
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options as given, durations already in seconds."""
+    """The options as given, durations already in seconds; ``batch`` None is 1 or the trace's."""
 
     rate: float | None = None
     users: int | None = None
     arrivals: str | None = None
     trace: Path | None = None
+    trace_columns: str | None = None
     time_scale: float | None = None
-    batch: str = "1"
+    batch: str | None = None
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
     timeout_s: float = 10.0
@@ -72,6 +88,7 @@ class Options:
     seed: int = 0
     p95_ms: float | None = None
     p99_ms: float | None = None
+    confidence: float | None = None
 
     def asked(self) -> list[str]:
         """Which of the ways to say how much load were used."""
@@ -97,15 +114,18 @@ def load_of(options: Options) -> Load:
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"{name}: must be positive")
     _refuse_users(options)
-    if options.time_scale is not None and options.trace is None:
-        raise BadInput("--time-scale belongs to --trace")
-    scale = 1.0 if options.time_scale is None else options.time_scale
-    trace = read_trace(options.trace, scale) if options.trace else None
+    if options.confidence is not None and not 0.5 < options.confidence < 1:
+        raise BadInput(
+            f"--confidence {options.confidence:g}: give a share above 0.5 and below 1, such as 0.99"
+        )
+    trace = _trace(options)
     arrivals = _arrivals(options)
     classes, weights = _classes(options, trace)
     if arrivals is not None or trace is not None:
         _refuse_beyond(trace or arrivals, options)
-    mixed = len(classes) > 1 and (trace is None or trace.batches is None)
+    mixed = len(classes) > 1 and (
+        trace is None or trace.batches is None or len(options.payload) > 1
+    )
     run = LoadRun(
         mode="closed" if options.users is not None else "open",
         batch=max(size for size, _ in classes),
@@ -118,14 +138,46 @@ def load_of(options: Options) -> Load:
         workers=options.workers,
         seed=options.seed,
     )
-    return Load(run=run, trace=trace, slos=options.slos(), classes=classes)
+    return Load(
+        run=run,
+        trace=trace,
+        slos=options.slos(),
+        classes=classes,
+        confidence=options.confidence or CONFIDENCE,
+    )
+
+
+def _trace(options: Options) -> Trace | None:
+    if options.trace is None:
+        for name, value in (
+            ("--time-scale", options.time_scale),
+            ("--trace-columns", options.trace_columns),
+        ):
+            if value is not None:
+                raise BadInput(f"{name} belongs to --trace")
+        return None
+    named = _columns(options.trace_columns or "")
+    return read_trace(
+        options.trace,
+        1.0 if options.time_scale is None else options.time_scale,
+        time_column=named.get("due", DUE),
+        batch_column=named.get("batch"),
+    )
+
+
+def _columns(text: str) -> dict[str, str]:
+    """``due=NAME,batch=NAME``, either of them; a column's own name may have a =."""
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        key, _, name = part.partition("=")
+        if key.strip() not in ("due", "batch") or not name or key.strip() in found:
+            raise BadInput(f"--trace-columns {text}: give due=NAME, batch=NAME, or both")
+        found[key.strip()] = name
+    return found
 
 
 def _refuse_users(options: Options) -> None:
-    """BadInput for more users than the generator has, or for a limit to judge them by.
-
-    Users that do not divide among the workers are all one's.
-    """
+    """BadInput for users that the generator cannot have, or for a limit to judge them by."""
     if options.users is None:
         return
     if options.slos():
@@ -133,11 +185,16 @@ def _refuse_users(options: Options) -> None:
             "--users: a closed loop slows down with its server, so it cannot be judged by --p95 or "
             "--p99; give --rate instead"
         )
-    workers = options.workers if options.users % options.workers == 0 else 1
+    workers = options.workers
+    if options.users % workers:
+        raise BadInput(
+            f"--users {options.users}: cannot be shared evenly by {workers} workers; give a "
+            "multiple of --workers"
+        )
     if options.users > OPEN_LOOP_USERS * workers:
         raise BadInput(
-            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most that, or a "
-            "multiple of --workers that leaves each no more"
+            f"--users {options.users}: a worker has {OPEN_LOOP_USERS}; give at most "
+            f"{OPEN_LOOP_USERS * workers}, or more --workers"
         )
 
 
@@ -180,19 +237,19 @@ def _refuse_beyond(arrivals: Made | Trace | None, options: Options) -> None:
 def _classes(
     options: Options, trace: Trace | None
 ) -> tuple[tuple[tuple[int, Path | None], ...], tuple[float, ...]]:
-    """Every class of request with its weight: batch sizes times files of rows."""
-    sizes = weighted("--batch", options.batch)
+    """Every class of request with its weight: batch sizes (a trace's own) times files of rows."""
+    sizes = weighted("--batch", options.batch or "1")
     files = [_weighted_file(text) for text in options.payload] or [(None, 1.0)]
     if trace is not None and trace.batches is not None:
-        if len(sizes) > 1 or len(files) > 1:
-            raise BadInput("--trace: it names batch sizes, so --batch and --payload mixes clash")
-        of_trace = np.unique(trace.batches).tolist()
-        if len(of_trace) > _MOST_CLASSES:
+        if options.batch is not None:
+            raise BadInput(f"--batch {options.batch}: the trace names batch sizes; leave it out")
+        of_trace, counts = np.unique(trace.batches, return_counts=True)
+        if len(of_trace) * len(files) > _MOST_CLASSES:
             raise BadInput(
-                f"--trace: {len(of_trace)} different batch sizes, at most {_MOST_CLASSES} can be "
-                "prepared; round them to fewer"
+                f"--trace: {len(of_trace)} different batch sizes of {len(files)} input(s), at most "
+                f"{_MOST_CLASSES} of both can be prepared; round the sizes to fewer"
             )
-        return tuple((size, files[0][0]) for size in of_trace), (1.0,) * len(of_trace)
+        sizes = list(zip(of_trace.tolist(), (counts / len(trace.batches)).tolist(), strict=True))
     classes = tuple((size, path) for size, _ in sizes for path, _ in files)
     return classes, tuple(a * b for _, a in sizes for _, b in files)
 

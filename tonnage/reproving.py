@@ -48,6 +48,7 @@ class Reproving:
     endpoint: Endpoint
     headers: Mapping[str, str]
     insecure: bool = False
+    cacert: Path | None = None
     payload: Path | None = None
     rate_rps: float | None = None
     requests: int | None = None
@@ -102,7 +103,11 @@ class Reproving:
 
     def _sha256(self) -> str | None:
         server = ForeignServer(
-            self.endpoint, self.headers, insecure=self.insecure, timeout_s=_TIMEOUT_S
+            self.endpoint,
+            self.headers,
+            timeout_s=_TIMEOUT_S,
+            insecure=self.insecure,
+            cacert=self.cacert,
         )
         return server.model_sha256()
 
@@ -117,7 +122,11 @@ class Reproving:
             )
             load = self._load(requests / self.rate, self.seed + 1 + number + 1000 * attempt)
             test = EndpointTest(
-                endpoint=self.endpoint, load=load, headers=self.headers, insecure=self.insecure
+                endpoint=self.endpoint,
+                load=load,
+                headers=self.headers,
+                insecure=self.insecure,
+                cacert=self.cacert,
             )
             made = test.measure(log, lambda line: None)
             why = unbelievable(made)

@@ -262,11 +262,14 @@ def test_a_csv_trace_is_read(tmp_path: Path) -> None:
         "2026-01-05T10:00:00Z\n2026-01-05T10:00:01.5Z\n2026-01-05T11:00:00+01:00\n",
         "2026-01-05 10:00:00\n2026-01-05 10:00:01.5\n",
         "1767607200.0\n1767607201.5\n",
+        "1767607200000\n1767607201500\n",
+        "1767607200000000\n1767607201500000\n",
+        "1767607200000000000\n1767607201500000000\n",
     ],
-    ids=["offsets", "naive", "epoch"],
+    ids=["offsets", "naive", "epoch", "ms", "us", "ns"],
 )
 def test_dates_count_from_the_first(tmp_path: Path, rows: str) -> None:
-    """ISO dates, with time zones or without, and seconds since 1970 become due times."""
+    """ISO dates, with time zones or without, and times since 1970 become due times."""
     if "+01:00" in rows:
         with pytest.raises(BadInput, match="row 3 is earlier"):
             read_trace(written(tmp_path, "timestamp\n" + rows))
@@ -274,6 +277,29 @@ def test_dates_count_from_the_first(tmp_path: Path, rows: str) -> None:
         assert read_trace(written(tmp_path, "timestamp\n" + rows)).due_s.tolist() == [0.0, 1.5, 2.0]
     else:
         assert read_trace(written(tmp_path, "timestamp\n" + rows)).due_s.tolist() == [0.0, 1.5]
+
+
+def test_nanoseconds_lose_no_digit(tmp_path: Path) -> None:
+    """Dates in ns are told apart where floats of their size could not be: 100 ns."""
+    rows = "1767607200000000100\n1767607200000000200\n1767607200000000300\n"
+    due = read_trace(written(tmp_path, "timestamp\n" + rows)).due_s
+    np.testing.assert_allclose(due, [0, 1e-7, 2e-7], rtol=1e-9)
+
+
+def test_columns_are_named(tmp_path: Path) -> None:
+    """Other columns than the usual ones are read and recorded; an absent one is refused."""
+    path = written(tmp_path, "begun,rows,batch\n1,4,7\n2,5,7\n")
+    trace = read_trace(path, time_column="begun", batch_column="rows")
+    assert trace.batches is not None
+    assert trace.batches.tolist() == [4, 5]
+    assert (trace.source.time_column, trace.source.batch_column) == ("begun", "rows")
+    assert read_trace(path, time_column="begun").source.batch_column == "batch"
+    for named, says in (
+        ({}, "due=NAME"),
+        ({"time_column": "begun", "batch_column": "n"}, "batch="),
+    ):
+        with pytest.raises(BadInput, match=rf"it has: begun, rows, batch.*--trace-columns {says}"):
+            read_trace(path, **named)
 
 
 def test_a_parquet_trace_is_read(tmp_path: Path) -> None:
@@ -296,6 +322,7 @@ def test_a_parquet_trace_is_read(tmp_path: Path) -> None:
         ("timestamp\n", "no rows"),
         ("", "not a readable csv"),
         ("time,batch\n1,1\n", "no column 'timestamp' .*time, batch"),
+        ("timestamp\n0\n1767607200\n", "row 2 is 1.76761e.09, a date, and row 1 is none"),
         ("timestamp\nsoon\n", "neither seconds nor ISO"),
         ("timestamp,x\n1,1\n,1\n", "row 2 has no time"),
         ("timestamp,batch\n1,0\n", "row 1 is no whole number"),

@@ -11,7 +11,6 @@ from loadtests.objective import Slo, Verdict
 from loadtests.records import Fault, FaultCode, LoadRun
 from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
-from serving.errors import InvalidMeasurement
 
 SLO = Slo(quantile=0.99, limit_ms=100)
 LIKE = LoadRun(mode="open", batch=1, duration_s=1, rate_rps=1)
@@ -75,17 +74,37 @@ def test_an_overloaded_server_fails_its_probe() -> None:
 
 
 def test_runs_that_cannot_be_believed_end_the_search() -> None:
-    """A fault that is not the server's is tried three times, then named."""
-    tries = []
+    """A fault that is not the server's is tried three times, then named; nothing is proven."""
+    tries, said = [], list[str]()
 
     def shaken(asked: LoadRun) -> Ran:
         tries.append(asked.rate_rps)
         return served(asked)[0], (Fault(code=FaultCode.NOISY_HOST, detail="load 9"),)
 
     search = MaxLoadSearch(SLO, 2, 1000, 50_000, 0)
-    with pytest.raises(InvalidMeasurement, match="noisy_host: load 9"):
-        find_max_load(search, SLO, LIKE, shaken, replicas=1)
+    found = find_max_load(search, SLO, LIKE, shaken, replicas=1, progress=said.append)
     assert tries == [2, 2, 2]
+    assert found.stop_reason == StopReason.NOT_BELIEVABLE
+    assert said == [found.not_believed]
+    assert said == ["at 2.0 req/s no run of 3 can be believed: noisy_host: load 9"]
+    assert (found.rate_rps, found.low_rps, found.high_rps, found.probes) == (0, 0, None, ())
+
+
+def test_what_was_proven_outlives_a_probe_that_cannot_be_believed() -> None:
+    """The rates that held before it still bound the answer from below, and it says what for."""
+
+    def shaken_later(asked: LoadRun) -> Ran:
+        noise = Fault(code=FaultCode.CLOCK, detail="slewed")
+        return served(asked)[0], (noise,) if (asked.rate_rps or 0) > 20 else ()
+
+    search = MaxLoadSearch(SLO, 2, 1000, 150_000, 0)
+    found = find_max_load(search, SLO, LIKE, shaken_later, replicas=1)
+    assert found.stop_reason == StopReason.NOT_BELIEVABLE
+    assert [seen.rate_rps for seen in found.probes] == [2, 4, 8, 16]
+    assert (found.rate_rps, found.low_rps, found.high_rps) == (16, 16, None)
+    assert found.not_believed is not None
+    assert "32.0 req/s" in found.not_believed
+    assert (found.slo, found.lowest_rps, found.ceiling_rps) == (SLO, 2, 1000)
 
 
 def test_a_few_failed_requests_are_late_and_no_more() -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from loadtests import foreign
 from loadtests.fleet import Fleet
@@ -19,20 +29,27 @@ from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.payloads import Payloads
 from loadtests.records import FaultCode, LoadRun
+from loadtests.tls import trusting
 from serving.errors import BadInput
 from serving.records import Endpoint
 
 METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
 PAYLOADS = Payloads.plain([b"{}"])
+SLOW = b"slow"
+MIXED = Payloads.join([Payloads.plain([b"{}"] * 8), Payloads.plain([SLOW] * 8)])
 
 
 class Answering(ThreadingHTTPServer):
-    """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for."""
+    """Says ``metadata`` of every model, infers in ``infer_s``, and keeps the paths asked for.
+
+    A body that is ``SLOW`` takes ``slow_s``.
+    """
 
     daemon_threads = True
     request_queue_size = 128
     metadata: object = METADATA
     infer_s = 0.0
+    slow_s = 0.0
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -53,8 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(json.dumps(self.server.metadata).encode())
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(self.server.infer_s)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.slow_s if body == SLOW else self.server.infer_s)
         self.answer(b"{}")
 
     def answer(self, body: bytes) -> None:
@@ -77,10 +94,84 @@ def answering() -> Iterator[Answering]:
 
 
 def client(
-    url: str, model: str = "m", timeout_s: float = 5.0, headers: dict[str, str] | None = None
+    url: str,
+    model: str = "m",
+    timeout_s: float = 5.0,
+    headers: dict[str, str] | None = None,
+    **tls: Any,
 ) -> ForeignServer:
     endpoint = Endpoint(url=url, model_name=model)
-    return ForeignServer(endpoint, headers or {}, insecure=False, timeout_s=timeout_s)
+    return ForeignServer(endpoint, headers or {}, timeout_s=timeout_s, **tls)
+
+
+@pytest.fixture
+def vouched(answering: Answering, tmp_path: Path) -> tuple[str, Path]:
+    """The address of the same server behind TLS, and the certificate that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = tmp_path / "ca.pem", tmp_path / "key.pem"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, secret)
+    answering.socket = context.wrap_socket(answering.socket, server_side=True)
+    return f"https://127.0.0.1:{answering.server_port}", pem
+
+
+def test_a_certificate_is_held_against_its_authority(vouched: tuple[str, Path]) -> None:
+    """Unknown authorities are refused and say what to give; with it, or unchecked, all is well."""
+    url, pem = vouched
+    with pytest.raises(BadInput, match=r"not trusted \(self.signed certificate\); .*--cacert"):
+        client(url).inputs()
+    for given in ({"cacert": pem}, {"insecure": True}):
+        assert [spec.name for spec in client(url, **given).inputs()] == ["x"]
+
+
+def test_tls_options_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    """No file, no certificates in it, both at once, or a server without TLS."""
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for given, says in (
+        ({"cacert": tmp_path / "none.pem"}, r"--cacert .*none.pem: no certificates in PEM"),
+        ({"cacert": empty}, r"--cacert .*empty.pem: no certificates in PEM"),
+        ({"cacert": empty, "insecure": True}, "give one of them"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            client("https://127.0.0.1:9", **given)
+    for given, says in (({"insecure": True}, "--insecure"), ({"cacert": empty}, "--cacert")):
+        with pytest.raises(BadInput, match=f"{says} belongs to https"):
+            client("http://127.0.0.1:9", **given)
+
+
+@pytest.mark.slow
+def test_the_load_trusts_whom_the_metadata_trust(vouched: tuple[str, Path], tmp_path: Path) -> None:
+    """All requests of a closed loop are answered over TLS, by the authority that was given."""
+    url, pem = vouched
+    run = LoadRun(mode="closed", batch=1, duration_s=0.5, users=1, timeout_s=2)
+    before = os.environ.get("SSL_CERT_FILE")
+    for given, answered in ((pem, True), (None, False)):
+        with trusting(given), Fleet(tmp_path / "locust.log") as fleet:
+            stored = fleet.store("payloads", PAYLOADS)
+            result = fleet.run(run, Endpoint(url=url, model_name="m"), stored)
+        assert (result.ok > 0) == answered
+        assert bool(result.errors) != answered
+    assert os.environ.get("SSL_CERT_FILE") == before
 
 
 IMPOSSIBLE: dict[str, tuple[Callable[[], object], str]] = {
@@ -128,10 +219,29 @@ def test_a_timeout_below_the_service_time_is_refused(answering: Answering) -> No
         server.round_trip_s(PAYLOADS)
 
 
+def test_every_class_is_tried(answering: Answering) -> None:
+    """A mix is as slow as its slowest class: the timeout and the first rate go by that one."""
+    answering.slow_s = 0.1
+    found = client(answering.url).round_trip_s(MIXED)
+    assert 0.1 <= found < 0.2
+    answering.slow_s = 0.6
+    with pytest.raises(
+        BadInput, match=r"request of class 2 of 2 within --timeout 0.2 s; .*shorter"
+    ):
+        client(answering.url, timeout_s=0.2).round_trip_s(MIXED)
+
+
+def test_many_classes_take_few_requests(answering: Answering) -> None:
+    """Of a hundred classes each gets two requests, not five."""
+    many = Payloads.join([PAYLOADS] * 100)
+    client(answering.url).round_trip_s(many)
+    assert len(answering.paths) == 200
+
+
 def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
     """Metadata and single requests go where the load goes: the URL, then the path of V2."""
     endpoint = Endpoint(url=f"{answering.url}/team/a", model_name="m")
-    server = ForeignServer(endpoint, {}, insecure=False, timeout_s=5)
+    server = ForeignServer(endpoint, {}, timeout_s=5)
     server.inputs()
     server.round_trip_s(PAYLOADS)
     assert {answering.url + path for path in answering.paths} == {

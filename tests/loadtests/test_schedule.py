@@ -65,8 +65,25 @@ def test_a_trace_sends_the_batch_sizes_it_recorded() -> None:
     assert run.mean_batch == 10.5
     with pytest.raises(BadInput, match="class 2"):
         make_schedule(run, np.array([0, 1]), trace)
+    small = run.model_copy(update={"mix": Mix(batches=(1, 8), weights=(1, 1))})
+    with pytest.raises(BadInput, match="batch 32 was made"):
+        make_schedule(small, np.array([0, 1]), trace)
     with pytest.raises(ValueError, match="give the trace"):
         make_schedule(run, np.array([0, 1, 2]))
+
+
+def test_inputs_are_drawn_within_the_sizes_of_a_trace() -> None:
+    """Each request keeps its recorded size; which of that size's inputs it is, weights say."""
+    n = 20_000
+    sizes = np.where(np.arange(n) % 4 == 0, 8, 1)
+    source = Recorded(file="t.csv", sha256="", time_scale=1, requests=n, mean_batch=2.75)
+    trace = Trace(np.arange(n) / n, sizes, source)
+    mix = Mix(batches=(1, 1, 8, 8), weights=(3, 1, 3, 1), inputs=("a", "b", "a", "b"))
+    run = OPEN.model_copy(update={"arrivals": source, "mix": mix})
+    body = make_schedule(run, np.arange(4), trace).body
+    np.testing.assert_array_equal(np.array(mix.batches)[body], sizes)
+    for size in (1, 8):
+        assert np.mean(body[sizes == size] % 2 == 0) == pytest.approx(0.75, abs=0.02)
 
 
 def test_paced_is_even_and_other_arrivals_are_followed() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.histogram import Histogram
 from reports import html, json_report
 from reports.bundle import Bundle
 from reports.tables import all_tables
@@ -34,9 +35,21 @@ def test_json_has_quantiles_for_histograms(bundle: Bundle) -> None:
     text = json_report.render(bundle)
     assert '"encoded"' not in text
     record = json.loads(text)["records"]["measurements"][0]
-    expected = 1e3 * bundle.measurements[0].due_to_done.quantile_s(0.99)
-    assert record["due_to_done"]["p99_ms"] == pytest.approx(expected)
-    assert record["due_to_done"]["count"] == bundle.measurements[0].due_to_done.count
+    latency = bundle.measurements[0].due_to_done
+    assert record["due_to_done"]["p50_ms"] == pytest.approx(1e3 * latency.quantile_s(0.5))
+    assert record["due_to_done"]["count"] == latency.count
+
+
+def test_json_has_no_quantile_of_too_few_samples(bundle: Bundle) -> None:
+    """A p99 takes 368 of them; of fewer it is null."""
+    first = bundle.measurements[0]
+    few, enough = (Histogram.of([0.004] * n) for n in (367, 368))
+    made = first.model_copy(update={"due_to_done": few, "sent_to_done": enough})
+    text = json_report.render(bundle.model_copy(update={"measurements": (made,)}))
+    (record,) = json.loads(text)["records"]["measurements"]
+    assert record["due_to_done"]["p95_ms"] == pytest.approx(4, rel=1e-3)
+    assert record["due_to_done"]["p99_ms"] is None
+    assert record["sent_to_done"]["p99_ms"] == pytest.approx(4, rel=1e-3)
 
 
 def test_json_is_stable(bundle: Bundle) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from loadtests.arrivals import Constant, Mix, Ramp, Recorded, Step, Steps
 from loadtests.histogram import Histogram
-from loadtests.max_load import MaxLoad, StopReason
+from loadtests.max_load import MaxLoad, Searched, StopReason
 from loadtests.objective import Slo, SloVerdict, Verdict
+from loadtests.quantiles import interval_of
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun
 from loadtests.steady import Steady
 from reports.bundle import Bundle
@@ -63,16 +64,42 @@ resnet at http://127.0.0.1:9000
   load       200 req/s due (Poisson), batch 8, 10 s
   answered   2,000 of 2,004, 200 req/s
   failed     3 x http_503, 1 never sent
-  latency    p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
-  server     p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
-  late       p50 5.00 ms, p95 5.00 ms, p99 5.00 ms
+  latency    p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
+  server     p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
+  late       p50 5.00 ms (5.00-5.00), p95 5.00 ms (5.00-5.00), p99 5.00 ms (5.00-5.00)
              (latency: from due to done; server: from sent to done; late: dispatch lag)
+             (ranges: 95% intervals, if requests were independent)
   warm-up    no warm-up found [mser-5]
   objective  p99 <= 20 ms: holds at 99%, n = 2,000, 3 over; binomial rule on the effective \
 number of requests
   verdict    valid [measured]
 """
     )
+
+
+def test_a_quantile_without_support_is_refused() -> None:
+    """Of 20 samples a p95 and a p99 are not printed; of a correlated run it takes more than 368."""
+    few = Histogram.of([0.004, 0.005] * 10)
+    text = measured_text(endpoint(due_to_done=few))
+    assert "latency    p50 5.00 ms (4.00-5.00), p95 refused (needs 72 samples), p99" in text
+    assert "p99 refused (needs 368 samples)" in text
+    correlated = interval_of("due_to_done", few, 0.99, 10.0)
+    text = measured_text(endpoint(due_to_done=few, quantiles=(correlated,)))
+    assert "latency    p99 refused (needs 736 samples)" in text
+    assert "(ranges: 95% intervals, correlation counted)" in text
+
+
+def test_a_record_without_intervals_is_read() -> None:
+    """Files of earlier versions load, and their figures get intervals all the same."""
+    old = endpoint().model_dump(mode="json", exclude={"quantiles"})
+    assert measured_text(EndpointMeasurement.model_validate(old)) == measured_text(endpoint())
+
+
+def test_a_confidence_is_told_as_it_was_asked_for() -> None:
+    """99.9 % is not rounded to a certainty."""
+    (verdict,) = endpoint().verdicts
+    other = verdict.model_copy(update={"confidence": 0.999})
+    assert "p99 <= 20 ms: holds at 99.9%, n" in measured_text(endpoint(verdicts=(other,)))
 
 
 def test_what_must_not_be_believed_says_so() -> None:
@@ -118,6 +145,16 @@ def test_a_mix_is_told_by_its_shares() -> None:
     assert batches_in_words(run) == "75% batch 1 of short.npz, 25% batch 8 of long.npz"
 
 
+def test_the_sizes_of_a_trace_are_its_own() -> None:
+    """Not the largest batch, but what the trace asks for on average, and of which inputs."""
+    source = Recorded(file="day.csv", sha256="", time_scale=1, requests=5, mean_batch=2.75)
+    run = OPEN.model_copy(update={"arrivals": source})
+    assert batches_in_words(run) == "the trace's batches, 2.75 rows on average"
+    mix = Mix(batches=(1, 1, 8, 8), weights=(3, 1, 3, 1), inputs=("a", "b", "a", "b"))
+    words = batches_in_words(run.model_copy(update={"mix": mix}))
+    assert words == "the trace's batches, 2.75 rows on average, of 75% a, 25% b"
+
+
 @pytest.mark.parametrize(
     ("rate", "low", "high", "reason", "words"),
     [
@@ -148,6 +185,51 @@ def test_the_highest_load_is_an_interval(
     assert "0 probes, 5,000 requests" in text
     assert ("it still holds" in text) == ("at least" in words)
     assert ("it fails at" in text) == ("below" in words)
+
+
+def test_a_search_says_what_it_was_about(bundle: Bundle) -> None:
+    """The server or the deployment, the rows, the range, and what ended it early."""
+    assert bundle.environment is not None
+    reason = "at 32.0 req/s no run of 3 can be believed: noisy_host: load 9"
+    about = Searched(
+        url="http://h:1",
+        model_name="m",
+        environment=bundle.environment,
+        started_at="",
+        batch=8,
+        timeout_s=10,
+        workers=1,
+        seed=0,
+    )
+    found = MaxLoad(
+        rate_rps=16,
+        low_rps=16,
+        high_rps=None,
+        stop_reason=StopReason.NOT_BELIEVABLE,
+        cliff=False,
+        samples=5000,
+        probes=(),
+        slo=SLO,
+        lowest_rps=2,
+        ceiling_rps=2500,
+        not_believed=reason,
+        about=about,
+    )
+    assert (
+        max_load_text(found, SLO)
+        == f"""\
+Highest load with p99 <= 20 ms: at least 16.0 req/s [measured]
+  ended      a probe could not be believed; what is said was proven before it
+             {reason}
+  effort     0 probes, 5,000 requests
+  range      from 2.00 req/s to 2,500 req/s
+  of         m at http://h:1, batch 8, timeout 10 s
+"""
+    )
+    deployment = bundle.measurements[0].deployment
+    ours = about.model_copy(update={"url": None, "deployment": deployment})
+    text = max_load_text(found.model_copy(update={"about": ours}), SLO)
+    assert f"  of         {deployment.label}, batch 8" in text
 
 
 def test_a_deployment_at_the_floor_says_so(bundle: Bundle) -> None:

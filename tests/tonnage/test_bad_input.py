@@ -102,6 +102,8 @@ def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: 
 
 
 ENDPOINT = ["measure", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--users", "2"]
+VARIANT = ["measure", "credit", "--variant", "onnx_fp32"]
+SEARCH = [*VARIANT, "--p99", "20ms", "--max-load"]
 UNUSED = {
     "limit of a closed loop": [*ENDPOINT, "--p99", "20ms"],
     "variant": [*ENDPOINT, "--variant", "onnx_fp32"],
@@ -110,10 +112,27 @@ UNUSED = {
     "max batch": [*ENDPOINT, "--max-batch", "8"],
     "quick": [*ENDPOINT, "--quick"],
     "time scale": [*ENDPOINT, "--time-scale", "0.5"],
+    "trace columns": [*ENDPOINT, "--trace-columns", "due=at"],
     "header": ["measure", "credit", "--header", "x: y"],
     "insecure": ["measure", "credit", "--insecure"],
     "input": ["measure", "credit", "--variant", "onnx_fp32", "--rate", "9", "--input", "x=int64"],
     "instance of no variant": ["measure", "credit", "--instance", "sim-1"],
+    "rate of no variant": ["measure", "credit", "--rate", "9"],
+    "batch of no variant": ["measure", "credit", "--batch", "8"],
+    "duration of no variant": ["measure", "credit", "--duration", "9s"],
+    "timeout of no variant": ["measure", "credit", "--timeout", "9s"],
+    "workers of no variant": ["measure", "credit", "--workers", "2"],
+    "seed of no variant": ["measure", "credit", "--seed", "0"],
+    "budget of no variant": ["measure", "credit", "--budget", "9000"],
+    "payload of no variant": ["measure", "credit", "--payload", "rows.npz"],
+    "runs of a variant": [*VARIANT, "--rate", "9", "--runs", "here"],
+    "runs of an endpoint": [*ENDPOINT, "--runs", "here"],
+    "budget of no search": [*VARIANT, "--rate", "9", "--budget", "9000"],
+    "duration of a search": [*SEARCH, "--duration", "9s"],
+    "authority of no endpoint": [*VARIANT, "--rate", "9", "--cacert", "ca.pem"],
+    "confidence of no limit": [*VARIANT, "--rate", "9", "--confidence", "0.9"],
+    "wait of no batch": [*VARIANT, "--rate", "9", "--batch-wait", "2ms"],
+    "wait of one": [*VARIANT, "--rate", "9", "--max-batch", "1", "--batch-wait", "2ms"],
 }
 
 

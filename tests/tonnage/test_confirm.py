@@ -454,6 +454,8 @@ def test_a_stage_from_the_folder_has_rows(stub_run: Runs) -> None:
         (["--duration", "soon"], "--duration soon"),
         (["--deployments", "2"], "--deployments"),
         (["--name", "m"], "--name belongs to --endpoint"),
+        (["--insecure"], "--insecure belongs to --endpoint"),
+        (["--cacert", "ca.pem"], "--cacert belongs to --endpoint"),
         (["--no-kill", "--endpoint", "http://127.0.0.1:9"], "--no-kill belongs to a run"),
     ],
 )
