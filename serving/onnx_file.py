@@ -6,6 +6,7 @@ outside its own folder: a model must not make a server read what it was not give
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any
 
 from serving.errors import BadInput
 from serving.generate import Hints
-from serving.records import TensorSpec
+from serving.records import TensorSpec, sha256_of
 
 # What dynamic quantization rewrites, and it needs weights that are in the file.
 QUANTIZABLE = frozenset({"MatMul", "Gemm", "Conv", "LSTM", "Attention", "EmbedLayerNormalization"})
@@ -53,6 +54,28 @@ def read_graph(path: Path) -> Any:
 def uses_external_data(model: Any) -> bool:
     """Whether weights lie beside the file."""
     return any(tensor.data_location == _EXTERNAL for tensor in _tensors(model.graph))
+
+
+def content_sha256(path: Path, model: Any) -> str:
+    """SHA-256 of all that the model is made of, as hex; ``model`` is what :func:`read_graph` gave.
+
+    That of the file, unless weights lie beside it: a model that was trained again has the same
+    graph, to the byte, and other weights in the files beside it.
+    """
+    beside = sorted(
+        {
+            entry.value
+            for tensor in _tensors(model.graph)
+            if tensor.data_location == _EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+    own = sha256_of(path)
+    if not beside:
+        return own
+    files = [own, *((location, sha256_of(path.parent / location)) for location in beside)]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def hints(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Hints:

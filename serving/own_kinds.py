@@ -24,7 +24,7 @@ from serving.compressors.onnx_int8 import DynamicInt8
 from serving.compressors.torch_signature import script_signature
 from serving.errors import BadInput
 from serving.generate import Hints
-from serving.onnx_file import hints, precision, quantizable, read_graph
+from serving.onnx_file import content_sha256, hints, precision, quantizable, read_graph
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
 from serving.steps import Making
@@ -140,10 +140,11 @@ def _onnx(path: Path) -> Kind:
             Recipe("onnxruntime", "int8", (ConstantsAsWeights(), step), needs="original")
             for step in steps
         )
+    digest = content_sha256(path, graph)
     return Kind(
-        original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), sha256_of(path)),)),
+        original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), digest),)),
         open=lambda: runtime,
-        sha256=sha256_of(path),
+        sha256=digest,
         hints=hints(graph, runtime.inputs, runtime.outputs),
         offers=offers,
         not_offered=not_offered,

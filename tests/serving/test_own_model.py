@@ -13,6 +13,7 @@ import pytest
 
 from serving.build import build_variants
 from serving.errors import BadInput
+from serving.model_store import model_path
 from serving.own_model import OwnModel, OwnSource, open_own_model
 from serving.runtimes import load_runtime
 from serving.wishes import parse_wish
@@ -185,6 +186,29 @@ def test_weights_beside_the_file_are_taken_inside(tmp_path: Path) -> None:
         2,
         64,
     )
+
+
+def test_other_weights_beside_the_same_graph_are_another_model(tmp_path: Path) -> None:
+    """Trained again and exported again, the .onnx may be the same to the byte: all is made anew."""
+    path = models.linear(
+        tmp_path / "m.onnx", 256, 64, save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    graph = path.read_bytes()
+    before = opened(path)
+    (old, *_) = build_variants(before, ["original"], before.data, seed=0, max_loss=0)
+    stale = before.recipes["original"].steps[0]
+    data = np.fromfile(tmp_path / "m.data", np.float32)
+    (-data).tofile(tmp_path / "m.data")
+    assert path.read_bytes() == graph
+    after = opened(path)
+    assert after.data.fingerprint != before.data.fingerprint
+    (new, *_) = build_variants(after, ["original"], after.data, seed=0, max_loss=0)
+    row = {"x": np.ones((1, 256), np.float32)}
+    np.testing.assert_allclose(
+        load_runtime(new, 1).predict(row)["y"], -load_runtime(old, 1).predict(row)["y"], rtol=1e-5
+    )
+    with pytest.raises(BadInput, match="changed while it was read"):
+        stale.check(tmp_path, model_path(new), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("location", ["../m.data", "/etc/passwd", "deep/../../m.data", "link"])
