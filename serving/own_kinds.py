@@ -194,8 +194,9 @@ def _torch(path: Path, given: Given) -> Kind:
 
 def _torch_code(given: Given) -> Kind:
     _need_torch(f"--model {given.path}")
-    # It lives as long as the process: the step that stores it reads it later.
-    target = Path(_exports().name) / "model.pt2"
+    # It lives as long as the process: the step that stores it reads it later. The same code and
+    # weights are exported to the same bytes, whose hash is what finds the variant again.
+    target = Path(tempfile.mkdtemp(dir=_exports().name)) / "model.pt2"
     exported_program(given.path, given.wishes, target)
     return _program(GivenProgram(str(target), sha256_of(target)))
 

@@ -17,10 +17,15 @@ from serving.steps import Making, Step, StepFailed
 
 @dataclass(frozen=True)
 class AsGiven(Step):
-    """The file itself. Its hash is a parameter, so that another file is another variant."""
+    """The file itself. Its hash is a parameter, so that another file is another variant.
+
+    Its path is not in the key: a file that was moved is the same variant, and so is what code
+    made again in another temporary folder.
+    """
 
     path: str
     sha256: str
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"path"})
 
     @property
     def title(self) -> str:

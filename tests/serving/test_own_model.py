@@ -385,6 +385,38 @@ def test_torch_models_are_served_from_every_form(
     assert "cannot be made" in refused("nets_of_mine:Absent", "x=float[b,32]")
 
 
+def built_files(model: OwnModel) -> dict[str, float]:
+    """Every variant's file and when it was written."""
+    variants = build_variants(model, list(model.recipes), model.data, seed=0, max_loss=1)
+    return {variant.file: model_path(variant).stat().st_mtime_ns for variant in variants}
+
+
+def test_a_moved_file_is_the_same_model(tmp_path: Path) -> None:
+    """Nothing is built again: what a file holds decides, not where it lies."""
+    path = models.linear(tmp_path / "m.onnx", 256, 64)
+    before = built_files(opened(path))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(path, tmp_path / "elsewhere" / "m.onnx")
+    assert built_files(opened(tmp_path / "elsewhere" / "m.onnx")) == before
+
+
+def test_code_that_makes_the_same_module_is_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run exports it anew, to another folder; what it built before is found."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    (tmp_path / "the_same_net.py").write_text(TWO_LAYERS)
+    monkeypatch.chdir(tmp_path)
+    first, second = (opened("the_same_net:Net", "x=float[b,32]") for _ in range(2))
+    places = {model.recipes["original"].steps[0].path for model in (first, second)}  # type: ignore[attr-defined]
+    assert len(places) == 2
+    assert first.data.fingerprint == second.data.fingerprint
+    before = built_files(first)
+    assert len(before) > 1
+    assert built_files(second) == before
+
+
 def test_a_torch_file_cannot_run_code(tmp_path: Path) -> None:
     """A .pt2 that holds a pickle of something else is refused, not unpickled."""
     torch = pytest.importorskip("torch")
