@@ -206,6 +206,7 @@ def _program(step: GivenProgram) -> Kind:
         original=Recipe("torch", "fp32", (step,)),
         open=step.opened,
         sha256=step.sha256,
+        hints=step.hints(),
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
             "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),

@@ -80,6 +80,29 @@ def hidden_embedding(path: Path, words: int = 50) -> Path:
     )
 
 
+def fused_embedding(path: Path, words: int = 50) -> Path:
+    """BERT's three look-ups and the layer norm behind them as onnxruntime's one node."""
+    draw = np.random.default_rng(0)
+    tables = {"words": words, "positions": 16, "kinds": 2}
+    weights = {n: draw.normal(size=(rows, 8)).astype(np.float32) for n, rows in tables.items()}
+    weights |= {"gamma": np.ones(8, np.float32), "beta": np.zeros(8, np.float32)}
+    names = ["ids", "types", "words", "positions", "kinds", "gamma", "beta"]
+    node = helper.make_node(
+        "EmbedLayerNormalization", names, ["y", "rows"], domain="com.microsoft", epsilon=1e-5
+    )
+    save(
+        path,
+        [node],
+        [value(name, TensorProto.INT32, ["batch", 4]) for name in ("ids", "types")],
+        [value("y", TensorProto.FLOAT, ["batch", 4, 8])],
+        weights,
+    )
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    return path
+
+
 def text(path: Path) -> Path:
     """Strings in, strings out."""
     return save(

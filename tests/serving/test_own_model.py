@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +14,12 @@ import pytest
 
 from serving.build import build_variants
 from serving.errors import BadInput
+from serving.generate import Hints
 from serving.model_store import model_path
 from serving.own_model import OwnModel, OwnSource, open_own_model
+from serving.records import TensorSpec
 from serving.runtimes import load_runtime
+from serving.vocabulary import RefusedIndex, refused_index
 from serving.wishes import parse_wish
 
 from . import onnx_models as models
@@ -191,7 +195,12 @@ def test_weights_beside_the_file_are_taken_inside(tmp_path: Path) -> None:
 def test_other_weights_beside_the_same_graph_are_another_model(tmp_path: Path) -> None:
     """Trained again and exported again, the .onnx may be the same to the byte: all is made anew."""
     path = models.linear(
-        tmp_path / "m.onnx", 256, 64, save_as_external_data=True, location="m.data", size_threshold=0
+        tmp_path / "m.onnx",
+        256,
+        64,
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=0,
     )
     graph = path.read_bytes()
     before = opened(path)
@@ -281,6 +290,92 @@ def test_values_out_of_vocabulary_name_the_input(tmp_path: Path) -> None:
     assert opened(path, "ids=0..49").data.test["ids"].max() == 49
     np.savez(tmp_path / "rows.npz", ids=np.full((4, 3), 60))
     assert "correct --payload" in refused(path, payload=tmp_path / "rows.npz")
+
+
+def test_fused_look_ups_are_read_as_well(tmp_path: Path) -> None:
+    """Ids and segments of the fused embedding stay in their tables, or it is said."""
+    path = models.fused_embedding(tmp_path / "m.onnx", words=50)
+    rows = opened(path).data.test
+    assert 25 < rows["ids"].max() < 50
+    assert rows["types"].max() == 1
+    assert "--input 'ids=0..49'" in refused(path, "ids=0..99")
+
+
+EMBEDDING = """
+import torch
+class Words(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(50, 8)
+        self.last = torch.nn.Linear(8, 4)
+        self.shift = SHIFT
+    def forward(self, ids):
+        ids = ids.to(torch.int64)
+        return self.last(self.table(ids + 1 if self.shift else ids).sum(1))
+"""
+
+
+def words_net(shift: bool) -> tuple[Any, Any]:
+    """A torch module that looks words up, behind arithmetic or not, and its exported program."""
+    torch = pytest.importorskip("torch")
+    scope: dict[str, type] = {}
+    exec(EMBEDDING.replace("SHIFT", str(shift)), scope)  # noqa: S102 - the text above
+    module = scope["Words"]().eval()
+    ids = torch.zeros((2, 6), dtype=torch.int32)
+    return module, torch.export.export(
+        module, (ids,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+
+
+def test_words_of_a_torch_program_are_drawn_from_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its embeddings tell the vocabulary; beyond it the range is said, and how to give it."""
+    torch = pytest.importorskip("torch")
+    _, program = words_net(shift=False)
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    ids = opened(tmp_path / "m.pt2").data.test["ids"]
+    assert 25 < ids.max() < 50
+    said = refused(tmp_path / "m.pt2", "ids=0..99")
+    assert "input 'ids' is out of vocabulary" in said
+    assert "--input 'ids=0..49'" in said
+    np.savez(tmp_path / "rows.npz", ids=np.full((4, 6), 60))
+    said = refused(tmp_path / "m.pt2", payload=tmp_path / "rows.npz")
+    assert "it holds 60, the model knows 0..49; correct --payload" in said
+    (tmp_path / "words_of_mine.py").write_text(EMBEDDING.replace("SHIFT", "False"))
+    monkeypatch.chdir(tmp_path)
+    ids = opened("words_of_mine:Words", "ids=int64[b,6]").data.test["ids"]
+    assert 25 < ids.max() < 50
+
+
+def test_words_whose_range_is_not_told_are_asked_for(tmp_path: Path) -> None:
+    """Behind arithmetic, and in TorchScript, nobody says the range; how to give it is said."""
+    torch = pytest.importorskip("torch")
+    module, program = words_net(shift=True)
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    ids = torch.zeros((2, 6), dtype=torch.int64)
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.trace(module, ids).save(str(tmp_path / "m.pt"))
+    assert opened(tmp_path / "m.pt", "ids=int64[b,6]:0..48").data.test["ids"].max() == 48
+    np.savez(tmp_path / "rows.npz", ids=np.full((4, 6), 60))
+    for file, wish in (("m.pt2", "ids=0..99"), ("m.pt", "ids=int64[b,6]:0..99")):
+        said = refused(tmp_path / file, wish)
+        assert "input 'ids' is out of vocabulary: it holds " in said
+        assert "--input 'ids=0..N', N one less than the rows of the table" in said
+    said = refused(tmp_path / "m.pt2", payload=tmp_path / "rows.npz")
+    assert "it holds 60, the model knows fewer; correct --payload" in said
+
+
+def test_a_look_up_of_something_else_is_not_blamed_on_words() -> None:
+    """All ids in range: what was refused is not among the inputs."""
+    specs = [TensorSpec(name="ids", datatype="INT64", shape=(-1, 2))]
+    rows = {"ids": np.array([[1, 49]])}
+    words = "index out of range in self"
+    assert refused_index(words, specs, rows, Hints({"ids": 50})) is None
+    assert refused_index("no memory", specs, rows, Hints()) is None
+    assert refused_index(words, specs, rows, Hints({"ids": 49})) == RefusedIndex("ids", 49, 48)
+    told = "index 60 is out of bounds for dimension 0 with size 40"
+    assert refused_index(told, specs, rows, Hints()) == RefusedIndex("ids", 60, 39)
 
 
 def test_a_batch_needs_a_batch_axis(tmp_path: Path) -> None:
