@@ -44,6 +44,24 @@ def linear(path: Path, features: int = 64, classes: int = 8, **options: Any) -> 
     )
 
 
+def two_layers(path: Path, features: int = 256) -> Path:
+    """A large matrix and a small one behind it, their nodes called ``large`` and ``small``."""
+    draw = np.random.default_rng(0)
+    return save(
+        path,
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="large"),
+            helper.make_node("MatMul", ["h", "v"], ["y"], name="small"),
+        ],
+        [value("x", TensorProto.FLOAT, ["batch", features])],
+        [value("y", TensorProto.FLOAT, ["batch", 32])],
+        {
+            "w": draw.normal(size=(features, features)).astype(np.float32),
+            "v": draw.normal(size=(features, 32)).astype(np.float32),
+        },
+    )
+
+
 def embedding(path: Path, words: int = 100, length: int | str = "length") -> Path:
     """Two inputs that share a length: ids to look up in a table, and a mask."""
     table = np.random.default_rng(0).normal(size=(words, 4)).astype(np.float32)

@@ -13,12 +13,15 @@ import onnx
 import pytest
 
 from serving.build import build_variants
+from serving.compressors.onnx_int8 import DynamicInt8
 from serving.errors import BadInput
 from serving.generate import Hints
 from serving.model_store import model_path
+from serving.own_kinds import OwnInt8
 from serving.own_model import OwnModel, OwnSource, open_own_model
 from serving.records import TensorSpec
 from serving.runtimes import load_runtime
+from serving.steps import Making, StepFailed
 from serving.vocabulary import RefusedIndex, refused_index
 from serving.wishes import parse_wish
 
@@ -113,6 +116,21 @@ def test_an_int8_form_is_offered_and_judged(tmp_path: Path) -> None:
     _, strict = build_variants(model, list(model.recipes), model.data, seed=0, max_loss=0)
     assert strict.barred is not None
     assert "fidelity against original" in strict.barred
+
+
+def test_a_file_that_is_int8_only_in_part_is_found_out(tmp_path: Path) -> None:
+    """One small matrix in eight bits makes the file smaller; the claim is of all of them."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    source = models.two_layers(tmp_path / "m.onnx")
+    whole, part = tmp_path / "whole.onnx", tmp_path / "part.onnx"
+    quantize_dynamic(source, whole, per_channel=True)
+    quantize_dynamic(source, part, per_channel=True, nodes_to_exclude=["large"])
+    making = Making(data=opened(source).data, seed=0, inputs=(), outputs=(), scratch=tmp_path)
+    OwnInt8().check(source, whole, making)
+    DynamicInt8().check(source, part, making)  # which looks at the file as a whole
+    with pytest.raises(StepFailed, match=r"linear layers take 270,336 bytes, 294,912 before"):
+        OwnInt8().check(source, part, making)
 
 
 def test_why_there_is_no_int8_form_is_said(tmp_path: Path) -> None:
