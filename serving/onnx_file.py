@@ -6,6 +6,7 @@ outside its own folder: a model must not make a server read what it was not give
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any
 
 from serving.errors import BadInput
 from serving.generate import Hints
-from serving.records import TensorSpec
+from serving.records import TensorSpec, sha256_of
 
 # What dynamic quantization rewrites, and it needs weights that are in the file.
 QUANTIZABLE = frozenset({"MatMul", "Gemm", "Conv", "LSTM", "Attention", "EmbedLayerNormalization"})
@@ -23,6 +24,7 @@ _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _FLOAT = 1  # TensorProto.FLOAT
 # TensorProto's types of weights: what they are called, and bytes of a number.
 _WIDTHS = {_FLOAT: ("fp32", 4), 10: ("fp16", 2), 11: ("fp64", 8), 2: ("int8", 1), 3: ("int8", 1)}
+_FUSED_EMBEDDINGS = {"EmbedLayerNormalization", "QEmbedLayerNormalization"}
 _KEEPS_VALUES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"}
 
 
@@ -55,6 +57,28 @@ def uses_external_data(model: Any) -> bool:
     return any(tensor.data_location == _EXTERNAL for tensor in _tensors(model.graph))
 
 
+def content_sha256(path: Path, model: Any) -> str:
+    """SHA-256 of all that the model is made of, as hex; ``model`` is what :func:`read_graph` gave.
+
+    That of the file, unless weights lie beside it: a model that was trained again has the same
+    graph, to the byte, and other weights in the files beside it.
+    """
+    beside = sorted(
+        {
+            entry.value
+            for tensor in _tensors(model.graph)
+            if tensor.data_location == _EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+    own = sha256_of(path)
+    if not beside:
+        return own
+    files = [own, *((location, sha256_of(path.parent / location)) for location in beside)]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
 def hints(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Hints:
     """Vocabulary sizes of integer inputs, and inputs that an output feeds back: the state."""
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
@@ -63,11 +87,10 @@ def hints(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
     for node in model.graph.node:
         if node.op_type in _KEEPS_VALUES and node.input and node.input[0] in origin:
             origin[node.output[0]] = origin[node.input[0]]
-        elif node.op_type == "Gather" and node.input[0] in weights and node.input[1] in origin:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            size = weights[node.input[0]][axis]
-            name = origin[node.input[1]]
-            vocabulary[name] = min(size, vocabulary.get(name, size))
+        for table, index, axis in _lookups(node):
+            if table in weights and index in origin:
+                size, name = weights[table][axis], origin[index]
+                vocabulary[name] = min(size, vocabulary.get(name, size))
     state = frozenset(
         spec.name
         for spec in inputs
@@ -120,10 +143,15 @@ def explain_load_error(path: Path, message: str) -> str:
     return f"{path}: onnxruntime cannot load this file ({first})"
 
 
-def explain_bad_index(message: str) -> tuple[int, int] | None:
-    """The index that a look-up refused and the largest one it takes, from onnxruntime's words."""
-    found = re.search(r"idx=(-?\d+) must be within the inclusive range \[-?\d+,(\d+)\]", message)
-    return (int(found[1]), int(found[2])) if found else None
+def _lookups(node: Any) -> Iterator[tuple[str, str, int]]:
+    """Table, indices, and the table's axis of every look-up that a node does."""
+    if node.op_type == "Gather":
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        yield node.input[0], node.input[1], axis
+    elif node.op_type in _FUSED_EMBEDDINGS:  # ids, segments, and the tables of both
+        yield node.input[2], node.input[0], 0
+        if len(node.input) > 4:
+            yield node.input[4], node.input[1], 0
 
 
 def _feeds(output: TensorSpec, state: TensorSpec) -> bool:

@@ -20,11 +20,12 @@ from serving.compressors.given_torch import (
     GivenTorchScript,
     exported_program,
 )
+from serving.compressors.int8_claims import linear_weights_shrank
 from serving.compressors.onnx_int8 import DynamicInt8
 from serving.compressors.torch_signature import script_signature
 from serving.errors import BadInput
 from serving.generate import Hints
-from serving.onnx_file import hints, precision, quantizable, read_graph
+from serving.onnx_file import content_sha256, hints, precision, quantizable, read_graph
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
 from serving.steps import Making
@@ -56,7 +57,17 @@ _WORTHWHILE = 0.75
 
 
 @dataclass(frozen=True)
-class MatrixInt8(DynamicInt8):
+class OwnInt8(DynamicInt8):
+    """Dynamic int8 of a file that nobody has looked at: the claim is checked on its weights."""
+
+    def check(self, source: Path, target: Path, making: Making) -> None:
+        """As before, and the matrices of linear layers are really a quarter."""
+        super().check(source, target, making)
+        linear_weights_shrank(source, target, self.title)
+
+
+@dataclass(frozen=True)
+class MatrixInt8(OwnInt8):
     """Matrix products alone become int8, where they are what the file is made of."""
 
     def check(self, source: Path, target: Path, making: Making) -> None:
@@ -135,15 +146,16 @@ def _onnx(path: Path) -> Kind:
     elif not quantizable(graph):
         not_offered["int8"] = "it holds no float weights that dynamic quantization shrinks"
     else:
-        steps = (MatrixInt8(_NO_CONVOLUTION), DynamicInt8())
+        steps = (MatrixInt8(_NO_CONVOLUTION), OwnInt8())
         offers["int8"] = tuple(
             Recipe("onnxruntime", "int8", (ConstantsAsWeights(), step), needs="original")
             for step in steps
         )
+    digest = content_sha256(path, graph)
     return Kind(
-        original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), sha256_of(path)),)),
+        original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), digest),)),
         open=lambda: runtime,
-        sha256=sha256_of(path),
+        sha256=digest,
         hints=hints(graph, runtime.inputs, runtime.outputs),
         offers=offers,
         not_offered=not_offered,
@@ -170,7 +182,7 @@ def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Ru
         sha256=step.sha256,
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ConvertEstimator(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (OwnInt8(),), needs="onnx"),),
         },
     )
 
@@ -193,8 +205,9 @@ def _torch(path: Path, given: Given) -> Kind:
 
 def _torch_code(given: Given) -> Kind:
     _need_torch(f"--model {given.path}")
-    # It lives as long as the process: the step that stores it reads it later.
-    target = Path(_exports().name) / "model.pt2"
+    # It lives as long as the process: the step that stores it reads it later. The same code and
+    # weights are exported to the same bytes, whose hash is what finds the variant again.
+    target = Path(tempfile.mkdtemp(dir=_exports().name)) / "model.pt2"
     exported_program(given.path, given.wishes, target)
     return _program(GivenProgram(str(target), sha256_of(target)))
 
@@ -204,9 +217,10 @@ def _program(step: GivenProgram) -> Kind:
         original=Recipe("torch", "fp32", (step,)),
         open=step.opened,
         sha256=step.sha256,
+        hints=step.hints(),
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (OwnInt8(),), needs="onnx"),),
         },
     )
 

@@ -17,12 +17,12 @@ import numpy as np
 from serving.build import can_be_built
 from serving.errors import BadInput
 from serving.generate import Hints, Sizes, generated_rows, possible_sizes
-from serving.onnx_file import explain_bad_index
 from serving.own_kinds import Kind, kind_of
 from serving.records import Quality, TensorSpec, has_batch_axis
 from serving.rows import Rows, count_rows, read_rows, row_bytes, take
 from serving.runtimes import Runtime
 from serving.steps import Dataset
+from serving.vocabulary import refused_index
 from serving.wishes import Wish, check_wishes
 from serving.workloads import Metric, Recipe
 
@@ -141,7 +141,7 @@ def _takes_rows(source: OwnSource, kind: Kind, runtime: Runtime) -> bool:
         return False
     if source.payload is not None:
         rows = read_rows(source.payload, runtime.inputs)
-        _call(source, runtime, rows, True)
+        _call(source, kind, runtime, rows, True)
     else:
         sizes, _ = _accepted_sizes(source, kind, runtime, True)
         rows = _made(source, kind.hints, runtime.inputs, 2, sizes, True)
@@ -161,7 +161,7 @@ def _rows(source: OwnSource, kind: Kind, runtime: Runtime, batched: bool) -> Row
                 f"{source.payload}: holds {count_rows(rows)} rows, --batch {source.batch} needs "
                 "as many in a request"
             )
-        _call(source, runtime, rows, batched)
+        _call(source, kind, runtime, rows, batched)
         return rows
     sizes, seconds = _accepted_sizes(source, kind, runtime, batched)
     one = _made(source, kind.hints, runtime.inputs, 1, sizes, batched)
@@ -181,9 +181,9 @@ def _accepted_sizes(
     for sizes in possible_sizes(runtime.inputs, source.wishes, batched=batched):
         rows = _made(source, kind.hints, runtime.inputs, source.batch, sizes, batched)
         try:
-            _call(source, runtime, rows, batched)
+            _call(source, kind, runtime, rows, batched)
             begin = time.perf_counter()
-            _call(source, runtime, rows, batched)
+            _call(source, kind, runtime, rows, batched)
             return sizes, time.perf_counter() - begin
         except BadInput as error:
             first = first or error
@@ -211,27 +211,31 @@ def _made(
     )
 
 
-def _call(source: OwnSource, runtime: Runtime, rows: Rows, batched: bool) -> None:
+def _call(source: OwnSource, kind: Kind, runtime: Runtime, rows: Rows, batched: bool) -> None:
     """One call with the first rows; BadInput names the input that it fails on, where it can."""
     try:
         runtime.predict(take(rows, range(source.batch), batched=batched))
     except MemoryError:
         raise BadInput(f"{source.path}: one call needs more memory than there is") from None
     except Exception as error:  # whatever a runtime throws at inputs it cannot take
-        raise BadInput(_why(source, runtime.inputs, rows, str(error))) from None
+        raise BadInput(_why(source, kind.hints, runtime.inputs, rows, str(error))) from None
 
 
-def _why(source: OwnSource, specs: Sequence[TensorSpec], rows: Rows, message: str) -> str:
-    index = explain_bad_index(message)
-    if index is not None:
-        refused, most = index
-        whole = [s.name for s in specs if rows[s.name].dtype.kind in "iu" and rows[s.name].size]
-        beyond = [n for n in whole if rows[n].max() > most or rows[n].min() < -most - 1]
-        name = (beyond or whole or [specs[0].name])[0]
-        change = "correct --payload" if source.payload else f"give --input '{name}=0..{most}'"
+def _why(
+    source: OwnSource, hints: Hints, specs: Sequence[TensorSpec], rows: Rows, message: str
+) -> str:
+    refused = refused_index(message, specs, rows, hints)
+    if refused is not None:
+        name, most = refused.name, refused.most
+        known = "fewer" if most is None else f"0..{most}"
+        change = f"give --input '{name}=0..{'N' if most is None else most}'"
+        if most is None:
+            change += ", N one less than the rows of the table that it looks up"
+        if source.payload:
+            change = "correct --payload"
         return (
-            f"{source.path}: input {name!r} is out of vocabulary: it holds {refused}, the model "
-            f"knows 0..{most}; {change}"
+            f"{source.path}: input {name!r} is out of vocabulary: it holds {refused.index}, the "
+            f"model knows {known}; {change}"
         )
     shapes = ", ".join(f"{name}{list(values.shape[1:])}" for name, values in rows.items())
     first = (message.strip().splitlines() or ["no message"])[0][:300]

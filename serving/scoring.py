@@ -62,8 +62,11 @@ def answers_of(draft: Variant, workload: Workload, data: Dataset) -> Answered:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise Infrastructure(f"{path}: answers infinite or undefined numbers in {name!r}")
     part = kept.with_name(f".{kept.name}")
-    np.savez(part, **answers)  # type: ignore[arg-type] # numpy's stub misreads keywords
-    os.replace(part, kept)
+    try:
+        np.savez(part, **answers)  # type: ignore[arg-type] # numpy's stub misreads keywords
+        os.replace(part, kept)
+    finally:  # interrupted, or the disk is full
+        part.unlink(missing_ok=True)
     return Answered(variant, answers)
 
 

@@ -61,11 +61,13 @@ class Step(ABC):
     """One way to make a model file. Subclasses are frozen dataclasses of its parameters.
 
     Parameters are plain values, or classes and functions of a module; both enter the cache
-    key, with the source of their modules and the versions of ``libraries``.
+    key, with the source of their modules and the versions of ``libraries``. Those that only say
+    where something lies are named in ``not_in_key``: what lies there must be known by another.
     """
 
     suffix: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()
+    not_in_key: ClassVar[frozenset[str]] = frozenset()
     memory_gib: ClassVar[float] = 0.2
     memory_factor: ClassVar[float] = 0.0
     """How much memory it needs beside the data: so much, and so many times the size of the file
@@ -89,8 +91,10 @@ class Step(ABC):
 
 
 def parameters(step: Step) -> dict[str, Any]:
-    """The step's parameters by name, callables as ``module:name``."""
-    return {name: _plain(value) for name, value in vars(step).items()}
+    """The step's parameters that enter the key, by name; callables as ``module:name``."""
+    return {
+        name: _plain(value) for name, value in vars(step).items() if name not in step.not_in_key
+    }
 
 
 def _plain(value: Any) -> Any:

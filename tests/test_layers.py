@@ -19,6 +19,8 @@ MAKERS = frozenset(
     for folder in ("serving/workloads", "serving/compressors", "serving/networks")
     for path in (ROOT / folder).glob("*.py")
 )
+# Who may name a compressor, beside themselves: modules of recipes.
+RECIPES = {"serving/workloads", "serving/compressors", "serving/own_kinds.py"}
 # Heavy libraries, and the only files that may import them.
 CONFINED = {
     "ray": {
@@ -55,6 +57,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def sources() -> list[Path]:
@@ -76,6 +79,18 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     for name in imports(path):
         allowed = CONFINED.get(name.split(".")[0])
         assert allowed is None or relative in allowed, f"{relative} imports {name}"
+
+
+def names_compressors(name: str) -> bool:
+    return name == "serving.compressors" or name.startswith("serving.compressors.")
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_names_no_compressor(path: Path) -> None:
+    """Only recipes do: those of the workloads, and those offered for a user's own file."""
+    relative = path.relative_to(ROOT)
+    if str(relative.parent) not in RECIPES and str(relative) not in RECIPES:
+        assert not [name for name in imports(path) if names_compressors(name)]
 
 
 def test_the_front_door_imports_nothing_heavy() -> None:

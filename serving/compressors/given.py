@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from serving.errors import BadInput
-from serving.onnx_file import read_graph, uses_external_data
+from serving.onnx_file import content_sha256, read_graph, uses_external_data
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
 from serving.steps import Making, Step, StepFailed
@@ -17,10 +17,15 @@ from serving.steps import Making, Step, StepFailed
 
 @dataclass(frozen=True)
 class AsGiven(Step):
-    """The file itself. Its hash is a parameter, so that another file is another variant."""
+    """The file itself. Its hash is a parameter, so that another file is another variant.
+
+    Its path is not in the key: a file that was moved is the same variant, and so is what code
+    made again in another temporary folder.
+    """
 
     path: str
     sha256: str
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"path"})
 
     @property
     def title(self) -> str:
@@ -39,7 +44,10 @@ class AsGiven(Step):
 
 @dataclass(frozen=True)
 class GivenOnnx(AsGiven):
-    """An ONNX file; weights that lie beside it are taken inside."""
+    """An ONNX file; weights that lie beside it are taken inside.
+
+    ``sha256`` is that of :func:`serving.onnx_file.content_sha256`.
+    """
 
     suffix: ClassVar[str] = ".onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -59,7 +67,8 @@ class GivenOnnx(AsGiven):
 
     def check(self, source: Path, target: Path, making: Making) -> None:
         """The file that was looked at is the same, and what was written loads."""
-        if sha256_of(Path(self.path)) != self.sha256:
+        path = Path(self.path)
+        if content_sha256(path, read_graph(path)) != self.sha256:
             raise BadInput(f"{self.path}: changed while it was read; try again")
         open_model("onnxruntime", target, 1)
 

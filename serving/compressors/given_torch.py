@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from serving.compressors.given import AsGiven
-from serving.compressors.torch_signature import example_tensors, program_signature, said_inputs
+from serving.compressors.torch_signature import (
+    example_tensors,
+    program_hints,
+    program_signature,
+    said_inputs,
+)
 from serving.errors import BadInput
+from serving.generate import Hints
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
 from serving.runtimes.torch_runtime import (
@@ -63,6 +69,10 @@ class GivenProgram(AsGiven):
     def opened(self) -> Runtime:
         """The model as it will be served."""
         return _by_way_of(self.store, self.suffix)
+
+    def hints(self) -> Hints:
+        """Vocabulary sizes of its inputs."""
+        return program_hints(loaded_program(Path(self.path)))
 
 
 @dataclass(frozen=True)

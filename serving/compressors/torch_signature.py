@@ -9,12 +9,35 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadInput
-from serving.generate import generated_rows
+from serving.generate import Hints, generated_rows
 from serving.records import TensorSpec, has_batch_axis
 from serving.rows import take
 from serving.runtimes.torch_runtime import open_torchscript, signature_json
 from serving.v2 import datatype_of
 from serving.wishes import Wish
+
+# Operations of an exported program behind which ids are still the ids that were given.
+_KEEPS_VALUES = frozenset(
+    {
+        "alias",
+        "clone",
+        "contiguous",
+        "detach",
+        "expand",
+        "flatten",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "squeeze",
+        "to",
+        "_to_copy",
+        "transpose",
+        "unsqueeze",
+        "view",
+    }
+)
+_LOOKS_UP = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
 
 
 def program_signature(
@@ -27,6 +50,22 @@ def program_signature(
     names = [f"output{i}" if len(signature.user_outputs) > 1 else "output" for i in range(99)]
     pairs = zip(names, signature.user_outputs, strict=False)
     return inputs, tuple(_of_node(path, name, made, nodes) for name, made in pairs)
+
+
+def program_hints(program: Any) -> Hints:
+    """How many rows the tables have that an exported program looks its inputs up in."""
+    origin = {name: name for name in program.graph_signature.user_inputs}
+    vocabulary: dict[str, int] = {}
+    for node in program.graph.nodes:
+        operation = str(node.target).removeprefix("aten.").partition(".")[0]
+        if node.op != "call_function" or not node.args:
+            continue
+        if operation in _KEEPS_VALUES and str(node.args[0]) in origin:
+            origin[node.name] = origin[str(node.args[0])]
+        elif operation in _LOOKS_UP and str(node.args[1]) in origin:
+            size, name = node.args[0].meta["val"].shape[0], origin[str(node.args[1])]
+            vocabulary[name] = min(int(size), vocabulary.get(name, int(size)))
+    return Hints(vocabulary)
 
 
 def script_signature(path: Path, wishes: Sequence[Wish]) -> str:

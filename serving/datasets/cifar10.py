@@ -1,7 +1,8 @@
 """CIFAR-10 as arrays: 50,000 + 10,000 pictures of 32 x 32 pixels in ten classes.
 
-Three published forms are read: the parquet files of the data set ``uoft-cs/cifar10``, the
-original binary batches, and the original Python batches. Decoded once, then kept in the store.
+Read are the original's archive for Python, known by its hash, its batches unpacked, those of the
+binary version, and the parquet files of the data set ``uoft-cs/cifar10``. Decoded once, then kept
+in the store.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import io
 import os
 import pickle
+import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ import numpy as np
 
 from serving.errors import BadInput
 from serving.model_store import store_folder
+from serving.records import sha256_of
 from serving.steps import Dataset
 
 VARIABLE = "TONNAGE_CIFAR10"
@@ -39,10 +43,13 @@ CLASSES = (
 MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
 _RECORD = 1 + 3 * 32 * 32
+_ARCHIVE = "cifar-10-python.tar.gz"
+_ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 _HOW = (
-    f"set {VARIABLE}, or 'source' under [data] in the study, to a folder that holds the parquet "
-    "files of the data set uoft-cs/cifar10 (train-*.parquet, test-*.parquet) or the unpacked "
-    "cifar-10-batches-bin or cifar-10-batches-py of the original"
+    f"get it with: curl -O https://www.cs.toronto.edu/~kriz/{_ARCHIVE} and set {VARIABLE}, or "
+    "'source' under [data] in the study, to that file or its folder; or to a folder with "
+    "cifar-10-batches-py or cifar-10-batches-bin unpacked, or with the parquet files of the data "
+    "set uoft-cs/cifar10 (train-*.parquet, test-*.parquet)"
 )
 
 
@@ -58,22 +65,44 @@ class Cifar10:
 
 
 def load_cifar10(source: str | None) -> Cifar10:
-    """Read from ``source``, else from the folder that $TONNAGE_CIFAR10 names.
+    """Read from ``source``, a folder or the archive, else from what $TONNAGE_CIFAR10 names.
 
     BadInput when there is none, or when it holds no CIFAR-10; it says how to get it.
     """
     given = source or os.environ.get(VARIABLE)
     if not given:
         raise BadInput(f"CIFAR-10 not found: {_HOW}")
-    folder = Path(given)
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; {_HOW}")
+    place = Path(given)
+    if not place.exists():
+        raise BadInput(f"{place}: no such file or folder; {_HOW}")
+    found = _archived(place) if place.is_file() else _unpacked(place)
+    if found is None and (archives := sorted(place.rglob(_ARCHIVE))):
+        found = _archived(archives[0])
+    if found is None:
+        raise BadInput(f"{place}: holds no CIFAR-10; {_HOW}")
+    return found
+
+
+def _unpacked(folder: Path) -> Cifar10 | None:
     for pattern, test_pattern, read in _FORMS:
         files = sorted(folder.rglob(pattern))
         test_files = sorted(folder.rglob(test_pattern))
         if files and test_files:
             return _kept(files, test_files, read)
-    raise BadInput(f"{folder}: holds no CIFAR-10; {_HOW}")
+    return None
+
+
+def _archived(path: Path) -> Cifar10 | None:
+    """What the published archive holds: any other is not opened, for its batches are pickles."""
+    if (digest := sha256_of(path)) != _ARCHIVE_SHA256:
+        raise BadInput(
+            f"{path}: is not the published {_ARCHIVE}, or cut short: its sha256 is {digest}, not "
+            f"{_ARCHIVE_SHA256}; {_HOW}"
+        )
+    with tempfile.TemporaryDirectory(prefix="tonnage-cifar10-") as folder:
+        with tarfile.open(path, "r:gz") as archive:
+            archive.extractall(folder, filter="data")
+        return _unpacked(Path(folder))
 
 
 def picture_dataset(source: str | None) -> Dataset:

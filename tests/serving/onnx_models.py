@@ -44,6 +44,24 @@ def linear(path: Path, features: int = 64, classes: int = 8, **options: Any) -> 
     )
 
 
+def two_layers(path: Path, features: int = 256) -> Path:
+    """A large matrix and a small one behind it, their nodes called ``large`` and ``small``."""
+    draw = np.random.default_rng(0)
+    return save(
+        path,
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="large"),
+            helper.make_node("MatMul", ["h", "v"], ["y"], name="small"),
+        ],
+        [value("x", TensorProto.FLOAT, ["batch", features])],
+        [value("y", TensorProto.FLOAT, ["batch", 32])],
+        {
+            "w": draw.normal(size=(features, features)).astype(np.float32),
+            "v": draw.normal(size=(features, 32)).astype(np.float32),
+        },
+    )
+
+
 def embedding(path: Path, words: int = 100, length: int | str = "length") -> Path:
     """Two inputs that share a length: ids to look up in a table, and a mask."""
     table = np.random.default_rng(0).normal(size=(words, 4)).astype(np.float32)
@@ -78,6 +96,29 @@ def hidden_embedding(path: Path, words: int = 50) -> Path:
         [value("y", TensorProto.FLOAT, ["batch", 3, 4])],
         {"table": table, "offset": np.array([0])},
     )
+
+
+def fused_embedding(path: Path, words: int = 50) -> Path:
+    """BERT's three look-ups and the layer norm behind them as onnxruntime's one node."""
+    draw = np.random.default_rng(0)
+    tables = {"words": words, "positions": 16, "kinds": 2}
+    weights = {n: draw.normal(size=(rows, 8)).astype(np.float32) for n, rows in tables.items()}
+    weights |= {"gamma": np.ones(8, np.float32), "beta": np.zeros(8, np.float32)}
+    names = ["ids", "types", "words", "positions", "kinds", "gamma", "beta"]
+    node = helper.make_node(
+        "EmbedLayerNormalization", names, ["y", "rows"], domain="com.microsoft", epsilon=1e-5
+    )
+    save(
+        path,
+        [node],
+        [value(name, TensorProto.INT32, ["batch", 4]) for name in ("ids", "types")],
+        [value("y", TensorProto.FLOAT, ["batch", 4, 8])],
+        weights,
+    )
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    return path
 
 
 def text(path: Path) -> Path:

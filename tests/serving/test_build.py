@@ -184,6 +184,21 @@ def test_nothing_half_made_is_left(how: str, error: type[BaseException]) -> None
     assert left == {".lock", "first"}
 
 
+def test_answers_that_are_cut_short_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while they are written: nothing of them remains beside the model."""
+
+    def interrupted(part: Path, **answers: np.ndarray) -> None:
+        Path(part).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(Sums(), "first")
+    assert not [f for f in (store_folder() / "sums").iterdir() if "answers" in f.name]
+    build(Sums(), "first")
+
+
 def test_what_a_killed_build_left_is_removed() -> None:
     """Folders of builds that died are swept by the next."""
     left = store_folder() / "sums" / ".building-dead"

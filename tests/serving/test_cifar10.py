@@ -1,10 +1,11 @@
-"""CIFAR-10 in its three published forms, and what is said when it is not there."""
+"""CIFAR-10 in its published forms, and what is said when it is not there."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from serving.datasets import cifar10
 from serving.datasets.cifar10 import VARIABLE, load_cifar10, normalised, picture_dataset
 from serving.errors import BadInput
+from serving.records import sha256_of
 
 DRAW = np.random.default_rng(5)
 TRAIN = DRAW.integers(0, 256, (20, 3, 32, 32)).astype(np.uint8)
@@ -59,6 +62,18 @@ def write_python(folder: Path) -> None:
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
 
 
+def pack(folder: Path) -> Path:
+    """An archive of the shape of the published one, beside the batches that it was made from."""
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir()
+    write_python(batches)
+    archive = folder / "downloads" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(batches, batches.name)
+    return archive
+
+
 WRITERS = {"parquet": write_parquet, "binary": write_binary, "python": write_python}
 
 
@@ -99,6 +114,27 @@ def test_normalised_pictures_have_no_bias() -> None:
     assert sent.std(axis=(0, 2, 3)) == pytest.approx([1, 1, 1], abs=0.02)
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["the file", "its folder"])
+def test_the_published_archive_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    """As it is downloaded, without unpacking it; the same data as its batches unpacked."""
+    archive = pack(tmp_path)
+    monkeypatch.setattr(cifar10, "_ARCHIVE_SHA256", sha256_of(archive))
+    found = load_cifar10(str(archive if inside else archive.parent))
+    assert (found.train == TRAIN).all()
+    assert found.test_labels.tolist() == labels(TEST)
+    assert found.fingerprint == load_cifar10(str(tmp_path / "cifar-10-batches-py")).fingerprint
+
+
+def test_another_archive_is_not_opened(tmp_path: Path) -> None:
+    """Its batches are pickles: only the published file, by its hash, is unpacked."""
+    archive = pack(tmp_path)
+    with pytest.raises(BadInput, match="is not the published .* or cut short") as caught:
+        load_cifar10(str(archive))
+    assert "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce" in str(caught.value)
+
+
 @pytest.mark.parametrize("given", [None, "absent", "."], ids=["unset", "absent", "empty"])
 def test_missing_data_say_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
@@ -107,7 +143,9 @@ def test_missing_data_say_how_to_get_them(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput) as caught:
         load_cifar10(given)
-    for word in (VARIABLE, "[data]", "uoft-cs/cifar10", "cifar-10-batches-bin"):
+    forms = ("uoft-cs/cifar10", "cifar-10-batches-bin", "cifar-10-batches-py")
+    url = "curl -O https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    for word in (VARIABLE, "[data]", url, *forms):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -160,6 +160,23 @@ def test_static_int8_keeps_weights_to_seven_bits(
     assert max(int(abs(values).max()) for values in weights) == most
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_static_int8_scales_each_channel(bench: Bench, per_channel: bool) -> None:
+    """As many scales as channels where it is claimed, a single one where it is not."""
+    step = StaticInt8(calibration_rows=64, per_channel=per_channel)
+    graph = onnx.load(bench.make("int8", step, "onnx")).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    found = []
+    for node in (n for n in graph.node if n.op_type == "DequantizeLinear"):
+        weights = stored.get(node.input[0])
+        if weights is not None and len(weights.dims) > 1:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            scales = int(np.prod(stored[node.input[1]].dims, dtype=int))
+            found.append((scales, weights.dims[axis] if per_channel else 1))
+    assert len(found) == 3
+    assert all(scales == wanted for scales, wanted in found)
+
+
 def test_torch_int8_is_stored_and_served(bench: Bench) -> None:
     """The quantized network survives its file, which TorchScript alone manages."""
     bench.make("torch_int8", TorchDynamicInt8(network), "torch")

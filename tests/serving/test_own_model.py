@@ -6,15 +6,23 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from serving.build import build_variants
+from serving.compressors.onnx_int8 import DynamicInt8
 from serving.errors import BadInput
+from serving.generate import Hints
+from serving.model_store import model_path
+from serving.own_kinds import OwnInt8
 from serving.own_model import OwnModel, OwnSource, open_own_model
+from serving.records import TensorSpec
 from serving.runtimes import load_runtime
+from serving.steps import Making, StepFailed
+from serving.vocabulary import RefusedIndex, refused_index
 from serving.wishes import parse_wish
 
 from . import onnx_models as models
@@ -110,6 +118,21 @@ def test_an_int8_form_is_offered_and_judged(tmp_path: Path) -> None:
     assert "fidelity against original" in strict.barred
 
 
+def test_a_file_that_is_int8_only_in_part_is_found_out(tmp_path: Path) -> None:
+    """One small matrix in eight bits makes the file smaller; the claim is of all of them."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    source = models.two_layers(tmp_path / "m.onnx")
+    whole, part = tmp_path / "whole.onnx", tmp_path / "part.onnx"
+    quantize_dynamic(source, whole, per_channel=True)
+    quantize_dynamic(source, part, per_channel=True, nodes_to_exclude=["large"])
+    making = Making(data=opened(source).data, seed=0, inputs=(), outputs=(), scratch=tmp_path)
+    OwnInt8().check(source, whole, making)
+    DynamicInt8().check(source, part, making)  # which looks at the file as a whole
+    with pytest.raises(StepFailed, match=r"linear layers take 270,336 bytes, 294,912 before"):
+        OwnInt8().check(source, part, making)
+
+
 def test_why_there_is_no_int8_form_is_said(tmp_path: Path) -> None:
     """One line for a model without weights to shrink."""
     model = opened(models.truth(tmp_path / "m.onnx"))
@@ -187,6 +210,34 @@ def test_weights_beside_the_file_are_taken_inside(tmp_path: Path) -> None:
     )
 
 
+def test_other_weights_beside_the_same_graph_are_another_model(tmp_path: Path) -> None:
+    """Trained again and exported again, the .onnx may be the same to the byte: all is made anew."""
+    path = models.linear(
+        tmp_path / "m.onnx",
+        256,
+        64,
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=0,
+    )
+    graph = path.read_bytes()
+    before = opened(path)
+    (old, *_) = build_variants(before, ["original"], before.data, seed=0, max_loss=0)
+    stale = before.recipes["original"].steps[0]
+    data = np.fromfile(tmp_path / "m.data", np.float32)
+    (-data).tofile(tmp_path / "m.data")
+    assert path.read_bytes() == graph
+    after = opened(path)
+    assert after.data.fingerprint != before.data.fingerprint
+    (new, *_) = build_variants(after, ["original"], after.data, seed=0, max_loss=0)
+    row = {"x": np.ones((1, 256), np.float32)}
+    np.testing.assert_allclose(
+        load_runtime(new, 1).predict(row)["y"], -load_runtime(old, 1).predict(row)["y"], rtol=1e-5
+    )
+    with pytest.raises(BadInput, match="changed while it was read"):
+        stale.check(tmp_path, model_path(new), None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("location", ["../m.data", "/etc/passwd", "deep/../../m.data", "link"])
 def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
     """A path that leads out, an absolute one, and a symbolic link: none of them is read."""
@@ -257,6 +308,92 @@ def test_values_out_of_vocabulary_name_the_input(tmp_path: Path) -> None:
     assert opened(path, "ids=0..49").data.test["ids"].max() == 49
     np.savez(tmp_path / "rows.npz", ids=np.full((4, 3), 60))
     assert "correct --payload" in refused(path, payload=tmp_path / "rows.npz")
+
+
+def test_fused_look_ups_are_read_as_well(tmp_path: Path) -> None:
+    """Ids and segments of the fused embedding stay in their tables, or it is said."""
+    path = models.fused_embedding(tmp_path / "m.onnx", words=50)
+    rows = opened(path).data.test
+    assert 25 < rows["ids"].max() < 50
+    assert rows["types"].max() == 1
+    assert "--input 'ids=0..49'" in refused(path, "ids=0..99")
+
+
+EMBEDDING = """
+import torch
+class Words(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(50, 8)
+        self.last = torch.nn.Linear(8, 4)
+        self.shift = SHIFT
+    def forward(self, ids):
+        ids = ids.to(torch.int64)
+        return self.last(self.table(ids + 1 if self.shift else ids).sum(1))
+"""
+
+
+def words_net(shift: bool) -> tuple[Any, Any]:
+    """A torch module that looks words up, behind arithmetic or not, and its exported program."""
+    torch = pytest.importorskip("torch")
+    scope: dict[str, type] = {}
+    exec(EMBEDDING.replace("SHIFT", str(shift)), scope)  # noqa: S102 - the text above
+    module = scope["Words"]().eval()
+    ids = torch.zeros((2, 6), dtype=torch.int32)
+    return module, torch.export.export(
+        module, (ids,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+
+
+def test_words_of_a_torch_program_are_drawn_from_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its embeddings tell the vocabulary; beyond it the range is said, and how to give it."""
+    torch = pytest.importorskip("torch")
+    _, program = words_net(shift=False)
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    ids = opened(tmp_path / "m.pt2").data.test["ids"]
+    assert 25 < ids.max() < 50
+    said = refused(tmp_path / "m.pt2", "ids=0..99")
+    assert "input 'ids' is out of vocabulary" in said
+    assert "--input 'ids=0..49'" in said
+    np.savez(tmp_path / "rows.npz", ids=np.full((4, 6), 60))
+    said = refused(tmp_path / "m.pt2", payload=tmp_path / "rows.npz")
+    assert "it holds 60, the model knows 0..49; correct --payload" in said
+    (tmp_path / "words_of_mine.py").write_text(EMBEDDING.replace("SHIFT", "False"))
+    monkeypatch.chdir(tmp_path)
+    ids = opened("words_of_mine:Words", "ids=int64[b,6]").data.test["ids"]
+    assert 25 < ids.max() < 50
+
+
+def test_words_whose_range_is_not_told_are_asked_for(tmp_path: Path) -> None:
+    """Behind arithmetic, and in TorchScript, nobody says the range; how to give it is said."""
+    torch = pytest.importorskip("torch")
+    module, program = words_net(shift=True)
+    torch.export.save(program, str(tmp_path / "m.pt2"))
+    ids = torch.zeros((2, 6), dtype=torch.int64)
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.trace(module, ids).save(str(tmp_path / "m.pt"))
+    assert opened(tmp_path / "m.pt", "ids=int64[b,6]:0..48").data.test["ids"].max() == 48
+    np.savez(tmp_path / "rows.npz", ids=np.full((4, 6), 60))
+    for file, wish in (("m.pt2", "ids=0..99"), ("m.pt", "ids=int64[b,6]:0..99")):
+        said = refused(tmp_path / file, wish)
+        assert "input 'ids' is out of vocabulary: it holds " in said
+        assert "--input 'ids=0..N', N one less than the rows of the table" in said
+    said = refused(tmp_path / "m.pt2", payload=tmp_path / "rows.npz")
+    assert "it holds 60, the model knows fewer; correct --payload" in said
+
+
+def test_a_look_up_of_something_else_is_not_blamed_on_words() -> None:
+    """All ids in range: what was refused is not among the inputs."""
+    specs = [TensorSpec(name="ids", datatype="INT64", shape=(-1, 2))]
+    rows = {"ids": np.array([[1, 49]])}
+    words = "index out of range in self"
+    assert refused_index(words, specs, rows, Hints({"ids": 50})) is None
+    assert refused_index("no memory", specs, rows, Hints()) is None
+    assert refused_index(words, specs, rows, Hints({"ids": 49})) == RefusedIndex("ids", 49, 48)
+    told = "index 60 is out of bounds for dimension 0 with size 40"
+    assert refused_index(told, specs, rows, Hints()) == RefusedIndex("ids", 60, 39)
 
 
 def test_a_batch_needs_a_batch_axis(tmp_path: Path) -> None:
@@ -359,6 +496,38 @@ def test_torch_models_are_served_from_every_form(
     model = opened("nets_of_mine:Net", "x=float[b,32]")
     assert list(model.recipes)[:2] == ["original", "onnx"]
     assert "cannot be made" in refused("nets_of_mine:Absent", "x=float[b,32]")
+
+
+def built_files(model: OwnModel) -> dict[str, float]:
+    """Every variant's file and when it was written."""
+    variants = build_variants(model, list(model.recipes), model.data, seed=0, max_loss=1)
+    return {variant.file: model_path(variant).stat().st_mtime_ns for variant in variants}
+
+
+def test_a_moved_file_is_the_same_model(tmp_path: Path) -> None:
+    """Nothing is built again: what a file holds decides, not where it lies."""
+    path = models.linear(tmp_path / "m.onnx", 256, 64)
+    before = built_files(opened(path))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(path, tmp_path / "elsewhere" / "m.onnx")
+    assert built_files(opened(tmp_path / "elsewhere" / "m.onnx")) == before
+
+
+def test_code_that_makes_the_same_module_is_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run exports it anew, to another folder; what it built before is found."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    (tmp_path / "the_same_net.py").write_text(TWO_LAYERS)
+    monkeypatch.chdir(tmp_path)
+    first, second = (opened("the_same_net:Net", "x=float[b,32]") for _ in range(2))
+    places = {model.recipes["original"].steps[0].path for model in (first, second)}  # type: ignore[attr-defined]
+    assert len(places) == 2
+    assert first.data.fingerprint == second.data.fingerprint
+    before = built_files(first)
+    assert len(before) > 1
+    assert built_files(second) == before
 
 
 def test_a_torch_file_cannot_run_code(tmp_path: Path) -> None:
