@@ -23,9 +23,12 @@ from serving.private_folder import new_name, private_base
 from serving.records import Endpoint
 from serving.supervised import Supervised
 
-# Connections of each worker, hence what a run may have in flight; a server that needs
-# more is lost anyway.
 OPEN_LOOP_USERS = 128
+"""Connections of each worker that are open before a run begins."""
+
+MOST_CONNECTIONS = 20_000
+"""Of a worker, as far as it may open files: more are opened as requests find all of them busy.
+Beyond this the ports that Linux gives out towards one address come to an end."""
 
 
 class Fleet:
@@ -134,6 +137,8 @@ class Fleet:
         spec = {
             **run.model_dump(include={"mode", "duration_s", "timeout_s", "seed"}),
             "users": users * workers if run.mode == "open" else users,
+            "kept": OPEN_LOOP_USERS,
+            "most": MOST_CONNECTIONS,
             "workers": workers,
             "url": endpoint.url,
             "call": (call or v2_call(endpoint)).model_dump(),
@@ -156,6 +161,7 @@ class Fleet:
             checked=sum(result["checked"] for result in results),
             wrong=sum(result["wrong"] for result in results),
             cpu_s=tuple(result["cpu_s"] for result in results),
+            connections=min((result["connections"] for result in results), default=0),
             lost=tuple(reply["lost"]),
             stopped=tuple(reply["stopped"]),
         )

@@ -21,13 +21,16 @@ class LoadResult:
     """What the generator saw, over all its workers.
 
     Counts are of the whole run; histograms begin at the due time ``steady_from_s``. ``lost``
-    are requests whose worker was lost with what it knew of them. ``silence_s`` is the longest
+    are requests whose worker was lost with what it knew of them. ``waited`` found all
+    ``connections`` that their worker may open busy. ``silence_s`` is the longest
     time without an answer while requests waited, ``usual_s`` what one of them takes.
     """
 
     offered: int
     ok: int
     unsent: int
+    waited: int
+    connections: int
     lost: int
     errors: dict[str, int]
     other_cell: int
@@ -55,11 +58,15 @@ class LoadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the workers report beside their samples; CPU-seconds are one per worker."""
+    """What the workers report beside their samples; CPU-seconds are one per worker.
+
+    ``connections`` is how many a worker may open, of several the least.
+    """
 
     checked: int = 0
     wrong: int = 0
     cpu_s: tuple[float, ...] = ()
+    connections: int = 0
     lost: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
 
@@ -90,6 +97,8 @@ def summarise(
         offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),
+        waited=int(np.count_nonzero(samples.waited)),
+        connections=workers.connections,
         lost=lost,
         errors=dict(errors),
         other_cell=int(np.count_nonzero(answered & ~samples.own_cell)),

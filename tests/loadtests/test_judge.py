@@ -27,6 +27,8 @@ RESULT = LoadResult(
     offered=200,
     ok=200,
     unsent=0,
+    waited=0,
+    connections=20_000,
     lost=0,
     errors={},
     other_cell=0,
@@ -104,7 +106,7 @@ PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
     FaultCode.STALLED: (OPEN, {"silence_s": 1.0}, {}),
     FaultCode.CLOCK: (OPEN, {"backwards": 1}, {}),
     FaultCode.DISPATCH_LAG: (OPEN, {"dispatch_lag": Histogram.of([0.005] * 200)}, {}),
-    FaultCode.RATE_NOT_MET: (OPEN, {"unsent": 1}, {}),
+    FaultCode.RATE_NOT_MET: (OPEN, {"ok": 190}, {}),
     FaultCode.BACKLOG_GROWING: (OPEN, {"backlog_growth": 20.0}, {}),
     FaultCode.OVER_GRANT: (CLOSED, {}, {"replica_s": 2.5}),
     FaultCode.THROTTLED: (CLOSED, {}, {"throttled_periods": 1}),
@@ -122,6 +124,15 @@ def test_each_planted_fault_is_found(deployment: Deployment, code: str) -> None:
     run, result, window = PLANTED[code]
     found = codes(deployment, run, replace(RESULT, **result), replace(WINDOW, **window))
     assert found == {code}
+
+
+@pytest.mark.parametrize("short", [{"waited": 4}, {"unsent": 1, "waited": 1}])
+def test_a_generator_out_of_connections_is_no_overload(short: dict[str, int]) -> None:
+    """However far behind the server then looks, it is the generator that is said to be full."""
+    behind = replace(RESULT, backlog_growth=90.0, ok=100, **short)
+    faults = endpoint_faults(OPEN, behind)
+    assert [fault.code for fault in faults] == [FaultCode.GENERATOR_AT_LIMIT]
+    assert "a load worker may open 20,000" in faults[0].detail
 
 
 def test_a_fraction_of_a_cpu_needs_control_groups(make_stub: Callable[..., Variant]) -> None:
