@@ -161,6 +161,7 @@ class Fleet:
             checked=sum(result["checked"] for result in results),
             wrong=sum(result["wrong"] for result in results),
             cpu_s=tuple(result["cpu_s"] for result in results),
+            run_delay_s=tuple(result["run_delay_s"] for result in results),
             connections=min((result["connections"] for result in results), default=0),
             lost=tuple(reply["lost"]),
             stopped=tuple(reply["stopped"]),

@@ -16,6 +16,8 @@ PLATFORM_FULL = 0.97
 REPLICA_FULL = 0.90
 # Beyond this share of its core a worker answers late, and the delay looks like the server's.
 GENERATOR_FULL = 0.90
+# A worker that waits for a CPU in more of the time than this stamps answers late, too.
+STARVED_LIMIT = 0.10
 # Dispatch may lag by this much, or by this share of the latency that is reported.
 LAG_LIMIT_S = 0.002
 LAG_SHARE = 0.2
@@ -90,6 +92,7 @@ def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
     found = (
         *_wrong_answers(result),
         *_generator(result),
+        *_starved(run, result),
         *_dispatch(run, result),
         *_stall(result),
     )
@@ -111,6 +114,28 @@ def _generator(result: LoadResult) -> Found:
         )
     if result.backwards:
         yield FaultCode.CLOCK, f"{result.backwards} requests ended before they began"
+
+
+def _starved(run: LoadRun, result: LoadResult) -> Found:
+    """Whether a worker wanted a CPU and had none, which dispatch lag shows of half of its work.
+
+    On a host of ours the share of others on its cores is judged; here the server may be one.
+    """
+    share = result.run_delay_s / result.elapsed_s
+    each_s = result.run_delay_s * run.workers / max(1, result.offered)
+    limit_s = _lag_limit_s(result)
+    if share > STARVED_LIMIT or each_s > limit_s:
+        yield (
+            FaultCode.GENERATOR_AT_LIMIT,
+            f"a generator worker waited for a CPU in {share:.1%} of the time, at most "
+            f"{STARVED_LIMIT:.0%}, and {each_s * 1e3:.2f} ms a request, at most "
+            f"{limit_s * 1e3:.2f} ms",
+        )
+
+
+def _lag_limit_s(result: LoadResult) -> float:
+    """How late the generator may be, by the latency that is reported."""
+    return max(LAG_LIMIT_S, LAG_SHARE * result.due_to_done.quantile_s(0.99))
 
 
 def _stall(result: LoadResult) -> Found:
@@ -137,8 +162,8 @@ def _platform(grant: Grant, deployment: Deployment, result: LoadResult, window: 
 def _dispatch(run: LoadRun, result: LoadResult) -> Found:
     if run.mode == "closed":
         return
-    lag, latency = result.dispatch_lag.quantile_s(0.99), result.due_to_done.quantile_s(0.99)
-    if result.ok and lag > max(LAG_LIMIT_S, LAG_SHARE * latency):
+    lag = result.dispatch_lag.quantile_s(0.99)
+    if result.ok and lag > _lag_limit_s(result):
         yield FaultCode.DISPATCH_LAG, f"p99 of dispatch lag {lag * 1e3:.2f} ms"
     if result.unsent or result.waited > UNCONNECTED_SHARE * result.offered:
         # A loop that is not open any more says nothing of what the server would have done.

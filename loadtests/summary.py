@@ -22,7 +22,8 @@ class LoadResult:
 
     Counts are of the whole run; histograms begin at the due time ``steady_from_s``. ``lost``
     are requests whose worker was lost with what it knew of them. ``waited`` found all
-    ``connections`` that their worker may open busy. ``silence_s`` is the longest
+    ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
+    was starved most wanted a CPU and had none. ``silence_s`` is the longest
     time without an answer while requests waited, ``usual_s`` what one of them takes.
     """
 
@@ -44,6 +45,7 @@ class LoadResult:
     backwards: int
     generator_cpu_s: float
     busiest_worker: float
+    run_delay_s: float
     lost_workers: tuple[int, ...]
     stopped_workers: tuple[int, ...]
     steady: Steady
@@ -58,14 +60,16 @@ class LoadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the workers report beside their samples; CPU-seconds are one per worker.
+    """What the workers report beside their samples; seconds are one figure per worker.
 
+    ``run_delay_s`` is how long a worker wanted a CPU and had none.
     ``connections`` is how many a worker may open, of several the least.
     """
 
     checked: int = 0
     wrong: int = 0
     cpu_s: tuple[float, ...] = ()
+    run_delay_s: tuple[float, ...] = ()
     connections: int = 0
     lost: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
@@ -114,6 +118,7 @@ def summarise(
         backwards=_backwards(sent),
         generator_cpu_s=sum(workers.cpu_s),
         busiest_worker=max(workers.cpu_s, default=0.0) / max(elapsed, duration_s),
+        run_delay_s=max(workers.run_delay_s, default=0.0),
         lost_workers=workers.lost,
         stopped_workers=workers.stopped,
         steady=steady,

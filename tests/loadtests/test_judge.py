@@ -42,6 +42,7 @@ RESULT = LoadResult(
     backwards=0,
     generator_cpu_s=0.5,
     busiest_worker=0.25,
+    run_delay_s=0.01,
     lost_workers=(),
     stopped_workers=(),
     steady=Steady(index=0, steady=True, reason="no warm-up found"),
@@ -89,6 +90,8 @@ def test_the_generator_is_judged_on_any_server() -> None:
     assert endpoint_faults(OPEN, RESULT) == ()
     for change, code in (
         ({"busiest_worker": 0.95}, FaultCode.GENERATOR_AT_LIMIT),
+        ({"run_delay_s": 0.3, "offered": 2000, "ok": 2000}, FaultCode.GENERATOR_AT_LIMIT),
+        ({"run_delay_s": 0.1, "offered": 25, "ok": 25}, FaultCode.GENERATOR_AT_LIMIT),
         ({"lost_workers": (0,)}, FaultCode.WORKER_LOST),
         ({"silence_s": 1.0}, FaultCode.STALLED),
     ):
