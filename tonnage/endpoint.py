@@ -11,7 +11,12 @@ from pathlib import Path
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.foreign import ForeignServer
-from loadtests.generator_host import HostReading, generator_environment, host_faults
+from loadtests.generator_host import (
+    HostReading,
+    generator_cpus,
+    generator_environment,
+    host_faults,
+)
 from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch
@@ -67,7 +72,7 @@ class EndpointTest:
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
             generator_cpu_s=result.generator_cpu_s,
-            environment=generator_environment(),
+            environment=generator_environment(generator_cpus(run.workers)),
             verdicts=tuple(
                 verdict_of(result, run, slo, replicas=None)
                 for slo in (self.load.slos if run.mode == "open" else ())
@@ -97,9 +102,9 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     )
     payloads = _payloads(test, server)
     round_trip_s = server.round_trip_s(payloads)
-    with Fleet(log, workers=run.workers) as fleet:
+    cpus = generator_cpus(run.workers)
+    with Fleet(log, workers=run.workers, cpus=cpus) as fleet:
         stored = fleet.store("payloads", payloads)
-
         call = v2_call(test.endpoint)
         call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
 
@@ -114,7 +119,7 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
                 call=call,
                 insecure=test.insecure,
             )
-            seen = host_faults(before[0], HostReading.now())
+            seen = host_faults(before[0], HostReading.now(), cpus)
             return result, (*endpoint_faults(asked, result), *seen)
 
         yield round_trip_s, drive
