@@ -21,9 +21,9 @@ STARVED_LIMIT = 0.10
 # Dispatch may lag by this much, or by this share of the latency that is reported.
 LAG_LIMIT_S = 0.002
 LAG_SHARE = 0.2
-# Silence for this long, and this many times what one request takes, is no queue.
+# Silence for this much longer than twice the p99 of all others is no queue, and no slow request.
 STALL_S = 0.5
-STALL_TIMES = 10
+STALL_TIMES = 2
 RATE_SHORTFALL = 0.02
 # Requests for which the generator had no connection left: their wait is not the server's.
 UNCONNECTED_SHARE = 0.001
@@ -139,11 +139,13 @@ def _lag_limit_s(result: LoadResult) -> float:
 
 
 def _stall(result: LoadResult) -> Found:
-    if result.silence_s > max(STALL_S, STALL_TIMES * result.usual_s):
+    # Many slow requests at once are silent only until the first is answered.
+    limit_s = STALL_S + max(STALL_TIMES * result.silence_p99_s, result.usual_s)
+    if result.silence_s > limit_s:
         yield (
             FaultCode.STALLED,
-            f"no answer for {result.silence_s:.2f} s while requests were under way; "
-            f"one usually takes {result.usual_s * 1e3:.3g} ms",
+            f"no answer for {result.silence_s:.2f} s while requests were under way, at most "
+            f"{limit_s:.2f} s; one usually takes {result.usual_s * 1e3:.3g} ms",
         )
 
 

@@ -24,7 +24,8 @@ class LoadResult:
     are requests whose worker was lost with what it knew of them. ``waited`` found all
     ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
     was starved most wanted a CPU and had none. ``silence_s`` is the longest
-    time without an answer while requests waited, ``usual_s`` what one of them takes.
+    time without an answer while requests waited, ``silence_p99_s`` the 99th percentile of all
+    the others, ``usual_s`` what one request takes.
     """
 
     offered: int
@@ -41,6 +42,7 @@ class LoadResult:
     elapsed_s: float
     backlog_growth: float
     silence_s: float
+    silence_p99_s: float
     usual_s: float
     backwards: int
     generator_cpu_s: float
@@ -96,6 +98,7 @@ def summarise(
     cut = good.due_s[steady.index] if steady.index else 0.0
     used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
     elapsed = float(np.max(sent.done_s[~np.isnan(sent.done_s)], initial=0.0)) or duration_s
+    silent = np.sort(silences_s(samples))
     known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
         offered=len(samples) + lost,
@@ -111,7 +114,10 @@ def summarise(
         inference=_inference(good),
         elapsed_s=elapsed,
         backlog_growth=backlog_growth(samples, duration_s),
-        silence_s=longest_silence_s(samples),
+        silence_s=float(silent[-1]) if len(silent) else 0.0,
+        silence_p99_s=float(np.quantile(silent[:-1], 0.99, method="higher"))
+        if len(silent) > 1
+        else 0.0,
         usual_s=float(np.median(known if len(known) else used.done_s - used.sent_s))
         if len(used)
         else 0.0,
@@ -145,21 +151,20 @@ def backlog_growth(samples: Samples, duration_s: float) -> float:
     return float(np.polyfit(at, backlog, 1)[0])
 
 
-def longest_silence_s(samples: Samples) -> float:
-    """Longest stretch without any answer while at least one request was under way.
+def silences_s(samples: Samples) -> np.ndarray:
+    """Stretches without any answer while at least one request was under way, by their end.
 
-    A request under way from ``sent`` to ``done``: the stretch before each answer begins at
-    the answer before it, or when the first request of a busy spell was sent.
+    A request is under way from ``sent`` to ``done``: the stretch before each answer begins at
+    the answer before it, or when the first request of a busy spell was sent. Of a server that
+    does one thing at a time they are its service times, however long its queue.
     """
     sent = samples.take(~np.isnan(samples.done_s))
-    if not len(sent):
-        return 0.0
     done = np.sort(sent.done_s)
     order = np.argsort(sent.done_s, kind="stable")
     # Of all requests answered at or after each answer, the earliest that was sent.
     earliest = np.minimum.accumulate(sent.sent_s[order][::-1])[::-1]
     begins = np.maximum(np.concatenate([[-np.inf], done[:-1]]), earliest)
-    return float(np.max(done - begins))
+    return np.asarray(done - begins)
 
 
 def _backwards(sent: Samples) -> int:

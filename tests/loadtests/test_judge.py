@@ -38,6 +38,7 @@ RESULT = LoadResult(
     elapsed_s=2.0,
     backlog_growth=0.1,
     silence_s=0.02,
+    silence_p99_s=0.01,
     usual_s=0.004,
     backwards=0,
     generator_cpu_s=0.5,
