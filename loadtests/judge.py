@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loadtests.laws import little
 from loadtests.monitor import Window
 from loadtests.records import Fault, FaultCode, LoadRun
 from loadtests.summary import LoadResult
@@ -59,7 +60,7 @@ def faults_of(
         Fault(code=code, detail=detail)
         for code, detail in (
             *_wrong_answers(result),
-            *_generator(result),
+            *_generator(run, result),
             *_platform(grant, deployment, result, window),
             *_dispatch(run, result),
             *_stall(result),
@@ -91,7 +92,7 @@ def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
     """Faults of a run against a server that is not ours: those the generator can see."""
     found = (
         *_wrong_answers(result),
-        *_generator(result),
+        *_generator(run, result),
         *_starved(run, result),
         *_dispatch(run, result),
         *_stall(result),
@@ -99,7 +100,7 @@ def endpoint_faults(run: LoadRun, result: LoadResult) -> tuple[Fault, ...]:
     return tuple(Fault(code=code, detail=detail) for code, detail in found)
 
 
-def _generator(result: LoadResult) -> Found:
+def _generator(run: LoadRun, result: LoadResult) -> Found:
     if result.lost_workers:
         yield (
             FaultCode.WORKER_LOST,
@@ -114,6 +115,8 @@ def _generator(result: LoadResult) -> Found:
         )
     if result.backwards:
         yield FaultCode.CLOCK, f"{result.backwards} requests ended before they began"
+    if (broken := little(run, result)) is not None:
+        yield FaultCode.CLOCK, f"times do not add up: {broken}"
 
 
 def _starved(run: LoadRun, result: LoadResult) -> Found:
