@@ -167,4 +167,11 @@ class Fleet:
             stopped=tuple(reply["stopped"]),
         )
         lost = sum(len(schedule.shard(index, workers).due_s) for index in known.lost)
-        return summarise(samples, run.duration_s, known, lost, stationary=run.stationary)
+        return summarise(
+            samples,
+            run.duration_s,
+            known,
+            lost,
+            scheduled=None if run.mode == "closed" else len(schedule.due_s),
+            stationary=run.stationary,
+        )

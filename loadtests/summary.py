@@ -20,7 +20,8 @@ _ROUNDING_S = 1e-6
 class LoadResult:
     """What the generator saw, over all its workers.
 
-    Counts are of the whole run; histograms begin at the due time ``steady_from_s``. ``lost``
+    ``scheduled`` is how many requests were to fall due; None in a closed loop. Counts are of the
+    whole run; histograms begin at the due time ``steady_from_s``. ``lost``
     are requests whose worker was lost with what it knew of them. ``waited`` found all
     ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
     was starved most wanted a CPU and had none. ``silence_s`` is the longest
@@ -28,6 +29,7 @@ class LoadResult:
     the others, ``usual_s`` what one request takes.
     """
 
+    scheduled: int | None
     offered: int
     ok: int
     unsent: int
@@ -83,9 +85,11 @@ def summarise(
     workers: Workers,
     lost: int = 0,
     *,
+    scheduled: int | None = None,
     stationary: bool = True,
 ) -> LoadResult:
-    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all.
+    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all,
+    ``scheduled`` is how many were to fall due, where that is known.
 
     Where arrivals change over the run (``stationary`` false) a hot start is traffic that was
     asked for, and nothing is left out as warm-up.
@@ -101,6 +105,7 @@ def summarise(
     silent = np.sort(silences_s(samples))
     known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
+        scheduled=scheduled,
         offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),
