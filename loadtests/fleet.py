@@ -133,7 +133,6 @@ class Fleet:
         workers = self._workers if users % self._workers == 0 else 1
         schedule = make_schedule(run, self._stored[payloads].classes, trace)
         schedule.save(self._folder / "schedule.npz")
-        expected = len(schedule.due_s) or 500.0 * run.duration_s
         spec = {
             **run.model_dump(include={"mode", "duration_s", "timeout_s", "seed"}),
             "users": users * workers if run.mode == "open" else users,
@@ -147,7 +146,6 @@ class Fleet:
             "payloads": str(payloads),
             "schedule": str(self._folder / "schedule.npz"),
             "folder": str(self._folder),
-            "check_every": max(1, int(expected / 50)),
         }
         self.process.call({"op": "prepare", "spec": spec})
         on_start()

@@ -62,7 +62,7 @@ class Drive:
         self.spec = spec
         self.payloads = Payloads.load(Path(spec["payloads"]))
         self.call = HttpCall.model_validate(spec["call"])
-        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
+        self.tally = Tally(self.payloads, spec["cell_id"], self.call.check)
         self.tasks = load_tasks(self.call.locustfile, spec["url"]) if self.call.locustfile else None
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"

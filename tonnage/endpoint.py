@@ -17,7 +17,7 @@ from loadtests.generator_host import (
     generator_environment,
     host_faults,
 )
-from loadtests.http_call import v2_call
+from loadtests.http_call import Check, v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch
 from loadtests.objective import Slo
@@ -67,6 +67,8 @@ class EndpointTest:
             errors=result.errors,
             unsent=result.unsent,
             lost=result.lost,
+            checked=result.checked,
+            wrong=result.wrong,
             steady=result.steady,
             due_to_done=result.due_to_done,
             sent_to_done=result.sent_to_done,
@@ -106,7 +108,12 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     with Fleet(log, workers=run.workers, cpus=cpus) as fleet:
         stored = fleet.store("payloads", payloads)
         call = v2_call(test.endpoint)
-        call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
+        call = call.model_copy(
+            update={
+                "headers": {**call.headers, **test.headers},
+                "check": Check(outputs=server.outputs()),
+            }
+        )
 
         def drive(asked: LoadRun) -> Ran:
             before: list[HostReading] = []

@@ -142,6 +142,16 @@ def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
     }
 
 
+def test_outputs_are_what_metadata_name(answering: Answering) -> None:
+    """Names and types; a server that says nothing of its outputs has none to be held to."""
+    assert client(answering.url).outputs() == ()
+    output = {"name": "y", "datatype": "FP32", "shape": "unknown"}
+    answering.metadata = {**METADATA, "outputs": [output, {"name": "z"}]}
+    assert [(spec.name, spec.datatype) for spec in client(answering.url).outputs()] == [
+        ("y", "FP32")
+    ]
+
+
 SHAPELESS: dict[str, object] = {
     "no inputs named": {"name": "m"},
     "no object": ["m"],
