@@ -85,11 +85,12 @@ class ForeignServer:
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs of the model as far as its metadata name them; what they lack is left out."""
-        found = []
+        found: dict[str, TensorSpec] = {}
         with contextlib.suppress(ValueError, KeyError, TypeError):
             for item in json.loads(self._metadata()[1])["outputs"]:
-                found.append(TensorSpec(name=item["name"], datatype=item["datatype"], shape=()))
-        return tuple(found)
+                name = item["name"]
+                found[name] = TensorSpec(name=name, datatype=item["datatype"], shape=())
+        return tuple(found.values())
 
     def round_trip_s(self, payloads: Payloads) -> float:
         """Median time of a few single requests. BadInput when they fail or take too long."""

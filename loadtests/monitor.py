@@ -66,13 +66,13 @@ class Window:
     """What happened between two snapshots.
 
     ``others_on_replica_cores`` is what others used of the replica's cores, hyper-threads
-    included (``cores_in_ticks``: as idle time says, in ticks of 10 ms), or of the container that the replica shares with us (then we are others, too).
-    ``others_on_platform_cores`` is what nobody of ours used of the platform's cores, or of the
-    container. ``waited`` is the part of the time in which the busiest thread of a replica
-    wanted a CPU, and got none. ``steal`` is the part that the hypervisor took of the CPUs of
-    replica and platform: over all of a large host it would hardly show. ``thread_shares`` has
-    for each replica the shares of its CPU time that the threads of its model used, largest
-    first; empty where it hardly ran.
+    included, or of the container that the replica shares with us (then we are others, too);
+    ``cores_in_ticks`` where it is known from idle time alone. ``others_on_platform_cores`` is what
+    nobody of ours used of the platform's cores, or of the container. ``waited`` is the part of the
+    time in which the busiest thread of a replica wanted a CPU, and got none. ``steal`` is the part
+    that the hypervisor took of the CPUs of replica and platform: over all of a large host it would
+    hardly show. ``thread_shares`` has for each replica the shares of its CPU time that the threads
+    of its model used, largest first; empty where it hardly ran.
     """
 
     wall_s: float

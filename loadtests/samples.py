@@ -20,8 +20,8 @@ class Samples:
 
     Only differences within a row mean anything across workers, whose clocks need not agree;
     the start of the run is each worker's own. ``waited`` marks requests that found busy every
-    connection that their worker may open: their latency says nothing of the server. ``error`` is a short name, empty where the
-    answer passed its checks. What is not known is nan.
+    connection that their worker may open: their latency says nothing of the server. ``error``
+    is a short name, empty where the answer passed its checks. What is not known is nan.
     """
 
     due_s: np.ndarray

@@ -88,11 +88,11 @@ def summarise(
     scheduled: int | None = None,
     stationary: bool = True,
 ) -> LoadResult:
-    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all,
-    ``scheduled`` is how many were to fall due, where that is known.
+    """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all.
 
-    Where arrivals change over the run (``stationary`` false) a hot start is traffic that was
-    asked for, and nothing is left out as warm-up.
+    ``scheduled`` is how many were to fall due, where that is known. Where arrivals change over
+    the run (``stationary`` false) a hot start is traffic that was asked for, and nothing is left
+    out as warm-up.
     """
     errors = Counter(samples.error[samples.error != ""].tolist())
     answered = (samples.error == "") & (samples.status != UNSENT)

@@ -92,8 +92,14 @@ def test_the_generator_is_judged_on_any_server() -> None:
     assert endpoint_faults(OPEN, RESULT) == ()
     for change, code in (
         ({"busiest_worker": 0.95}, FaultCode.GENERATOR_AT_LIMIT),
-        ({"run_delay_s": 0.3, "scheduled": 2000, "offered": 2000, "ok": 2000}, FaultCode.GENERATOR_AT_LIMIT),
-        ({"run_delay_s": 0.1, "scheduled": 25, "offered": 25, "ok": 25}, FaultCode.GENERATOR_AT_LIMIT),
+        (
+            {"run_delay_s": 0.3, "scheduled": 2000, "offered": 2000, "ok": 2000},
+            FaultCode.GENERATOR_AT_LIMIT,
+        ),
+        (
+            {"run_delay_s": 0.1, "scheduled": 25, "offered": 25, "ok": 25},
+            FaultCode.GENERATOR_AT_LIMIT,
+        ),
         ({"lost_workers": (0,)}, FaultCode.WORKER_LOST),
         ({"silence_s": 1.0}, FaultCode.STALLED),
         ({"scheduled": 201}, FaultCode.GENERATOR_AT_LIMIT),

@@ -99,10 +99,10 @@ GARBAGE = {
     "no outputs": b"{}",
     "an empty list": b'{"outputs": []}',
     "null": b'{"outputs": null}',
-    "another output": b'{"outputs": [{"name": "z", "datatype": "FP32", "shape": [1], "data": [1]}]}',
+    "another name": b'{"outputs": [{"name": "z", "datatype": "FP32", "shape": [1], "data": [1]}]}',
     "another type": b'{"outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [1]}]}',
     "unknown type": b'{"outputs": [{"name": "y", "datatype": "FP7", "shape": [1], "data": [1]}]}',
-    "too few values": b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
+    "few values": b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
 }
 
 
