@@ -101,7 +101,8 @@ def measure_cell(
         yield made.model_copy(update={"idle_cores": idle})
     best = 0.0
     for rung in ladder(context, dwell, single_rps, next_sequence):
-        best = max(best, rung.completed_rps)
+        if rung.valid:
+            best = max(best, rung.completed_rps)
         yield rung
     for share in dwell.open_shares if best else ():
         rate = share * best
@@ -150,7 +151,7 @@ def ladder(
     while users <= dwell.most_users:
         run = closed(context, duration, users)
         measurement, result = observe(context, run, next_sequence())
-        rung = laws.Rung.of(measurement, _counts(result, duration))
+        rung = _rung(measurement, result)
         broken = tuple(map(str, laws.violations(rung, first)))
         yield measurement.model_copy(update={"broken_laws": broken})
         if previous is not None and laws.worth_doubling(previous, rung) is False:
@@ -206,7 +207,10 @@ def observe(
     sequence: int,
     on_start: Callable[[], None] = lambda: None,
 ) -> tuple[Measurement, LoadResult]:
-    """:func:`measure`, with the samples behind it; ``on_start`` is called as the clock begins."""
+    """:func:`measure`, with the samples behind it; ``on_start`` is called as the clock begins.
+
+    A closed loop is held against the operational laws, as far as one run alone can break them.
+    """
     monitor = Monitor(context.host, context.endpoint, context.fleet.process.pids())
     ends: list[Snapshot] = []
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -273,14 +277,17 @@ def observe(
             "faults": (denied, *faults) if denied else faults,
         }
     )
+    if run.mode == "closed":
+        broken = tuple(map(str, laws.violations(_rung(measurement, result))))
+        measurement = measurement.model_copy(update={"broken_laws": broken})
     return measurement, result
 
 
-def _counts(result: LoadResult, duration_s: float) -> tuple[int, ...]:
-    """Answers in equal slices of the run."""
-    done = result.samples.done_s[result.samples.ok]
-    counts, _ = np.histogram(done, bins=_SLICES, range=(0.0, duration_s))
-    return tuple(counts.tolist())
+def _rung(measurement: Measurement, result: LoadResult) -> laws.Rung:
+    """The rung that a closed-loop run is, with its answers in equal slices of the time."""
+    good = result.samples.take(result.samples.ok)
+    counts, _ = np.histogram(good.done_s, bins=_SLICES, range=(0.0, measurement.run.duration_s))
+    return laws.Rung.of(measurement, tuple(counts.tolist()), good.done_s - good.sent_s)
 
 
 def _load(

@@ -23,9 +23,12 @@ from serving.private_folder import new_name, private_base
 from serving.records import Endpoint
 from serving.supervised import Supervised
 
-# Connections of each worker, hence what a run may have in flight; a server that needs
-# more is lost anyway.
 OPEN_LOOP_USERS = 128
+"""Connections of each worker that are open before a run begins."""
+
+MOST_CONNECTIONS = 20_000
+"""Of a worker, as far as it may open files: more are opened as requests find all of them busy.
+Beyond this the ports that Linux gives out towards one address come to an end."""
 
 
 class Fleet:
@@ -130,10 +133,11 @@ class Fleet:
         workers = self._workers if users % self._workers == 0 else 1
         schedule = make_schedule(run, self._stored[payloads].classes, trace)
         schedule.save(self._folder / "schedule.npz")
-        expected = len(schedule.due_s) or 500.0 * run.duration_s
         spec = {
             **run.model_dump(include={"mode", "duration_s", "timeout_s", "seed"}),
             "users": users * workers if run.mode == "open" else users,
+            "kept": OPEN_LOOP_USERS,
+            "most": MOST_CONNECTIONS,
             "workers": workers,
             "url": endpoint.url,
             "call": (call or v2_call(endpoint)).model_dump(),
@@ -142,7 +146,6 @@ class Fleet:
             "payloads": str(payloads),
             "schedule": str(self._folder / "schedule.npz"),
             "folder": str(self._folder),
-            "check_every": max(1, int(expected / 50)),
         }
         self.process.call({"op": "prepare", "spec": spec})
         on_start()
@@ -156,8 +159,17 @@ class Fleet:
             checked=sum(result["checked"] for result in results),
             wrong=sum(result["wrong"] for result in results),
             cpu_s=tuple(result["cpu_s"] for result in results),
+            run_delay_s=tuple(result["run_delay_s"] for result in results),
+            connections=min((result["connections"] for result in results), default=0),
             lost=tuple(reply["lost"]),
             stopped=tuple(reply["stopped"]),
         )
         lost = sum(len(schedule.shard(index, workers).due_s) for index in known.lost)
-        return summarise(samples, run.duration_s, known, lost, stationary=run.stationary)
+        return summarise(
+            samples,
+            run.duration_s,
+            known,
+            lost,
+            scheduled=None if run.mode == "closed" else len(schedule.due_s),
+            stationary=run.stationary,
+        )

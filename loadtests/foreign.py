@@ -6,6 +6,7 @@ CPU use, no control group. Everything the generator sees is still measured and j
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -93,6 +94,15 @@ class ForeignServer:
         if not specs:
             raise BadInput(f"{self._endpoint.url}{path}: its metadata list no inputs")
         return specs
+
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs of the model as far as its metadata name them; what they lack is left out."""
+        found: dict[str, TensorSpec] = {}
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            for item in json.loads(self._metadata()[1])["outputs"]:
+                name = item["name"]
+                found[name] = TensorSpec(name=name, datatype=item["datatype"], shape=())
+        return tuple(found.values())
 
     def round_trip_s(self, payloads: Payloads) -> float:
         """Median time of a few single requests, of the slowest class of them.

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from serving.errors import BadInput
-from serving.records import Endpoint, Record
+from serving.records import Endpoint, Record, TensorSpec
 
 _ANY_SUCCESS = tuple(range(200, 300))
 
@@ -25,9 +25,13 @@ class Check(Record):
         default=(), description="JSON of which every key and item is in the body's own"
     )
 
+    outputs: tuple[TensorSpec, ...] | None = Field(
+        default=None, description="that an answer over V2 has; none named: any; null: not V2"
+    )
+
     @property
     def reads_bodies(self) -> bool:
-        """Whether more than the status is looked at."""
+        """Whether text is looked for."""
         return bool(self.contains or self.holds_json)
 
     def failure(self, body: bytes) -> str | None:

@@ -21,58 +21,37 @@ monkey.patch_all()
 import json  # noqa: E402
 import os  # noqa: E402
 import random  # noqa: E402
+import ssl  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections import deque  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
+from functools import cache, partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 from gevent.event import Event  # noqa: E402
 from gevent.fileobject import FileObjectThread  # noqa: E402
-from gevent.hub import Waiter, get_hub  # noqa: E402
 from locust import FastHttpUser, events, task  # noqa: E402
 from locust.contrib.fasthttp import FastHttpSession  # noqa: E402
 from locust.env import Environment  # noqa: E402
+from locust.exception import StopUser  # noqa: E402
 
+from loadtests.crew import Crew, files_for  # noqa: E402
 from loadtests.http_call import HttpCall  # noqa: E402
+from loadtests.locust_master import Master  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.schedule import Schedule  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
 from loadtests.timerfd import Timer  # noqa: E402
 from loadtests.user_tasks import Player, load_tasks  # noqa: E402
 from serving.app import CELL_HEADER  # noqa: E402
+from serving.cpu_time import thread_times  # noqa: E402
 from serving.errors import BadInput  # noqa: E402
 from serving.v2 import HEADER_LENGTH  # noqa: E402
 
 _LEAD_S = 0.05  # from the word go to the first due request
 _WARM_TOGETHER = 4  # a small server's queue of connections is hardly longer
-
-
-class Crew:
-    """The parked users of this worker, warmest last; they live as long as the worker."""
-
-    def __init__(self) -> None:
-        self._idle: list[Waiter] = []
-
-    def __len__(self) -> int:
-        return len(self._idle)
-
-    def park(self) -> Job:
-        """Called by a user: wait for the next job."""
-        waiter: Waiter = Waiter()
-        self._idle.append(waiter)
-        job: Job = waiter.get()
-        return job
-
-    def give(self, job: Job) -> bool:
-        """Hand a job to the user that parked last; False when all are busy."""
-        if not self._idle:
-            return False
-        get_hub().loop.run_callback(self._idle.pop().switch, job)
-        return True
 
 
 class Drive:
@@ -82,11 +61,13 @@ class Drive:
         self.spec = spec
         self.payloads = Payloads.load(Path(spec["payloads"]))
         self.call = HttpCall.model_validate(spec["call"])
-        self.tally = Tally(self.payloads, spec["cell_id"], spec["check_every"], self.call.check)
+        self.tally = Tally(self.payloads, spec["cell_id"], self.call.check)
         self.tasks = load_tasks(self.call.locustfile, spec["url"]) if self.call.locustfile else None
         self.users = spec["users"] // spec["workers"]
         self.closed = spec["mode"] == "closed"
         self.ends = float("inf")
+        self.connections = files_for(spec["most"])
+        crew.most = self.connections
         self._crew = crew
         self._index = index
         self._backlog: deque[tuple[float, int]] = deque()
@@ -103,12 +84,10 @@ class Drive:
         everybody = Event()
 
         def connect(user: CellUser) -> None:
-            user.reconnect(self.spec)
             try:
+                user.turn_to(self)
                 if self.tasks is None:
                     user.client.get(self.call.warm_path, headers=self.call.headers, name="warm")
-                else:
-                    user.player = Player(self.tasks, user.environment)
                 warmed.append(None)
             except Exception as error:  # in on_start of the user's file
                 warmed.append(error)
@@ -116,6 +95,7 @@ class Drive:
 
         while len(self._crew) < self.users:
             gevent.sleep(0.002)
+        self._crew.dismiss(self.spec["kept"], CellUser.depart)
         # Our own ingress takes them all at once.
         together = self.users if self.spec["cell_id"] else _WARM_TOGETHER
         while len(warmed) < self.users:
@@ -130,7 +110,7 @@ class Drive:
 
     def run(self) -> dict[str, Any]:
         """Send the whole shard, wait for what is in flight, and leave the samples in a file."""
-        cpu = time.process_time()
+        cpu, delay = time.process_time(), _run_delay_s()
         started = time.perf_counter() + _LEAD_S
         self.ends = started + self.spec["duration_s"]
         timer = Timer()
@@ -149,7 +129,7 @@ class Drive:
             if time.perf_counter() > deadline:
                 break
             gevent.sleep(0.002)
-        cpu_s = time.process_time() - cpu
+        cpu_s, delay_s = time.process_time() - cpu, _run_delay_s() - delay
         for due, body in self._backlog:
             self.tally.add_unsent(due, body)
         self.tally.finish(started).save(Path(self.spec["folder"]) / f"samples-{self._index}.npz")
@@ -158,6 +138,8 @@ class Drive:
             "checked": self.tally.checked,
             "wrong": self.tally.wrong,
             "cpu_s": cpu_s,
+            "run_delay_s": delay_s,
+            "connections": self.connections,
         }
 
     def _dispatch(self, timer: Timer, started: float) -> None:
@@ -171,7 +153,7 @@ class Drive:
                 self._backlog.append(item)
 
     def _follow(self, item: tuple[float, int], user: CellUser) -> None:
-        """Send one due request, then whatever fell due while every user was busy."""
+        """Send one due request, then whatever fell due while no user could be had."""
         user.send(self, *item)
         while self._backlog:
             due, body = self._backlog.popleft()
@@ -188,46 +170,75 @@ class Drive:
             user.send(self, now, body)
 
 
-Job = Callable[["CellUser"], None]
-crew = Crew()
-
-
 class CellUser(FastHttpUser):
     """One connection. Does the jobs that a run hands it, and parks in between."""
 
     host = "http://127.0.0.1"
-    player: Player | None = None
+    crew: Crew
+    _spec: dict[str, Any] | None = None  # not the run, whose samples would live on with it
+    _player: Player | None = None
 
-    def reconnect(self, spec: dict[str, Any]) -> None:
-        """Drop the old connection: one kept from another cell might reach its replica."""
+    def on_start(self) -> None:
+        """Be counted."""
+        self.crew.join()
+
+    def on_stop(self) -> None:
+        """Be counted no longer."""
+        self.crew.leave()
+
+    def turn_to(self, run: Drive) -> None:
+        """Drop the old connection: one kept from another cell might reach its replica.
+
+        Raises whatever ``on_start`` of a user's own file does.
+        """
+        spec = run.spec
+        if self._spec is spec:
+            return
         self.client.client.clientpool.close()
         self.client = FastHttpSession(
             base_url=spec["url"],
             request_event=self.environment.events.request,
             user=self,
             insecure=spec["insecure"],
+            ssl_context_factory=partial(_tls_context, spec["insecure"]),
             network_timeout=spec["timeout_s"],
             connection_timeout=spec["timeout_s"],
             max_retries=0,
             concurrency=1,
         )
+        self._player = None if run.tasks is None else Player(run.tasks, self.environment)
+        self._spec = spec
+
+    def depart(self) -> None:
+        """Close the connection, and do no more jobs."""
+        self.client.client.clientpool.close()
+        raise StopUser
 
     @task
     def work(self) -> None:
         """Wait for a job and do it."""
-        crew.park()(self)
+        self.crew.park()(self)
+
+    def _perform(self, run: Drive) -> str | None:
+        """Do a task of the user's own, as one who was started; the name of what failed, or None."""
+        try:
+            self.turn_to(run)
+        except Exception as error:  # in on_start of the user's file
+            return type(error).__name__
+        return self._player.perform() if self._player else None
 
     def send(self, run: Drive, due: float, body: int, *, waited: bool = False) -> None:
         """Send one request of ``run``, or do a task of the user's own, and keep its sample."""
-        if run.tasks is not None and self.player is not None:
+        if run.tasks is not None:
             sent = time.perf_counter()
             ticket = run.tally.begin(due, sent, body, waited=waited)
-            failure = self.player.perform()
+            failure = self._perform(run)
             done = time.perf_counter()
             good = run.call.check.statuses[0]
             made = Sample(due, sent, done, body, good, "", "", "", None, waited, failure)
             run.tally.add(made, ticket)
             return
+        self.turn_to(run)
         headers = {"Accept-Encoding": "identity", **run.call.headers}
         if run.payloads.header_lengths[body]:
             headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
@@ -262,6 +273,20 @@ class CellUser(FastHttpUser):
         )
 
 
+def _run_delay_s() -> float:
+    """Seconds that the thread of all greenlets wanted a CPU and had none; 0 where uncounted."""
+    times = thread_times(os.getpid()).get(os.getpid())
+    return times.waited_s if times else 0.0
+
+
+@cache
+def _tls_context(insecure: bool, cafile: str | None = None) -> ssl.SSLContext:
+    """One for all connections: reading the certificates takes longer than most requests."""
+    if insecure:
+        return ssl._create_unverified_context(cafile=cafile)  # noqa: S323 - asked for: --insecure
+    return ssl.create_default_context(cafile=cafile)
+
+
 def worker(port: int, index: int) -> None:
     """Join the master, then do runs until the connection ends."""
     if os.environ.get("TONNAGE_GENERATOR_PRIORITY") == "fifo":
@@ -270,6 +295,8 @@ def worker(port: int, index: int) -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     environment = Environment(user_classes=[CellUser], events=events)
     runner = environment.create_worker_runner("127.0.0.1", port)
+    crew = Crew(lambda: CellUser(environment).start(runner.user_greenlets))
+    CellUser.crew = crew
     runs: list[Drive] = []
 
     def on_spec(environment: Environment, msg: Any, **_: Any) -> None:
@@ -293,104 +320,11 @@ def worker(port: int, index: int) -> None:
     runner.greenlet.join()
 
 
-class Master:
-    """Takes specs from stdin, runs them on all workers, and gives back their results.
-
-    The workers are children of this process, so that what becomes of one is seen at once:
-    Locust itself misses a dead worker only after three seconds of silence.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._environment = Environment(user_classes=[CellUser], events=events)
-        self._runner = self._environment.create_master_runner("127.0.0.1", port)
-        self._pids = [int(pid) for pid in os.environ["TONNAGE_WORKER_PIDS"].split(",")]
-        self._warm: set[int] = set()
-        self._results: dict[int, dict[str, Any]] = {}
-        self._runner.register_message("tonnage_warm", self._count)
-        self._runner.register_message("tonnage_result", self._collect)
-        self._refused: list[str] = []
-        self._runner.register_message("tonnage_refused", self._refuse)
-
-    def _count(self, environment: Environment, msg: Any, **_: Any) -> None:
-        self._warm.add(msg.data["index"])
-
-    def _collect(self, environment: Environment, msg: Any, **_: Any) -> None:
-        self._results[msg.data["index"]] = msg.data
-
-    def _refuse(self, environment: Environment, msg: Any, **_: Any) -> None:
-        self._refused.append(msg.data["error"])
-
-    def _wait(self, what: str, reached: Callable[[], bool], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not reached():
-            if self._refused:
-                raise BadInput(self._refused[0])
-            dead = [index for index, pid in enumerate(self._pids) if _state(pid) == _DEAD]
-            if dead:
-                raise RuntimeError(f"worker {dead[0]} is gone while waiting for {what}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{what}: nothing after {timeout_s:.0f} s")
-            gevent.sleep(0.002)
-
-    def connect(self, workers: int, users: int) -> None:
-        """Wait until all workers have joined, and start their users, who park."""
-        self._wait("workers", lambda: self._runner.worker_count >= workers, 30)
-        self._runner.start(users * workers, spawn_rate=users * workers)
-
-    def prepare(self, spec: dict[str, Any]) -> None:
-        """Give out a spec; returns when every connection it needs is warm."""
-        self._warm.clear()
-        self._refused.clear()
-        self._results.clear()
-        self._runner.send_message("tonnage_spec", spec)
-        self._wait("warm users", lambda: len(self._warm) >= spec["workers"], 60)
-
-    def go(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Run the prepared spec; the results of the workers that lived to give one.
-
-        A worker that died, or that is still stopped when the run is long over, is lost; one
-        that was stopped for a while is named too.
-        """
-        self._runner.send_message("tonnage_go", {})
-        ends = time.monotonic() + spec["duration_s"]
-        lost: set[int] = set()
-        stopped: set[int] = set()
-        while len(self._results.keys() | lost) < spec["workers"]:
-            for index in range(spec["workers"]):
-                state = _state(self._pids[index])
-                late = time.monotonic() > ends + _PATIENCE_S
-                if state == _STOPPED:
-                    stopped.add(index)
-                if index not in self._results and (state == _DEAD or (state == _STOPPED and late)):
-                    lost.add(index)
-            if time.monotonic() > ends + 2 * spec["timeout_s"] + 30:
-                raise RuntimeError("results: a worker does not answer")
-            gevent.sleep(0.005)
-        return {
-            "results": list(self._results.values()),
-            "lost": sorted(lost - self._results.keys()),
-            "stopped": sorted(stopped),
-        }
-
-
-_DEAD, _STOPPED = "dead", "stopped"
-_PATIENCE_S = 2.0
-
-
-def _state(pid: int) -> str:
-    """``dead``, ``stopped``, or the letter that the kernel gives a living process."""
-    try:
-        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return _DEAD
-    return {"Z": _DEAD, "X": _DEAD, "T": _STOPPED, "t": _STOPPED}.get(letter, letter)
-
-
 def master(port: int) -> None:
     """Serve runs until stdin ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    head = Master(port)
+    head = Master(port, Environment(user_classes=[CellUser], events=events))
     stdin = FileObjectThread(0, "rb", closefd=False)
     spec: dict[str, Any] = {}
     for line in stdin:

@@ -261,6 +261,8 @@ class EndpointMeasurement(Record):
     errors: dict[str, int] = Field(default_factory=dict)
     unsent: int = Field(ge=0, default=0)
     lost: int = Field(ge=0, default=0, description="due, and their load worker was lost")
+    checked: int = Field(ge=0, default=0, description="answers read as V2, with the outputs named")
+    wrong: int = Field(ge=0, default=0, description="of them, those that are none")
     steady: Steady
     due_to_done: Histogram
     sent_to_done: Histogram

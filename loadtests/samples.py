@@ -19,10 +19,9 @@ class Samples:
     """Arrays of shape [n]. Times are seconds from the start of the run on the worker's clock.
 
     Only differences within a row mean anything across workers, whose clocks need not agree;
-    the start of the run is each worker's own. ``waited`` marks requests that found every
-    connection busy as they fell due: the server was full, and the wait until they were sent
-    is latency, but no fault of the generator. ``error`` is a short name, empty where the
-    answer passed its checks. What is not known is nan.
+    the start of the run is each worker's own. ``waited`` marks requests that found busy every
+    connection that their worker may open: their latency says nothing of the server. ``error``
+    is a short name, empty where the answer passed its checks. What is not known is nan.
     """
 
     due_s: np.ndarray

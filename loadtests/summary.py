@@ -20,14 +20,21 @@ _ROUNDING_S = 1e-6
 class LoadResult:
     """What the generator saw, over all its workers.
 
-    Counts are of the whole run; histograms begin at the due time ``steady_from_s``. ``lost``
-    are requests whose worker was lost with what it knew of them. ``silence_s`` is the longest
-    time without an answer while requests waited, ``usual_s`` what one of them takes.
+    ``scheduled`` is how many requests were to fall due; None in a closed loop. Counts are of the
+    whole run; histograms begin at the due time ``steady_from_s``. ``lost``
+    are requests whose worker was lost with what it knew of them. ``waited`` found all
+    ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
+    was starved most wanted a CPU and had none. ``silence_s`` is the longest
+    time without an answer while requests waited, ``silence_p99_s`` the 99th percentile of all
+    the others, ``usual_s`` what one request takes.
     """
 
+    scheduled: int | None
     offered: int
     ok: int
     unsent: int
+    waited: int
+    connections: int
     lost: int
     errors: dict[str, int]
     other_cell: int
@@ -37,10 +44,12 @@ class LoadResult:
     elapsed_s: float
     backlog_growth: float
     silence_s: float
+    silence_p99_s: float
     usual_s: float
     backwards: int
     generator_cpu_s: float
     busiest_worker: float
+    run_delay_s: float
     lost_workers: tuple[int, ...]
     stopped_workers: tuple[int, ...]
     steady: Steady
@@ -55,11 +64,17 @@ class LoadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the workers report beside their samples; CPU-seconds are one per worker."""
+    """What the workers report beside their samples; seconds are one figure per worker.
+
+    ``run_delay_s`` is how long a worker wanted a CPU and had none.
+    ``connections`` is how many a worker may open, of several the least.
+    """
 
     checked: int = 0
     wrong: int = 0
     cpu_s: tuple[float, ...] = ()
+    run_delay_s: tuple[float, ...] = ()
+    connections: int = 0
     lost: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
 
@@ -70,12 +85,14 @@ def summarise(
     workers: Workers,
     lost: int = 0,
     *,
+    scheduled: int | None = None,
     stationary: bool = True,
 ) -> LoadResult:
     """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all.
 
-    Where arrivals change over the run (``stationary`` false) a hot start is traffic that was
-    asked for, and nothing is left out as warm-up.
+    ``scheduled`` is how many were to fall due, where that is known. Where arrivals change over
+    the run (``stationary`` false) a hot start is traffic that was asked for, and nothing is left
+    out as warm-up.
     """
     errors = Counter(samples.error[samples.error != ""].tolist())
     answered = (samples.error == "") & (samples.status != UNSENT)
@@ -85,11 +102,15 @@ def summarise(
     cut = good.due_s[steady.index] if steady.index else 0.0
     used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
     elapsed = float(np.max(sent.done_s[~np.isnan(sent.done_s)], initial=0.0)) or duration_s
+    silent = np.sort(silences_s(samples))
     known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
+        scheduled=scheduled,
         offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),
+        waited=int(np.count_nonzero(samples.waited)),
+        connections=workers.connections,
         lost=lost,
         errors=dict(errors),
         other_cell=int(np.count_nonzero(answered & ~samples.own_cell)),
@@ -98,13 +119,17 @@ def summarise(
         inference=_inference(good),
         elapsed_s=elapsed,
         backlog_growth=backlog_growth(samples, duration_s),
-        silence_s=longest_silence_s(samples),
+        silence_s=float(silent[-1]) if len(silent) else 0.0,
+        silence_p99_s=float(np.quantile(silent[:-1], 0.99, method="higher"))
+        if len(silent) > 1
+        else 0.0,
         usual_s=float(np.median(known if len(known) else used.done_s - used.sent_s))
         if len(used)
         else 0.0,
         backwards=_backwards(sent),
         generator_cpu_s=sum(workers.cpu_s),
         busiest_worker=max(workers.cpu_s, default=0.0) / max(elapsed, duration_s),
+        run_delay_s=max(workers.run_delay_s, default=0.0),
         lost_workers=workers.lost,
         stopped_workers=workers.stopped,
         steady=steady,
@@ -131,21 +156,20 @@ def backlog_growth(samples: Samples, duration_s: float) -> float:
     return float(np.polyfit(at, backlog, 1)[0])
 
 
-def longest_silence_s(samples: Samples) -> float:
-    """Longest stretch without any answer while at least one request was under way.
+def silences_s(samples: Samples) -> np.ndarray:
+    """Stretches without any answer while at least one request was under way, by their end.
 
-    A request under way from ``sent`` to ``done``: the stretch before each answer begins at
-    the answer before it, or when the first request of a busy spell was sent.
+    A request is under way from ``sent`` to ``done``: the stretch before each answer begins at
+    the answer before it, or when the first request of a busy spell was sent. Of a server that
+    does one thing at a time they are its service times, however long its queue.
     """
     sent = samples.take(~np.isnan(samples.done_s))
-    if not len(sent):
-        return 0.0
     done = np.sort(sent.done_s)
     order = np.argsort(sent.done_s, kind="stable")
     # Of all requests answered at or after each answer, the earliest that was sent.
     earliest = np.minimum.accumulate(sent.sent_s[order][::-1])[::-1]
     begins = np.maximum(np.concatenate([[-np.inf], done[:-1]]), earliest)
-    return float(np.max(done - begins))
+    return np.asarray(done - begins)
 
 
 def _backwards(sent: Samples) -> int:

@@ -6,7 +6,8 @@ end, so that they cannot delay a dispatch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ import numpy as np
 from loadtests.http_call import Check
 from loadtests.payloads import Payloads
 from loadtests.samples import NO_ANSWER, UNSENT, Samples
-from serving.v2 import decode_response
+from serving.records import TensorSpec
+from serving.v2 import V2Error, datatype_of, decode_response
 
 # Answers of one file on one machine agree to the last bit or two of FP32; int8 kernels
 # choose scales per call from the same rows, so they agree as well.
@@ -55,18 +57,18 @@ class Tally:
         self,
         payloads: Payloads,
         cell_id: str | None,
-        check_every: int,
         check: Check | None = None,
     ) -> None:
         self._check = check or Check()
         self._statuses = frozenset(self._check.statuses)
         self._payloads = payloads
         self._cell_id = cell_id
-        self._check_every = check_every
         self._samples: list[Sample] = []
         self._under_way: dict[int, Sample] = {}
         self._begun = 0
-        self._kept = 0
+        self._kept: list[int] = []
+        self._answered = 0
+        self._draw = random.Random(0)  # noqa: S311 - which answers to check
         self.checked = 0
         self.wrong = 0
 
@@ -83,11 +85,33 @@ class Tally:
         return self._begun
 
     def add(self, sample: Sample, ticket: int = 0) -> None:
-        """Keep a sample; the body only of every n-th, for checking."""
+        """Keep a sample; the body only of some, for checking.
+
+        Those are drawn evenly from all answers so far (a reservoir: Vitter's algorithm R), since
+        nobody knows how many there will be.
+        """
         self._under_way.pop(ticket, None)
-        keep = len(self._samples) % self._check_every == 0 and self._kept < _MOST_KEPT_BODIES
-        self._kept += keep
-        self._samples.append(sample if keep else sample._replace(answer=None))
+        place = None
+        if sample.answer is not None and sample.status in self._statuses:
+            self._answered += 1
+            place = self._place()
+        if place is None:
+            self._samples.append(sample._replace(answer=None))
+            return
+        if place < len(self._kept):
+            old = self._kept[place]
+            self._samples[old] = self._samples[old]._replace(answer=None)
+            self._kept[place] = len(self._samples)
+        else:
+            self._kept.append(len(self._samples))
+        self._samples.append(sample)
+
+    def _place(self) -> int | None:
+        """Where the newest answer goes among those kept; None for nowhere."""
+        if len(self._kept) < _MOST_KEPT_BODIES:
+            return len(self._kept)
+        place = int(self._draw.random() * self._answered)
+        return place if place < _MOST_KEPT_BODIES else None
 
     def add_unsent(self, due: float, body: int) -> None:
         """Keep a request that fell due and was never sent: counted, not dropped in silence."""
@@ -123,6 +147,9 @@ class Tally:
         if expected:
             self.checked += 1
             self.wrong += not _matches(sample, expected)
+        elif self._check.outputs is not None:
+            self.checked += 1
+            self.wrong += not _has(sample, self._check.outputs)
         elif self._check.reads_bodies:
             self.checked += 1
             self.wrong += self._check.failure(sample.answer or b"") is not None
@@ -157,11 +184,31 @@ def parse_server_timing(header: str) -> dict[str, float]:
     return found
 
 
-def _matches(sample: Sample, expected: Mapping[str, np.ndarray]) -> bool:
+def _decoded(sample: Sample) -> dict[str, np.ndarray] | None:
+    """The tensors of an answer over V2; None where it is none."""
     try:
         length = int(sample.head_length) if sample.head_length else None
-        answer = decode_response(sample.answer or b"", length)
-    except (ValueError, KeyError, TypeError):
+        return decode_response(sample.answer or b"", length)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, V2Error):
+        return None
+
+
+def _has(sample: Sample, outputs: Sequence[TensorSpec]) -> bool:
+    """Whether an answer has these outputs, of these types.
+
+    Of shapes many servers say what is not so, and nobody minds.
+    """
+    answer = _decoded(sample)
+    if not answer:
+        return False
+    return all(
+        spec.name in answer and datatype_of(answer[spec.name]) == spec.datatype for spec in outputs
+    )
+
+
+def _matches(sample: Sample, expected: Mapping[str, np.ndarray]) -> bool:
+    answer = _decoded(sample)
+    if answer is None:
         return False
     return all(
         name in answer

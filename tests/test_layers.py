@@ -28,8 +28,14 @@ CONFINED = {
         "serving/ray_host/replica.py",
         "serving/ray_host/exported.py",
     },
-    "locust": {"loadtests/locust_process.py", "loadtests/user_tasks.py"},
+    "locust": {
+        "loadtests/locust_master.py",
+        "loadtests/locust_process.py",
+        "loadtests/user_tasks.py",
+    },
     "gevent": {
+        "loadtests/crew.py",
+        "loadtests/locust_master.py",
         "loadtests/locust_process.py",
         "loadtests/timerfd.py",
         "loadtests/user_tasks.py",

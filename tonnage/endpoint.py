@@ -11,8 +11,13 @@ from pathlib import Path
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.foreign import ForeignServer
-from loadtests.generator_host import HostReading, generator_environment, host_faults
-from loadtests.http_call import v2_call
+from loadtests.generator_host import (
+    HostReading,
+    generator_cpus,
+    generator_environment,
+    host_faults,
+)
+from loadtests.http_call import Check, v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
@@ -66,13 +71,15 @@ class EndpointTest:
             errors=result.errors,
             unsent=result.unsent,
             lost=result.lost,
+            checked=result.checked,
+            wrong=result.wrong,
             steady=result.steady,
             due_to_done=result.due_to_done,
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
             quantiles=tuple(one for one in quantiles_of(result) if one.of in _SEEN),
             generator_cpu_s=result.generator_cpu_s,
-            environment=generator_environment(),
+            environment=generator_environment(generator_cpus(run.workers)),
             verdicts=self.load.verdicts_of(result, None),
             faults=faults,
         )
@@ -102,7 +109,7 @@ class EndpointTest:
             about = Searched(
                 url=self.endpoint.url,
                 model_name=self.endpoint.model_name,
-                environment=generator_environment(),
+                environment=generator_environment(generator_cpus(run.workers)),
                 started_at=started_at,
                 **run.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
             )
@@ -122,11 +129,16 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
     )
     payloads = _payloads(test, server)
     round_trip_s = server.round_trip_s(payloads)
-    with trusting(test.cacert), Fleet(log, workers=run.workers) as fleet:
+    cpus = generator_cpus(run.workers)
+    with trusting(test.cacert), Fleet(log, workers=run.workers, cpus=cpus) as fleet:
         stored = fleet.store("payloads", payloads)
-
         call = v2_call(test.endpoint)
-        call = call.model_copy(update={"headers": {**call.headers, **test.headers}})
+        call = call.model_copy(
+            update={
+                "headers": {**call.headers, **test.headers},
+                "check": Check(outputs=server.outputs()),
+            }
+        )
 
         def drive(asked: LoadRun) -> Ran:
             before: list[HostReading] = []
@@ -139,7 +151,7 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
                 call=call,
                 insecure=test.insecure,
             )
-            seen = host_faults(before[0], HostReading.now())
+            seen = host_faults(before[0], HostReading.now(), cpus)
             return result, (*endpoint_faults(asked, result), *seen)
 
         yield round_trip_s, drive

@@ -28,7 +28,7 @@ from loadtests.foreign import ForeignServer
 from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.payloads import Payloads
-from loadtests.records import FaultCode, LoadRun
+from loadtests.records import OVERLOAD, FaultCode, LoadRun
 from loadtests.tls import trusting
 from serving.errors import BadInput
 from serving.records import Endpoint
@@ -46,7 +46,7 @@ class Answering(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 512
     metadata: object = METADATA
     infer_s = 0.0
     slow_s = 0.0
@@ -64,6 +64,8 @@ class Answering(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Answering
 
     def do_GET(self) -> None:
@@ -250,6 +252,16 @@ def test_a_path_in_the_url_precedes_every_request(answering: Answering) -> None:
     }
 
 
+def test_outputs_are_what_metadata_name(answering: Answering) -> None:
+    """Names and types; a server that says nothing of its outputs has none to be held to."""
+    assert client(answering.url).outputs() == ()
+    output = {"name": "y", "datatype": "FP32", "shape": "unknown"}
+    answering.metadata = {**METADATA, "outputs": [output, {"name": "z"}]}
+    assert [(spec.name, spec.datatype) for spec in client(answering.url).outputs()] == [
+        ("y", "FP32")
+    ]
+
+
 SHAPELESS: dict[str, object] = {
     "no inputs named": {"name": "m"},
     "no object": ["m"],
@@ -270,15 +282,41 @@ def test_metadata_without_shapes_are_bad_input(answering: Answering, case: str) 
 
 
 @pytest.mark.slow
-def test_requests_that_found_nobody_free_are_counted(answering: Answering, tmp_path: Path) -> None:
-    """128 users of 0.3 s each cannot send 800 req/s: what is left over is unsent, not lost."""
+def test_a_slow_server_without_limits_is_measured_as_it_is(
+    answering: Answering, tmp_path: Path
+) -> None:
+    """1 s each and 300 req/s: 300 are under way at once, and nothing speaks against that."""
+    answering.infer_s = 1.0
+    run = LoadRun(mode="open", batch=1, duration_s=4, rate_rps=300)
+    with Fleet(tmp_path / "locust.log") as fleet:
+        stored = fleet.store("payloads", PAYLOADS)
+        result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
+    assert result.ok == result.offered > 1100
+    assert (result.waited, result.unsent) == (0, 0)
+    assert 1.0 <= result.due_to_done.quantile_s(0.5) < 1.1
+    beside = {FaultCode.DISPATCH_LAG, FaultCode.GENERATOR_AT_LIMIT}  # a busy host
+    assert {fault.code for fault in endpoint_faults(run, result)} <= beside
+
+
+@pytest.mark.slow
+def test_requests_that_found_no_connection_are_counted(
+    answering: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """150 connections of 0.3 s each cannot send 800 req/s: what is left is unsent, not lost.
+
+    It is the generator that ended there; nothing is said of the server.
+    """
+    monkeypatch.setattr("loadtests.fleet.MOST_CONNECTIONS", 150)
     answering.infer_s = 2.0
     run = LoadRun(mode="open", batch=1, duration_s=1.5, rate_rps=800, timeout_s=0.3)
     with Fleet(tmp_path / "locust.log") as fleet:
         stored = fleet.store("payloads", PAYLOADS)
         result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
     assert result.offered > 1000
+    assert result.connections == 150
     assert result.unsent > 100
     assert result.ok == 0
     assert result.unsent + sum(result.errors.values()) == result.offered
-    assert FaultCode.RATE_NOT_MET in {fault.code for fault in endpoint_faults(run, result)}
+    codes = {fault.code for fault in endpoint_faults(run, result)}
+    assert FaultCode.GENERATOR_AT_LIMIT in codes
+    assert not codes & OVERLOAD

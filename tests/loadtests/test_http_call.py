@@ -55,7 +55,7 @@ def test_a_failure_is_named() -> None:
 def test_answers_of_any_server_are_tallied() -> None:
     """Wrong status, wrong body and a failed task of the user's own are told apart."""
     check = parse_checks(["cat"])
-    tally = Tally(Payloads.plain([b"x"]), None, check_every=1, check=check)
+    tally = Tally(Payloads.plain([b"x"]), None, check)
     answers = [(200, b"a cat", None), (202, b"a dog", None), (500, b"cat", None)]
     answers.append((200, b"cat", "ValueError"))
     for status, body, failure in answers:

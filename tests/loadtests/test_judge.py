@@ -24,9 +24,12 @@ SIZE = InstanceType(name="sim-1", vcpus=1, memory_gib=1, enforcement="cpuset", c
 HALF = InstanceType(name="sim-0.5", vcpus=0.5, memory_gib=1, enforcement="quota", cpu_family="host")
 
 RESULT = LoadResult(
+    scheduled=200,
     offered=200,
     ok=200,
     unsent=0,
+    waited=0,
+    connections=20_000,
     lost=0,
     errors={},
     other_cell=0,
@@ -36,10 +39,12 @@ RESULT = LoadResult(
     elapsed_s=2.0,
     backlog_growth=0.1,
     silence_s=0.02,
+    silence_p99_s=0.01,
     usual_s=0.004,
     backwards=0,
     generator_cpu_s=0.5,
     busiest_worker=0.25,
+    run_delay_s=0.01,
     lost_workers=(),
     stopped_workers=(),
     steady=Steady(index=0, steady=True, reason="no warm-up found"),
@@ -87,8 +92,17 @@ def test_the_generator_is_judged_on_any_server() -> None:
     assert endpoint_faults(OPEN, RESULT) == ()
     for change, code in (
         ({"busiest_worker": 0.95}, FaultCode.GENERATOR_AT_LIMIT),
+        (
+            {"run_delay_s": 0.3, "scheduled": 2000, "offered": 2000, "ok": 2000},
+            FaultCode.GENERATOR_AT_LIMIT,
+        ),
+        (
+            {"run_delay_s": 0.1, "scheduled": 25, "offered": 25, "ok": 25},
+            FaultCode.GENERATOR_AT_LIMIT,
+        ),
         ({"lost_workers": (0,)}, FaultCode.WORKER_LOST),
         ({"silence_s": 1.0}, FaultCode.STALLED),
+        ({"scheduled": 201}, FaultCode.GENERATOR_AT_LIMIT),
     ):
         found = endpoint_faults(OPEN, replace(RESULT, **change))
         assert [fault.code for fault in found] == [code]
@@ -104,7 +118,7 @@ PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
     FaultCode.STALLED: (OPEN, {"silence_s": 1.0}, {}),
     FaultCode.CLOCK: (OPEN, {"backwards": 1}, {}),
     FaultCode.DISPATCH_LAG: (OPEN, {"dispatch_lag": Histogram.of([0.005] * 200)}, {}),
-    FaultCode.RATE_NOT_MET: (OPEN, {"unsent": 1}, {}),
+    FaultCode.RATE_NOT_MET: (OPEN, {"ok": 190}, {}),
     FaultCode.BACKLOG_GROWING: (OPEN, {"backlog_growth": 20.0}, {}),
     FaultCode.OVER_GRANT: (CLOSED, {}, {"replica_s": 2.5}),
     FaultCode.THROTTLED: (CLOSED, {}, {"throttled_periods": 1}),
@@ -122,6 +136,15 @@ def test_each_planted_fault_is_found(deployment: Deployment, code: str) -> None:
     run, result, window = PLANTED[code]
     found = codes(deployment, run, replace(RESULT, **result), replace(WINDOW, **window))
     assert found == {code}
+
+
+@pytest.mark.parametrize("short", [{"waited": 4}, {"unsent": 1, "waited": 1}])
+def test_a_generator_out_of_connections_is_no_overload(short: dict[str, int]) -> None:
+    """However far behind the server then looks, it is the generator that is said to be full."""
+    behind = replace(RESULT, backlog_growth=90.0, ok=100, **short)
+    faults = endpoint_faults(OPEN, behind)
+    assert [fault.code for fault in faults] == [FaultCode.GENERATOR_AT_LIMIT]
+    assert "a load worker may open 20,000" in faults[0].detail
 
 
 def test_a_fraction_of_a_cpu_needs_control_groups(make_stub: Callable[..., Variant]) -> None:
@@ -149,6 +172,26 @@ def test_other_ways_to_the_same_faults(deployment: Deployment, case: str) -> Non
     """A clock, a neighbour, an audit or a quota around everything can go wrong in several ways."""
     code, window = FOUND_OTHERWISE[case]
     assert codes(deployment, OPEN, RESULT, replace(WINDOW, **window)) == {code}
+
+
+@pytest.mark.parametrize(("others", "ticks", "fine"), [
+    (0.019, False, True), (0.021, False, False), (0.029, True, True), (0.03, True, False),
+])  # fmt: skip
+def test_ticks_are_allowed_for_where_there_are_any(
+    deployment: Deployment, others: float, ticks: bool, fine: bool
+) -> None:
+    """2 % of the cores by cpuacct; two ticks of 10 ms more of 2.1 s where idle time tells."""
+    window = replace(WINDOW, others_on_replica_cores=others, cores_in_ticks=ticks)
+    assert codes(deployment, OPEN, RESULT, window) == (set() if fine else {FaultCode.CORES_SHARED})
+
+
+def test_lag_is_a_small_part_of_the_latency() -> None:
+    """Of a p99 of 100 ms the generator may be 5 ms, not the 20 that a fifth would be."""
+    slow = replace(RESULT, due_to_done=Histogram.of([0.1] * 200))
+    for lag_s, fine in ((0.0045, True), (0.006, False)):
+        late = replace(slow, dispatch_lag=Histogram.of([lag_s] * 200))
+        found = [fault.code for fault in endpoint_faults(OPEN, late)]
+        assert found == ([] if fine else [FaultCode.DISPATCH_LAG])
 
 
 def test_as_many_busy_threads_as_declared_are_fine(deployment: Deployment) -> None:

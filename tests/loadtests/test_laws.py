@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from loadtests.histogram import Histogram
-from loadtests.laws import Law, Rung, gain, violations, worth_doubling
-from loadtests.records import CpuUse, LoadRun, Measurement, Throttling
+from loadtests.judge import endpoint_faults
+from loadtests.laws import Law, Rung, gain, little, violations, worth_doubling
+from loadtests.records import CpuUse, FaultCode, LoadRun, Measurement, Throttling
+from loadtests.samples import Samples
+from loadtests.summary import Workers, summarise
 from serving.records import Deployment, Grant, InstanceType
 
 
@@ -80,6 +83,38 @@ def test_think_time_is_part_of_littles_law() -> None:
     shifted = replace(rung, response_s=rung.response_s / 2)
     assert [v.law for v in violations(shifted)] == [Law.LITTLE]
     assert violations(replace(shifted, think_s=rung.response_s / 2)) == []
+
+
+def closed_samples(users: int, n: int, slow: float = 1.0) -> Samples:
+    """``n`` answers to users in step, 10 ms each; said to have taken ``slow`` times as long."""
+    done = 0.01 * (1 + np.arange(n) // users)
+    sent = done - 0.01 * slow
+    flags = np.ones(n, bool)
+    return Samples(
+        due_s=sent, sent_s=sent, done_s=done, body=np.zeros(n, int), status=np.full(n, 200),
+        error=np.full(n, ""), waited=~flags, own_cell=flags, inline=flags,
+        queue_s=np.zeros(n), service_s=np.full(n, 0.01),
+    )  # fmt: skip
+
+
+def test_littles_law_is_judged_of_any_closed_loop() -> None:
+    """Whoever runs the server: a generator whose times do not add up is not believed."""
+    run = LoadRun(mode="closed", batch=1, duration_s=5, users=4)
+    workers = Workers(checked=1, cpu_s=(0.1,))
+    honest = summarise(closed_samples(4, 2000), 5.0, workers)
+    assert (little(run, honest), endpoint_faults(run, honest)) == (None, ())
+    lying = summarise(closed_samples(4, 2000, slow=0.5), 5.0, workers)
+    (fault,) = endpoint_faults(run, lying)
+    assert fault.code == FaultCode.CLOCK
+    assert fault.detail == "times do not add up: little: X R says 2 users, there were 4"
+    assert little(run.model_copy(update={"users": 2}), lying) is None
+
+
+def test_a_quota_may_hold_one_period_more_than_its_share() -> None:
+    """A window of 1 s that was cut at the right moments has eleven periods of 100 ms."""
+    rung = replace(closed_loop(8, 1, elapsed_s=1.0), elapsed_s=1.0, vcpus=0.25, cpu_s=0.275)
+    assert Law.CAPACITY in [found.law for found in violations(rung)]
+    assert violations(replace(rung, period_s=0.1)) == []
 
 
 def test_a_rung_without_answers_breaks_littles_law() -> None:

@@ -36,3 +36,25 @@ def test_noise_is_tried_again_and_an_answer_is_not(
     monkeypatch.setattr(cell, "measure", measured)
     made = list(cell._until_quiet(cast(cell.CellContext, None), RUN, count().__next__))
     assert len(made) == runs
+
+
+def test_open_runs_go_by_rungs_that_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest rung may be the one that is wrong: half and seven tenths are of a valid one."""
+
+    def rung(rate: float, *, valid: bool) -> Any:
+        return SimpleNamespace(completed_rps=rate, valid=valid, faults=())
+
+    asked: list[LoadRun] = []
+
+    def measured(context: object, run: LoadRun, sequence: int) -> Any:
+        asked.append(run)
+        return SimpleNamespace(faults=(), model_copy=lambda **_: None)
+
+    monkeypatch.setattr(cell, "measure", measured)
+    monkeypatch.setattr(cell, "_load", lambda *_: SimpleNamespace(ok=10, elapsed_s=1.0))
+    monkeypatch.setattr(cell, "idle_cores", lambda *_: 0.0)
+    rungs = [rung(100, valid=True), rung(900, valid=False)]
+    monkeypatch.setattr(cell, "ladder", lambda *_: iter(rungs))
+    context = cast(cell.CellContext, SimpleNamespace(batch=1, seed=0))
+    list(cell.measure_cell(context, cell.FULL, count().__next__))
+    assert [run.rate_rps for run in asked if run.mode == "open"] == [50, 70]

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loadtests.http_call import Check
 from loadtests.payloads import Payloads
 from loadtests.samples import NO_ANSWER, UNSENT, Samples
 from loadtests.tally import Sample, Tally, parse_server_timing
+from serving.records import TensorSpec
 from serving.v2 import InferRequest, encode_response
 
 
@@ -46,7 +48,7 @@ def test_joined_payloads_are_classes(payloads: Payloads) -> None:
 
 def test_every_kind_of_answer_is_kept(payloads: Payloads) -> None:
     """Right, wrong, failed, unanswered, unsent and strange answers each show as what they are."""
-    tally = Tally(payloads, "c", check_every=1)
+    tally = Tally(payloads, "c")
     for one in (
         sample(0, 1.0),
         sample(1, 2.0),
@@ -70,13 +72,49 @@ def test_every_kind_of_answer_is_kept(payloads: Payloads) -> None:
     assert not first.inline.any()
 
 
-def test_only_some_bodies_are_kept(payloads: Payloads) -> None:
-    """Of a long run every n-th answer is checked."""
-    tally = Tally(payloads, "c", check_every=10)
-    for _ in range(100):
-        tally.add(sample(0, 1.0))
+def test_answers_are_checked_from_the_whole_run(payloads: Payloads) -> None:
+    """64 of a worker, evenly from beginning to end: a server that goes wrong late is caught."""
+    tally, late = Tally(payloads, "c"), Tally(payloads, "c")
+    for index in range(4000):
+        tally.add(sample(0, 9.0 if index % 2 else 1.0))
+        late.add(sample(0, 9.0 if index >= 3000 else 1.0))
+    for one, share in ((tally, 0.5), (late, 0.25)):
+        one.finish(10.0)
+        assert one.checked == 64
+        assert abs(one.wrong / 64 - share) < 4 * (share * (1 - share) / 64) ** 0.5
+
+
+def test_all_answers_of_a_short_run_are_checked(payloads: Payloads) -> None:
+    """Failed requests have no answer to check, and take no place of one."""
+    tally = Tally(payloads, "c")
+    for index in range(100):
+        tally.add(sample(0, 1.0, status=200 if index % 2 else 503))
     tally.finish(10.0)
-    assert tally.checked == 10
+    assert (tally.checked, tally.wrong) == (50, 0)
+
+
+GARBAGE = {
+    "no JSON": b"<html>it works</html>",
+    "no object": b"[1]",
+    "no outputs": b"{}",
+    "an empty list": b'{"outputs": []}',
+    "null": b'{"outputs": null}',
+    "another name": b'{"outputs": [{"name": "z", "datatype": "FP32", "shape": [1], "data": [1]}]}',
+    "another type": b'{"outputs": [{"name": "y", "datatype": "INT64", "shape": [1], "data": [1]}]}',
+    "unknown type": b'{"outputs": [{"name": "y", "datatype": "FP7", "shape": [1], "data": [1]}]}',
+    "few values": b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
+}
+
+
+@pytest.mark.parametrize("case", GARBAGE)
+def test_garbage_with_a_good_status_is_wrong(case: str) -> None:
+    """Of a server that is not ours no answer is known, but that it is one over V2 is."""
+    check = Check(outputs=(TensorSpec(name="y", datatype="FP32", shape=()),))
+    tally = Tally(Payloads.plain([b"x"]), None, check)
+    tally.add(sample(0, 1.0))
+    tally.add(Sample(10.0, 10.1, 10.2, 0, 200, "", "", "", GARBAGE[case]))
+    tally.finish(10.0)
+    assert (tally.checked, tally.wrong) == (2, 1)
 
 
 def test_a_foreign_server_may_say_what_it_likes() -> None:
@@ -87,7 +125,7 @@ def test_a_foreign_server_may_say_what_it_likes() -> None:
 
 def test_samples_of_workers_merge_by_due_time(payloads: Payloads, tmp_path: Path) -> None:
     """The merged samples are those of one worker that had sent everything."""
-    parts, whole = [Tally(payloads, None, 10), Tally(payloads, None, 10)], Tally(payloads, None, 10)
+    parts, whole = [Tally(payloads, None), Tally(payloads, None)], Tally(payloads, None)
     for index in range(20):
         one = sample(0, 1.0)._replace(due=10.0 + (index * 7 % 20))
         parts[index % 2].add(one)
@@ -103,7 +141,7 @@ def test_samples_of_workers_merge_by_due_time(payloads: Payloads, tmp_path: Path
 
 def test_what_is_under_way_at_the_end_is_a_sample_over_any_limit(payloads: Payloads) -> None:
     """A request that never finished is kept, unanswered and infinitely late; others once."""
-    tally = Tally(payloads, "c", check_every=1)
+    tally = Tally(payloads, "c")
     first = tally.begin(10.0, 10.001, 0)
     tally.begin(10.5, 10.6, 1, waited=True)
     tally.add(sample(0, 1.0), first)
