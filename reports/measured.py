@@ -120,13 +120,14 @@ def load_in_words(run: LoadRun) -> str:
 
 
 def batches_in_words(run: LoadRun) -> str:
-    """The rows of a request, or the mix of them."""
+    """The rows of a request and how long they are, or the mix of them."""
+    tokens = "" if run.length is None else f" of {run.length:,} tokens"
     if run.mix is None:
-        return f"batch {run.batch:,}"
+        return f"batch {run.batch:,}{tokens}"
     total = sum(run.mix.weights)
     names = run.mix.inputs or ("",) * len(run.mix.batches)
     parts = [
         f"{weight / total:.0%} batch {size:,}{f' of {name}' if name else ''}"
         for size, weight, name in zip(run.mix.batches, run.mix.weights, names, strict=True)
     ]
-    return ", ".join(parts)
+    return ", ".join(parts) + tokens
