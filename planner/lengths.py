@@ -54,12 +54,16 @@ def at_length(
     named = {variant.name: variant for variant in variants}
     found, refusals = list(here), list(lacking)
     for key, measured in _elsewhere(profiles, known):
+        name, label, threads, batch = key
+        most = _most(named[name])
+        if most is not None and wanted > most:
+            refusals.append(Refusal(key, f"its rows have at most {most:,} tokens", wanted))
+            continue
         at = [TOKENS.of(p) for p in measured]
         why = out_of_reach(TOKENS, at, wanted) if demand.mix is None else OF_A_MIX
         if not why:
             found.append(predict_request(TOKENS, measured, wanted))
             continue
-        name, label, threads, batch = key
         size = size_name(label, instances)
         own = Candidate(
             variant=name, size=size, threads=threads, instance=size, replicas_per_instance=1
@@ -100,6 +104,11 @@ def _elsewhere(
             cells.setdefault(_key(p), []).append(p)
     for key, cell in sorted(cells.items()):
         yield key, tuple(sorted(cell, key=TOKENS.of))
+
+
+def _most(variant: Variant) -> int | None:
+    """The longest row that a variant takes; None where nobody knows."""
+    return min((spec.longest for spec in variant.inputs if spec.longest), default=None)
 
 
 def _key(profile: ServiceProfile) -> Key:

@@ -65,6 +65,9 @@ def measure(
         float | None, typer.Option(help="0.5 plays a trace twice as fast")
     ] = None,
     batch: Annotated[str, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3")] = "1",
+    length: Annotated[
+        int | None, typer.Option(min=3, help="tokens a row, with --variant; default: the study's")
+    ] = None,
     duration: Annotated[str, typer.Option(help="such as 10s")] = "10s",
     timeout: Annotated[str, typer.Option(help="of one request")] = "10s",
     p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
@@ -93,6 +96,7 @@ def measure(
         "--replicas": replicas,
         "--max-batch": max_batch,
         "--batch-wait": batch_wait,
+        "--length": length,
     }
     of_endpoint = {
         "--model": model,
@@ -106,6 +110,8 @@ def measure(
         only_with("a deployment of ours, not to --endpoint", {"--variant": variant})
     if variant is None:
         only_with("--variant, which deploys", of_deployment)
+    if length is not None and payload:
+        raise BadInput("--length: the rows of --payload have their own; leave one of them out")
     if variant is not None or endpoint is not None:
         only_with("a whole study", of_study)
     options = Options(
@@ -115,6 +121,7 @@ def measure(
         trace=trace,
         time_scale=time_scale,
         batch=batch,
+        length=length,
         payload=tuple(payload or ()),
         duration_s=seconds_of(duration, "--duration"),
         timeout_s=seconds_of(timeout, "--timeout"),

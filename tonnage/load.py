@@ -65,6 +65,7 @@ class Options:
     trace: Path | None = None
     time_scale: float | None = None
     batch: str = "1"
+    length: int | None = None
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
     timeout_s: float = 10.0
@@ -109,6 +110,7 @@ def load_of(options: Options) -> Load:
     run = LoadRun(
         mode="closed" if options.users is not None else "open",
         batch=max(size for size, _ in classes),
+        length=options.length,
         duration_s=options.duration_s,
         timeout_s=options.timeout_s,
         users=options.users,

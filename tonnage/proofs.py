@@ -131,17 +131,19 @@ def make_proof(
             "confirm; leave out --this-host"
         )
     if answer.demand.mix is not None:
+        length = answer.demand.length
+        tokens = "" if length is None else f" --length {length}"
         raise BadInput(
             f"[{answer.demand.name}]: a mix of batch sizes is planned for, and 'tonnage confirm' "
             "drives one size alone; drive the mix with 'tonnage measure STUDY --batch "
-            f"{_mix_text(answer.demand.mix)} --rate {answer.demand.rate_rps:g}'"
+            f"{_mix_text(answer.demand.mix)}{tokens} --rate {answer.demand.rate_rps:g}'"
         )
     size = resolve(plan.candidate.size, catalogue)
     if plan.predicted:
         raise BadInput(
             f"the best plan stands on {plan.unmeasured_on(size.label, answer.demand)}, which was "
-            "never measured; measure it first ('tonnage plan' says how), and nothing is proven on a "
-            "guess"
+            "never measured; measure it first ('tonnage plan' says how), and nothing is proven on "
+            "a guess"
         )
     measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)
