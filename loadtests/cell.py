@@ -83,6 +83,7 @@ class CellContext:
     batch: int
     seed: int
     environment: str
+    length: int | None = None
     role: str = "cell"
     trace: Trace | None = None
     slos: tuple[Slo, ...] = ()
@@ -109,6 +110,7 @@ def measure_cell(
         run = LoadRun(
             mode="open",
             batch=context.batch,
+            length=context.length,
             # A slow model's tail needs samples more than seconds.
             duration_s=max(dwell.open_s, min(dwell.open_samples / rate, dwell.longest_open_s)),
             rate_rps=round(rate, 3),
@@ -181,7 +183,12 @@ def measure_ceiling(
 def closed(context: CellContext, duration_s: float, users: int) -> LoadRun:
     """A closed-loop run of ``users`` users."""
     return LoadRun(
-        mode="closed", batch=context.batch, duration_s=duration_s, users=users, seed=context.seed
+        mode="closed",
+        batch=context.batch,
+        length=context.length,
+        duration_s=duration_s,
+        users=users,
+        seed=context.seed,
     )
 
 
@@ -190,6 +197,7 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
     return LoadRun(
         mode="paced",
         batch=context.batch,
+        length=context.length,
         duration_s=max(duration_s, 25 / rate_rps),  # enough samples from slow models, too
         rate_rps=round(rate_rps, 2),
         seed=context.seed,

@@ -16,7 +16,7 @@ from loadtests.histogram import Histogram
 from loadtests.objective import SloVerdict
 from loadtests.quantiles import QuantileInterval
 from loadtests.steady import Steady
-from serving.records import SCHEMA_VERSION, Deployment, Environment, Grant, Record
+from serving.records import SCHEMA_VERSION, Deployment, Environment, Grant, Length, Record
 
 Mode = Literal["paced", "closed", "open"]
 
@@ -34,6 +34,7 @@ class LoadRun(Record):
 
     mode: Mode
     batch: int = Field(ge=1, description="rows in a request")
+    length: Length = None
     duration_s: float = Field(gt=0)
     seed: int = 0
     workers: int = Field(ge=1, default=1)
@@ -239,7 +240,10 @@ class Measurement(Record):
 
     @property
     def key(self) -> tuple[str, str, int, int]:
-        """(variant, instance label, threads, batch): what is being measured."""
+        """(variant, instance label, threads, batch): what is being measured.
+
+        At one ``run.length``: whoever compares keys compares that as well.
+        """
         d = self.deployment
         return (d.variant.name, d.instance.label, d.threads, self.run.batch)
 

@@ -160,8 +160,10 @@ def _cells(
         key = (p.variant.name, size_name(p.instance.label, instances), p.threads)
         measured.setdefault(key, {})[p.batch] = p
     missing: dict[tuple[str, str, int], dict[int, str]] = {}
-    for (variant, label, threads, batch), reason in refused:
-        missing.setdefault((variant, size_name(label, instances), threads), {})[batch] = reason
+    for refusal in refused:
+        variant, label, threads, at = refusal.key
+        key = (variant, size_name(label, instances), threads)
+        missing.setdefault(key, {})[at] = refusal.reason
     by_size = predict_sizes([p for p in profiles if p.batch == batch], instances)
     for predicted in sorted([*predict_batches(profiles, batch), *by_size], key=_doubt):
         size = size_name(predicted.instance.label, instances)
@@ -194,12 +196,14 @@ def size_name(label: str, instances: Mapping[str, InstanceType]) -> str:
 def _without_profile(own: Candidate, cell: _Cell, batch: int, command: str | None) -> Rejection:
     reason = cell.refusals.get(batch)
     if reason is None:
-        elsewhere = sorted({*cell.profiles, *cell.refusals})
+        measured = [n for n, p in cell.profiles.items() if not isinstance(p, PredictedProfile)]
+        elsewhere = sorted({*measured, *cell.refusals})
         batches = ", ".join(map(str, elsewhere))
         seen = f"only at batch {batches}" if elsewhere else "nor at any other"
         reason = f"not measured at batch {batch}, {seen}"
         if cell.profiles:
-            reason += f", and {out_of_reach(list(cell.profiles), batch)}"
+            reach = out_of_reach(measured, batch) if measured else "what is predicted makes no law"
+            reason += f", and {reach}"
             reason += f"{MEASURE_IT}`{command}`" if command else ""
         return _rejected(own, Bottleneck.UNMEASURED, reason)
     invalid = reason.startswith(NOT_VALID)
@@ -260,10 +264,11 @@ def _on_own_size(
             f"{needed:.2f} GiB with {MEMORY_HEADROOM:.0%} headroom, "
             f"has {profile.instance.memory_gib:g} GiB"
         )
-        bounded = isinstance(profile, PredictedProfile) and profile.unmeasured == "batch size"
-        if not bounded:
+        if not isinstance(profile, PredictedProfile) or profile.unmeasured == "size":
             return _rejected(own, Bottleneck.MEMORY, f"needs {reason}")
-        reason = f"may need {reason}; its peak at batch {profile.batch:,} was not measured"
+        asked = f"batch {profile.batch:,}"
+        asked += "" if profile.length is None else f" of {profile.length:,} tokens"
+        reason = f"may need {reason}; its peak at {asked} was not measured"
         reason += f"{MEASURE_IT}`{command}`" if command else ""
         return _rejected(own, Bottleneck.UNMEASURED, reason)
     return Placement(own, profile, profile.instance, HERE, price)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from loadtests.objective import Slo
 from planner.records import Candidate, Demand, Interval, Plan
-from serving.records import SCHEMA_VERSION, Environment, InstanceType, Record, Variant
+from serving.records import SCHEMA_VERSION, Environment, InstanceType, Length, Record, Variant
 
 VerdictName = Literal["holds", "fails", "undecided"]
 
@@ -69,6 +69,7 @@ class Claim(Record):
     reason: str
     slo: Slo
     batch: int = Field(ge=1)
+    length: Length = None
     rate_rps: float = Field(gt=0, description="of the whole plan")
     held_rps: float = Field(gt=0)
     replicas: int = Field(ge=1, description="of the whole plan")
@@ -141,10 +142,11 @@ class Claim(Record):
                 f" ({self.held_replicas} of {self.replicas} replicas at "
                 f"{self.held_replicas}/{self.replicas} of {self.rate_rps:,.6g} req/s)"
             )
+        tokens = f" of {self.length:,} tokens" if self.length is not None else ""
         return (
             f"{self.slo} at {self.held_rps:,.6g} "
-            f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
-            f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
+            f"req/s{tokens} on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}"
+            f": {self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
             f"{self._beside_in_words()}{self._loss_in_words()}"
         )
@@ -185,11 +187,13 @@ def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list
     """Why the claim is about none of ``plans``, recommended for ``demand``; [] where it is."""
     reasons = []
     objectives = (claim.slo, *(one.slo for one in claim.beside))
-    claimed = (objectives, claim.batch, claim.rate_rps, claim.spare_replicas)
-    if claimed != (demand.objectives, demand.batch, demand.rate_rps, demand.spare_replicas):
+    claimed = (objectives, claim.batch, claim.length, claim.rate_rps, claim.spare_replicas)
+    asked = (demand.objectives, demand.batch, demand.length)
+    if claimed != (*asked, demand.rate_rps, demand.spare_replicas):
+        tokens = "" if demand.length is None else f" of {demand.length:,} tokens"
         reasons.append(
             f"{', '.join(map(str, demand.objectives))} at {demand.rate_rps:,.6g} req/s of batch "
-            f"{demand.batch:,}, {demand.spare_replicas} to spare, is demanded now"
+            f"{demand.batch:,}{tokens}, {demand.spare_replicas} to spare, is demanded now"
         )
     if not any((p.candidate, p.replicas) == (claim.candidate, claim.replicas) for p in plans):
         reasons.append("another plan is recommended now")

@@ -126,6 +126,7 @@ def judge_confirmation(
         reason=reason,
         slo=slo,
         batch=demand.batch,
+        length=demand.length,
         rate_rps=demand.rate_rps,
         held_rps=held_rps,
         replicas=plan.replicas,
@@ -204,6 +205,8 @@ def _check_load(run: Measurement, demand: Demand, held_rps: float) -> None:
         )
     if run.run.batch != demand.batch:
         raise BadInput(f"run {run.id} has batch {run.run.batch}, the demand {demand.batch}")
+    if run.run.length != demand.length:
+        raise BadInput(f"run {run.id} has length {run.run.length}, the demand {demand.length}")
     if run.run.rate_rps < held_rps * (1 - _RATE_TOLERANCE):
         raise BadInput(
             f"run {run.id} was driven at {run.run.rate_rps:g} req/s, its share of the demand is "

@@ -212,6 +212,7 @@ def curve(
         instance=profile.instance.label,
         threads=profile.threads,
         batch=profile.batch,
+        length=profile.length,
         replicas=replicas,
         points=tuple(predict(profile, replicas, u * capacity, seed) for u in utilisations),
         measured_from_rps=min(measured, default=0.0),

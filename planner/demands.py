@@ -25,6 +25,7 @@ class _DemandTable(Record):
     batch: int | None = Field(ge=1, default=None)
     batch_range: tuple[int, int] | None = None
     batch_mix: dict[int, float] | None = None
+    length: int | None = Field(ge=1, default=None)
     rate_rps: float | None = Field(gt=0, default=None)
     quantile: float = Field(gt=0, lt=1)
     limit_ms: float = Field(gt=0)
@@ -85,6 +86,7 @@ def _demand(name: str, table: object, path: Path) -> Demand:
         "title": row.title,
         "batch": batch,
         "batch_range": batch_range,
+        "length": row.length,
         "mix": mix,
         "rate_rps": rate,
         "slo": Slo(quantile=row.quantile, limit_ms=row.limit_ms),

@@ -33,8 +33,9 @@ def measure_command(
     if option is None:
         return None
     limit = f"{option} {demand.slo.limit_ms:g}ms"
+    tokens = "" if demand.length is None else f" --length {demand.length}"
     return (
         f"{begin} --variant {candidate.variant} --instance {candidate.size} "
-        f"--threads {candidate.threads} --batch {demand.batch} --max-load {limit} "
+        f"--threads {candidate.threads} --batch {demand.batch}{tokens} --max-load {limit} "
         f"--budget {REQUESTS}"
     )

@@ -127,7 +127,7 @@ def mixed_profiles(
         if p.batch in batches:
             key = p.variant.name, p.instance.label, p.threads
             cells.setdefault(key, {})[p.batch] = p
-    reasons = {key: reason for key, reason in refused if key[3] in batches}
+    reasons = {r.key: r.reason for r in refused if r.key[3] in batches}
     for name, label, threads, _ in reasons:
         cells.setdefault((name, label, threads), {})
     named = {variant.name: variant for variant in variants}
@@ -150,7 +150,8 @@ def mixed_profiles(
             asked = demand.model_copy(update={"batch": lacking})
             command = measure_command(named[name], candidate, asked, measure_with)
             reason += f"{MEASURE_IT}`{command}`" if command else ""
-        refusals.append(((name, label, threads, demand.batch), reason))
+        whole = (name, label, threads, demand.batch)
+        refusals.append(Refusal(whole, reason, demand.length))
     return made, refusals
 
 

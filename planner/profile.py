@@ -1,10 +1,11 @@
-"""Service profiles: what a deployment size does with one batch size, from its measurements."""
+"""Service profiles: what a deployment size does with rows of one number and length, as measured."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,14 @@ from serving.errors import BadInput
 Key = tuple[str, str, int, int]
 """(variant, instance label, threads, batch), as ``Measurement.key``."""
 
-Refusal = tuple[Key, str]
+
+class Refusal(NamedTuple):
+    """What gives no profile, at one length where lengths were measured, and why."""
+
+    key: Key
+    reason: str
+    length: int | None = None
+
 
 NOT_VALID = "no valid"
 """How the reason of a refusal begins when there were runs, and none can be believed."""
@@ -42,25 +50,26 @@ _ALIKE = 0.1  # medians of service times of the same kind
 def build_profiles(
     measurements: Iterable[Measurement],
 ) -> tuple[list[ServiceProfile], list[Refusal]]:
-    """Profiles by key, sorted, and the keys that give none, each with its reason.
+    """Profiles by key and length, sorted, and those that give none, each with its reason.
 
     Floors (no-op replicas) are left out, and so is every measurement with faults. BadInput
     when the measurements come from unlike environments or unlike files of one variant.
     """
     relevant = [m for m in measurements if m.role in ("cell", "reference")]
     _refuse_mixtures(relevant)
-    groups: dict[Key, list[Measurement]] = {}
+    groups: dict[tuple[Key, int], list[Measurement]] = {}
     for measurement in relevant:
-        groups.setdefault(measurement.key, []).append(measurement)
+        asked = measurement.key, measurement.run.length or 0
+        groups.setdefault(asked, []).append(measurement)
     unsteady = host_unsteadiness(relevant)
     profiles, refusals = [], []
-    for key, group in sorted(groups.items()):
+    for (key, length), group in sorted(groups.items()):
         reason = _refusal(group)
         if reason is None:
             overloaded = [m for m in group if fell_behind(m)]
             profiles.append(_profile([m for m in group if m.valid], overloaded, unsteady))
         else:
-            refusals.append((key, reason))
+            refusals.append(Refusal(key, reason, length or None))
     return profiles, refusals
 
 
@@ -73,7 +82,8 @@ def host_unsteadiness(measurements: Iterable[Measurement]) -> float:
     visits: dict[tuple[object, ...], list[float]] = {}
     for m in measurements:
         if m.role == "reference" and m.run.mode == "closed" and _usable(m):
-            visits.setdefault((m.key, m.run.users), []).append(math.log(m.completed_rps))
+            visit = m.key, m.run.length, m.run.users
+            visits.setdefault(visit, []).append(math.log(m.completed_rps))
     spreads = [statistics.stdev(logs) for logs in visits.values() if len(logs) >= _FEWEST_VISITS]
     return 1.645 * statistics.median(spreads) if spreads else 0.0
 
@@ -138,6 +148,7 @@ def _profile(
         instance=deployment.instance,
         threads=deployment.threads,
         batch=best.run.batch,
+        length=best.run.length,
         service=_with_others(service, opened),
         overhead_ms=_overhead_ms(paced, service),
         # At the highest load, where fixed work (timers, health checks) weighs least.

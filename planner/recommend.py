@@ -265,6 +265,7 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
         staffing=sizing.staffing(number),
         predicted_size=said.get("size", ""),
         predicted_batch=said.get("batch size", ""),
+        predicted_length=said.get("length", ""),
         quality_loss=quality_loss,
         ingress=_ingress(placement, demand),
     )

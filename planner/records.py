@@ -13,7 +13,7 @@ from loadtests.objective import Slo
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal
 from planner.daily import Daily
 from planner.reach import CpuReach
-from serving.records import SCHEMA_VERSION, InstanceType, Quality, Record, Variant
+from serving.records import SCHEMA_VERSION, InstanceType, Length, Quality, Record, Variant
 
 HOURS_PER_MONTH = 730.0
 
@@ -49,6 +49,7 @@ class Demand(Record):
     title: str
     batch: int = Field(ge=1, description="of a mix the largest")
     batch_range: tuple[int, int] = Field(description="the profile's batch sizes, for the reader")
+    length: Length = None
     mix: Mix | None = Field(default=None, description="null: every request has 'batch' rows")
     rate_rps: float = Field(gt=0)
     slo: Slo
@@ -106,6 +107,11 @@ class Demand(Record):
         return (self.batch,) if self.mix is None else self.mix.batches
 
     @property
+    def request(self) -> tuple[int, int | None]:
+        """Rows of a request, and how long they are."""
+        return self.batch, self.length
+
+    @property
     def mean_batch(self) -> float:
         """Rows of a request on average."""
         return float(self.batch) if self.mix is None else self.mix.mean_batch
@@ -142,7 +148,7 @@ class CpuFactor(Record):
 
 
 class ServiceProfile(Record):
-    """What one deployment size does with one batch size, as measured.
+    """What one deployment size does with one batch size of rows of one length, as measured.
 
     ``service`` is the in-replica time of paced requests, and of others that took as long;
     ``overhead_ms`` is what the round trip adds to it. ``capacity_rps`` is what one replica
@@ -156,6 +162,7 @@ class ServiceProfile(Record):
     instance: InstanceType
     threads: int
     batch: int
+    length: Length = None
     service: Histogram
     overhead_ms: float
     cpu_ms: float = Field(description="replica CPU-milliseconds per request, at load")
@@ -180,17 +187,17 @@ class ServiceProfile(Record):
 
 
 class PredictedProfile(ServiceProfile):
-    """The profile of a size or a batch size never measured, by a law from those that were.
+    """The profile of a size, batch size or length never measured, by a law from those that were.
 
     ``nearest`` is the measured profile next to it, ``service_scale`` by how much
     a service time is longer than there; its low end goes with the capacity's high end. See
-    :mod:`planner.scaling` and :mod:`planner.batch_sizes`.
+    :mod:`planner.scaling` and :mod:`planner.request_sizes`.
     """
 
     nearest: ServiceProfile
     service_scale: Interval
-    unmeasured: Literal["size", "batch size"]
-    measured_at: tuple[str, ...] = Field(description="the sizes or batch sizes that were")
+    unmeasured: Literal["size", "batch size", "length"]
+    measured_at: tuple[str, ...] = Field(description="the sizes, batch sizes or lengths that were")
     left_out_error: float | None = Field(
         ge=0,
         description="worst relative error when one measured is left out; null: nothing tests it",
@@ -225,6 +232,7 @@ class Curve(Record):
     instance: str
     threads: int
     batch: int
+    length: Length = None
     replicas: int
     points: tuple[CurvePoint, ...]
     measured_from_rps: float
@@ -286,6 +294,11 @@ class Plan(Record):
     predicted_batch: str = Field(
         default="", description="of a batch size never measured there: the same"
     )
+    predicted_length: str = Field(
+        default="",
+        exclude_if=lambda said: not said,
+        description="of a length never measured there: the same",
+    )
     quality_loss: float | None = Field(
         default=None, description="against the baseline, as a fraction of one"
     )
@@ -295,11 +308,19 @@ class Plan(Record):
     )
 
     @property
-    def predicted(self) -> Literal["", "size", "batch size"]:
+    def predicted(self) -> Literal["", "size", "batch size", "length"]:
         """What of it was never measured, in words; "" where the replica was measured as it is."""
         if self.predicted_size:
             return "size"
-        return "batch size" if self.predicted_batch else ""
+        if self.predicted_batch:
+            return "batch size"
+        return "length" if self.predicted_length else ""
+
+    def unmeasured_on(self, size: str, demand: Demand) -> str:
+        """The replica of it that was never measured, on ``size``: "batch 8 on sim-1"."""
+        if self.predicted_batch:
+            return f"batch {demand.batch:,} on {size}"
+        return f"{demand.length:,} tokens on {size}" if self.predicted_length else size
 
 
 class Rejection(Record):

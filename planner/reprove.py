@@ -79,8 +79,12 @@ def _unchecked(claim: Claim, sha256: str | None) -> tuple[str, ...]:
     if sha256 is None:
         model = (f"the model file: the server does not tell its hash ({claim.model_sha256[:12]})",)
     many = claim.replicas
+    rows: tuple[str, ...] = ()
+    if claim.length is not None:
+        rows = (f"that the rows it was asked have {claim.length:,} tokens, as those of the claim",)
     return (
         *model,
+        *rows,
         *(f"{one.slo}, which was judged beside it" for one in claim.beside),
         f"that {many} replica{'' if many == 1 else 's'} of {claim.instance.label} answer, and "
         "that their sizes are enforced",

@@ -1,12 +1,15 @@
-"""How a time grows with the rows of a request: straight lines between the measured batch sizes.
+"""How a time grows with a request: straight lines between the measured numbers of rows or tokens.
 
 A call has a fixed part and one for each row, T(n) = a + b n (the affine batch service time of the
 bulk queues, e.g. N. T. J. Bailey, 1954). Real kernels bend it: vectors fill, caches overflow.
 So between two measured sizes the line through them holds, and with three or more it is
 piecewise. Beyond the largest it is the line through it and the largest one that is at most half of
 it, with a slope between 0 and T / n: a time does not fall, and a fixed part is not negative.
-Measured times that fall as rows are added are pooled (M. Ayer et al., 1955), and what they
-differ by is noise.
+Tokens attend to one another, T(n) = a + b n + c n^2 (A. Vaswani et al., 2017), so with tokens
+in the place of rows the slope may be up to 2 T / n, as it is where the square is all. A line
+between two measured lengths is then too high, and one beyond them too low; leaving out one
+between others shows how much. Measured times that fall as rows are added are pooled (M. Ayer et
+al., 1955), and what they differ by is noise.
 
 Uncertainty, in the logarithm of the time, by normal priors that the measured sizes correct:
 redeployments differ by ``NOISE``, and the law may be wrong by ``DISCREPANCY`` for every doubling
@@ -39,10 +42,12 @@ _PRIOR_WEIGHT = 4  # ``NOISE`` and ``DISCREPANCY`` count as so many residuals ea
 class RowLaw:
     """The law of one time (seconds, or of any scale) at distinct ascending ``rows``.
 
-    At least ``FEWEST`` of them, each with a time above 0.
+    At least ``FEWEST`` of them, each with a time above 0; ``degree`` is the highest power of
+    them that it grows with, 1 or 2.
     """
 
-    def __init__(self, rows: Sequence[int], times: Sequence[float]) -> None:
+    def __init__(self, rows: Sequence[int], times: Sequence[float], degree: int = 1) -> None:
+        self._degree = degree
         self._rows = np.asarray(rows, dtype=float)
         logs = np.log(np.asarray(times, dtype=float))
         pooled, groups = _never_falling(logs)
@@ -83,7 +88,7 @@ class RowLaw:
     def _slope_beyond(self) -> float:
         before, last = self._before, float(self._times[-1])
         rise = (last - float(self._times[before])) / float(self._rows[-1] - self._rows[before])
-        return min(rise, last / float(self._rows[-1]))
+        return min(rise, self._degree * last / float(self._rows[-1]))
 
     def _carried(self, n: float) -> float:
         """Noise of measured times that a predicted one has, in units of one's own.

@@ -228,6 +228,7 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
             "ingress_cpu_ms",
             "startup_s",
             "batch",
+            "length",
             "first_cpu_ms",
             "idle_cores",
         }

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from planner.claim import Claim, VerdictName
 from planner.records import Interval
-from serving.records import SCHEMA_VERSION, Record
+from serving.records import SCHEMA_VERSION, Length, Record
 
 
 class TrackPoint(Record):
@@ -25,6 +25,7 @@ class TrackPoint(Record):
     instance: str
     threads: int
     batch: int
+    length: Length = None
     replicas: int
     rate_rps: float
     quantile: float
@@ -55,6 +56,7 @@ class TrackPoint(Record):
             instance=claim.instance.label,
             threads=claim.candidate.threads,
             batch=claim.batch,
+            length=claim.length,
             replicas=claim.held_replicas,
             rate_rps=claim.held_rps,
             quantile=claim.slo.quantile,

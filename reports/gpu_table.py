@@ -86,7 +86,8 @@ def measured_table(bundle: Bundle) -> Table:
     rows = []
     for wanted, reach in _reaches(bundle):
         for gpu in bundle.bench:
-            if gpu.device != "gpu" or gpu.batch != reach.batch or not reach.rate_rps:
+            asked = (reach.batch, wanted.length)
+            if gpu.device != "gpu" or (gpu.batch, gpu.length) != asked or not reach.rate_rps:
                 continue
             here = [
                 r.rows_per_s

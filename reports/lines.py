@@ -33,11 +33,13 @@ def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
     """Curves of the recommended plan and of the best one on the host's own sizes.
 
     Each is shown as deployed; one replica is shown too, as that is what was measured.
-    Without a plan, the first curves of the profile's batch show what there is. None of a mix.
+    Without a plan, the first curves of the profile's batch and length show what there is. None
+    of a mix.
     """
     if answer.demand.mix is not None:  # curves are of one batch
         return ()
-    at_batch = [c for c in bundle.curves if c.batch == answer.demand.batch and c.points]
+    asked = answer.demand.request
+    at_batch = [c for c in bundle.curves if (c.batch, c.length) == asked and c.points]
     plans = [p for p in (answer.best, best_on_host(answer)) if p]
     candidates = [p.candidate for p in (*plans, *answer.alternatives)]
     candidates += [r.candidate for r in answer.rejections]
@@ -79,11 +81,11 @@ def _points(bundle: Bundle, curve: Curve) -> tuple[MeasuredPoint, ...]:
     """Measured points of one replica: they say nothing about a pool of several."""
     if curve.replicas != 1:
         return ()
-    key = (curve.variant, curve.threads, curve.batch)
+    key = (curve.variant, curve.threads, curve.batch, curve.length)
     return tuple(
         point
         for p in bundle.profiles
-        if (p.variant.name, p.threads, p.batch) == key
+        if (p.variant.name, p.threads, p.batch, p.length) == key
         and curve.instance in {p.instance.name, p.instance.label}
         for point in p.measured_points
     )

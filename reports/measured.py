@@ -139,11 +139,12 @@ def load_in_words(run: LoadRun) -> str:
 
 
 def batches_in_words(run: LoadRun) -> str:
-    """The rows of a request, or the mix of them."""
+    """The rows of a request and how long they are, or the mix of them."""
     if isinstance(run.arrivals, Recorded) and run.arrivals.mean_batch is not None:
         sizes = f"the trace's batches, {f.number(run.mean_batch)} rows on average"
         return f"{sizes}, of {_inputs_in_words(run.mix)}" if run.mix else sizes
-    return _rows_in_words(run.batch, run.mix)
+    tokens = "" if run.length is None else f" of {run.length:,} tokens"
+    return _rows_in_words(run.batch, run.mix) + tokens
 
 
 def _rows_in_words(batch: int, mix: Mix | None) -> str:

@@ -164,6 +164,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",
         "Size": marked(plan.predicted_size, Mark.PREDICTED) if plan.predicted_size else "",
         "Batch size": marked(plan.predicted_batch, Mark.PREDICTED) if plan.predicted_batch else "",
+        "Length": marked(plan.predicted_length, Mark.PREDICTED) if plan.predicted_length else "",
         "Ingress": marked(plan.ingress, Mark.PREDICTED) if plan.ingress else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)

@@ -30,10 +30,11 @@ class Plot:
 
 
 def figures(bundle: Bundle) -> tuple[Plot, ...]:
-    """Latency against rate for each profile, then throughput against vCPU for each batch."""
+    """Latency against rate for each profile, then throughput against vCPU for each request."""
     latencies = (_latency(bundle, answer) for answer in bundle.recommendations)
-    batches = sorted({p.batch for p in bundle.profiles})
-    return (*(p for p in latencies if p), *(_throughput(bundle, batch) for batch in batches))
+    asked = sorted({(p.batch, p.length or 0) for p in bundle.profiles})
+    throughputs = (_throughput(bundle, batch, length or None) for batch, length in asked)
+    return (*(p for p in latencies if p), *throughputs)
 
 
 def static_svg(bundle: Bundle) -> str:
@@ -106,7 +107,11 @@ def static_svg(bundle: Bundle) -> str:
 
 
 def _latency_title(answer: Recommendation) -> str:
-    return f"{answer.demand.title}: latency against rate, batch {f.count(answer.demand.batch)}"
+    return f"{answer.demand.title}: latency against rate, {_request(*answer.demand.request)}"
+
+
+def _request(batch: int, length: int | None) -> str:
+    return f"batch {f.count(batch)}" + ("" if length is None else f" of {f.count(length)} tokens")
 
 
 def _latency(bundle: Bundle, answer: Recommendation) -> Plot | None:
@@ -180,10 +185,10 @@ def _traces(line: Line, colour: str) -> list[Figure]:
     return traces
 
 
-def _throughput(bundle: Bundle, batch: int) -> Plot:
+def _throughput(bundle: Bundle, batch: int, length: int | None) -> Plot:
     """Measured capacity of one replica against its vCPUs, with the best threads of each size."""
     best: dict[tuple[str, float, str], ServiceProfile] = {}
-    for p in (p for p in bundle.profiles if p.batch == batch):
+    for p in (p for p in bundle.profiles if (p.batch, p.length) == (batch, length)):
         key = (p.variant.name, p.instance.vcpus, p.instance.enforcement)
         if key not in best or p.capacity_rps > best[key].capacity_rps:
             best[key] = p
@@ -214,9 +219,9 @@ def _throughput(bundle: Bundle, batch: int) -> Plot:
     layout = draw.layout("vCPU of one replica", "Rows per second")
     layout["yaxis"] |= {"rangemode": "tozero", "tickformat": "~s"}
     return Plot(
-        name=f"throughput_{batch}",
+        name=f"throughput_{batch}" + ("" if length is None else f"_{length}"),
         group="throughput",
-        title=f"Rows/s against vCPU, batch {f.count(batch)}",
+        title=f"Rows/s against vCPU, {_request(batch, length)}",
         caption="Measured: best valid closed-loop rung of one replica with the best thread count "
         "of its size. Filled: whole CPUs (cpuset); hollow: a quota.",
         figure={"data": traces, "layout": layout},

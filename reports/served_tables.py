@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from statistics import median
+from typing import NamedTuple, Self
 
 from loadtests.floor import at_floor
 from loadtests.histogram import Histogram
@@ -14,8 +15,37 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
 
-Cell = tuple[str, str, int, int, int]
-_CELL_HEADER = ("Variant", "Instance", "Threads", "Batch", "Basis")
+
+class Cell(NamedTuple):
+    """What a row is about. ``length`` is a column only where a run has more than one."""
+
+    variant: str
+    instance: str
+    threads: int
+    batch: int
+    length: int | None
+    replicas: int
+
+    @classmethod
+    def of(cls, m: Measurement) -> Self:
+        """The cell that a run measured."""
+        variant, instance, threads, batch = m.key
+        return cls(variant, instance, threads, batch, m.run.length, m.deployment.replicas)
+
+    def names(self, lengths: bool) -> tuple[str, ...]:
+        """The columns that name it; ``lengths`` says whether its length is one of them."""
+        size = self.instance if self.replicas == 1 else f"{self.replicas} x {self.instance}"
+        tokens = (f.count(self.length),) if lengths else ()
+        return self.variant, size, f.count(self.threads or None), f.count(self.batch), *tokens
+
+
+def _header(lengths: bool) -> tuple[str, ...]:
+    return ("Variant", "Instance", "Threads", "Batch", *(("Tokens",) if lengths else ()), "Basis")
+
+
+def _shown(cells: Mapping[Cell, object]) -> bool:
+    """Whether there is more than one length to tell apart."""
+    return len({cell.length for cell in cells}) > 1
 
 
 @lru_cache(maxsize=4096)
@@ -27,11 +57,13 @@ def quantiles_ms(histogram: Histogram) -> tuple[float, float, float]:
 
 def capacities(bundle: Bundle) -> Table:
     """One row a cell: what it carries in a closed loop, and what a request costs it."""
+    cells = _cells(bundle)
+    lengths = _shown(cells)
     return Table(
         name="served_capacity",
         title="Served: capacity of one deployment, and what a request costs",
         header=(
-            *_CELL_HEADER,
+            *_header(lengths),
             "Capacity (req/s)",
             "Rows/s",
             "Users",
@@ -45,9 +77,9 @@ def capacities(bundle: Bundle) -> Table:
             "Peak memory",
             "Samples and faults",
         ),
-        rows=tuple(_capacity_row(cell, runs) for cell, runs in _cells(bundle).items()),
+        rows=tuple(_capacity_row(cell, runs, lengths) for cell, runs in cells.items()),
         mark=None,
-        text_columns=(0, 1, 4, 16),
+        text_columns=(0, 1, 4 + lengths, 16 + lengths),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
@@ -61,9 +93,11 @@ def capacities(bundle: Bundle) -> Table:
 
 def open_runs(bundle: Bundle) -> Table:
     """One row an open-loop run: latency from when requests were due, at its rate."""
+    cells = _cells(bundle)
+    lengths = _shown(cells)
     rows = [
-        _open_row(cell, m, bundle.measurements)
-        for cell, runs in _cells(bundle).items()
+        _open_row(cell, m, bundle.measurements, lengths)
+        for cell, runs in cells.items()
         for m in sorted(runs, key=lambda m: m.offered_rps)
         if m.run.mode == "open"
     ]
@@ -71,7 +105,7 @@ def open_runs(bundle: Bundle) -> Table:
         name="served_latency",
         title="Served: latency under open-loop load",
         header=(
-            *_CELL_HEADER,
+            *_header(lengths),
             "Offered (req/s)",
             "Utilisation",
             "p50 (ms)",
@@ -85,7 +119,7 @@ def open_runs(bundle: Bundle) -> Table:
         ),
         rows=tuple(rows),
         mark=None,
-        text_columns=(0, 1, 4, 14),
+        text_columns=(0, 1, 4 + lengths, 14 + lengths),
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Ranges are 95% intervals by order statistics, correlation counted where the record "
@@ -98,18 +132,18 @@ def open_runs(bundle: Bundle) -> Table:
 
 def start_ups(bundle: Bundle) -> Table:
     """One row a deployment: how long it takes from the order to the first answer."""
-    found: dict[tuple[str, str, int, int], dict[float, Measurement]] = {}
+    found: dict[Cell, dict[float, Measurement]] = {}
     for m in bundle.measurements:
         if m.startup_s is not None and m.role != "floor":
-            variant, instance, threads, _ = m.key
-            started = found.setdefault((variant, instance, threads, m.deployment.replicas), {})
-            started[m.startup_s] = m  # all runs of one deployment carry its one start
+            deployment = Cell.of(m)._replace(batch=1, length=None)
+            # All runs of one deployment carry its one start.
+            found.setdefault(deployment, {})[m.startup_s] = m
     rows = []
-    for (variant, instance, threads, replicas), starts in found.items():
+    for deployment, starts in found.items():
         runs = list(starts.values())
         rows.append(
             (
-                *_names((variant, instance, threads, 1, replicas))[:3],
+                *deployment.names(lengths=False)[:3],
                 f.number(_median(m.startup_s for m in runs)),
                 f.number(_median(m.worker_start_s for m in runs)),
                 f.number(_median(m.model_load_s for m in runs)),
@@ -164,28 +198,23 @@ def _cells(bundle: Bundle) -> dict[Cell, list[Measurement]]:
     ordered = sorted(bundle.measurements, key=lambda m: (m.role != "cell", m.sequence))
     known: set[Cell] = set()
     for m in ordered:
-        cell = (*m.key, m.deployment.replicas)
+        cell = Cell.of(m)
         if m.role == "cell":
             known.add(cell)
         if m.role == "cell" or (m.role == "reference" and cell not in known):
             cells.setdefault(cell, []).append(m)
     names = [v.name for v in bundle.variants]
 
-    def place(cell: Cell) -> tuple[int, int, float, str, int, int]:
-        d = cells[cell][0].deployment
-        variant = names.index(cell[0]) if cell[0] in names else len(names)
-        return (cell[3], variant, d.instance.vcpus, cell[1], cell[2], cell[4])
+    def place(cell: Cell) -> tuple[int, int, int, float, str, int, int]:
+        size = cells[cell][0].deployment.instance
+        variant = names.index(cell.variant) if cell.variant in names else len(names)
+        within = (variant, size.vcpus, cell.instance, cell.threads, cell.replicas)
+        return (cell.batch, cell.length or 0, *within)
 
     return {cell: cells[cell] for cell in sorted(cells, key=place)}
 
 
-def _names(cell: Cell) -> tuple[str, str, str, str]:
-    variant, instance, threads, batch, replicas = cell
-    size = instance if replicas == 1 else f"{replicas} x {instance}"
-    return variant, size, f.count(threads or None), f.count(batch)
-
-
-def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
+def _capacity_row(cell: Cell, runs: list[Measurement], lengths: bool) -> tuple[str, ...]:
     best = best_rung(runs)
     paced = next((m for m in runs if m.run.mode == "paced" and m.valid), None)
     shown: tuple[str, ...] = (f.NOTHING,) * 3
@@ -205,7 +234,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement]) -> tuple[str, ...]:
         overhead_ms = quantiles_ms(paced.sent_to_done)[0] - model_ms
     ladder = [m for m in runs if m.run.mode != "open"]
     return (
-        *_names(cell),
+        *cell.names(lengths),
         # The row is about capacity: without a valid rung it is refused, whatever else is known.
         marked("", Mark.MEASURED if best else Mark.REFUSED),
         *shown,
@@ -227,7 +256,9 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
     return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
 
 
-def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tuple[str, ...]:
+def _open_row(
+    cell: Cell, m: Measurement, every: tuple[Measurement, ...], lengths: bool
+) -> tuple[str, ...]:
     shown: tuple[str, ...] = (f.NOTHING,) * 6
     if m.valid:
         shown = (
@@ -238,7 +269,7 @@ def _open_row(cell: Cell, m: Measurement, every: tuple[Measurement, ...]) -> tup
         )
     failed = m.offered - m.ok
     return (
-        *_names(cell),
+        *cell.names(lengths),
         marked("", Mark.MEASURED if m.valid else Mark.REFUSED),
         f.number(m.offered_rps),
         *shown,

@@ -19,7 +19,9 @@ def drift(bundle: Bundle) -> Table:
         believed = all(fault.code == FaultCode.DRIFT for fault in m.faults)
         shown: tuple[str, ...] = (f.NOTHING,) * 4
         if believed:
-            start = first.setdefault((*m.key, m.run.mode, m.run.users, m.run.rate_rps), m)
+            run = m.run
+            same = (*m.key, run.length, run.mode, run.users, run.rate_rps)
+            start = first.setdefault(same, m)
             p50, p50_then = (quantiles_ms(x.due_to_done)[0] for x in (m, start))
             shown = (
                 f.number(m.completed_rps),

@@ -88,6 +88,8 @@ def _profile(bundle: Bundle, answer: Recommendation) -> str:
             lines.append(_item("size", best.predicted_size))
         if best.predicted_batch:
             lines.append(_item("batch size", best.predicted_batch))
+        if best.predicted_length:
+            lines.append(_item("length", best.predicted_length))
         if answer.autoscaling is not None:
             lines.append(_item("over a day", sentence(answer)))
         if answer.batching is not None:

@@ -27,6 +27,8 @@ def demand(wanted: Demand) -> str:
         total = sum(wanted.mix.weights)
         shares = zip(wanted.mix.batches, wanted.mix.weights, strict=True)
         batch = f"batch {', '.join(f'{f.count(b)} ({f.percent(w / total)})' for b, w in shares)}"
+    if wanted.length is not None:
+        batch += f" of {f.count(wanted.length)} tokens"
     said = [f"{batch} at {f.given(wanted.rate_rps)} req/s", *limits]
     if wanted.error_budget is not None:
         said.append(f"at most {f.share(wanted.error_budget)} fail")
@@ -173,7 +175,7 @@ def in_process(bundle: Bundle, wanted: Demand, plan: Plan) -> str:
     """Bare model call against its own limit; "" when the demand states none."""
     if wanted.in_process_limit_ms is None:
         return ""
-    row = _bench_row(bundle, wanted.batch, plan.candidate.variant, plan.candidate.threads)
+    row = _bench_row(bundle, wanted, plan.candidate.variant, plan.candidate.threads)
     limit = f"limit {f.given(wanted.in_process_limit_ms)} ms"
     if row is None:
         return marked(f"not benched in process ({limit})", Mark.REFUSED)
@@ -197,6 +199,6 @@ def rejected_for(bottleneck: Bottleneck) -> str:
     }[bottleneck]
 
 
-def _bench_row(bundle: Bundle, batch: int, variant: str, threads: int) -> BenchRow | None:
-    wanted = (batch, variant, threads)
-    return next((r for r in bundle.cpu_bench if (r.batch, r.variant, r.threads) == wanted), None)
+def _bench_row(bundle: Bundle, wanted: Demand, variant: str, threads: int) -> BenchRow | None:
+    same = (r for r in bundle.cpu_bench if (r.variant, r.threads) == (variant, threads))
+    return next((r for r in same if (r.batch, r.length) == wanted.request), None)

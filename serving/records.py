@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,18 @@ class Record(BaseModel):
     def content_hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON form."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+Length = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        exclude_if=lambda value: value is None,
+        description="tokens of a row; absent where nobody said how long rows are",
+    ),
+]
+"""Of a sequence. Left out of what is written where it is None, so that records from before there
+were lengths keep their hashes."""
 
 
 class TensorSpec(Record):
@@ -344,6 +356,7 @@ class BenchRow(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     variant: str
     batch: int = Field(ge=1)
+    length: Length = None
     threads: int = Field(ge=1)
     device: Literal["cpu", "gpu"] = "cpu"
     oversubscribed: bool = Field(description="more threads than the host has cores")

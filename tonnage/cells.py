@@ -20,21 +20,24 @@ REFERENCE_S = 3.0
 
 @dataclass(frozen=True)
 class Cell:
-    """One deployment at one batch size."""
+    """One deployment at one batch size, and at one length of rows where lengths are measured."""
 
     deployment: Deployment
     batch: int
     role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
+    length: int | None = None
 
     @property
     def label(self) -> str:
         """The cell in words."""
-        return f"{self.deployment.label}, batch {self.batch:,}"
+        tokens = "" if self.length is None else f", {self.length:,} tokens"
+        return f"{self.deployment.label}, batch {self.batch:,}{tokens}"
 
     @property
     def key(self) -> str:
         """Identifies the cell across interruptions."""
-        return f"{self.deployment.cell_id}/{self.batch}/{self.role}"
+        tokens = "" if self.length is None else f"/{self.length}"
+        return f"{self.deployment.cell_id}/{self.batch}/{self.role}{tokens}"
 
 
 def make_cells(
@@ -71,7 +74,11 @@ def make_cells(
                 if threads > max(1, instance.vcpus):
                     continue  # more threads than vCPUs only wait for each other
                 deployment = Deployment(variant=variant, instance=instance, threads=threads)
-                cells += [Cell(deployment, batch) for batch in grid.batches]
+                cells += [
+                    Cell(deployment, batch, length=length)
+                    for batch in grid.batches
+                    for length in grid.lengths or (None,)
+                ]
     return cells, skipped
 
 
@@ -111,7 +118,7 @@ def reference_cell(
     deployment = Deployment(
         variant=variant, instance=instance, threads=threads_of(variant, grid)[0]
     )
-    return Cell(deployment, wanted.batch, "reference")
+    return Cell(deployment, wanted.batch, "reference", next(iter(grid.lengths), None))
 
 
 def floor_cells(grid: MeasureGrid, reference: Cell, noop: Variant) -> list[Cell]:
@@ -179,19 +186,21 @@ def fit_budget(
     budget_s: float,
     baseline: str,
     demanded: Sequence[int],
+    lengths: Sequence[int] = (),
 ) -> tuple[list[Cell], list[str]]:
     """Drop the least informative cells until the order fits ``budget_s``.
 
-    Least informative first: repeats of the reference beyond two, floors, batches that no profile
-    demands, the baseline's cells, then sizes from the smallest (a quota scales best of
-    all). Of every demanded batch one cell of a candidate variant stays, whatever the budget.
+    Least informative first: repeats of the reference beyond two, floors, batches and lengths that
+    no profile demands, the baseline's cells, then sizes from the smallest (a quota scales best of
+    all). Of every demanded batch at every demanded length one cell of a candidate variant stays,
+    whatever the budget.
     Returns the order and a line per dropped cell; one more when even the rest does not fit.
     """
 
     def information(cell: Cell) -> tuple[bool, bool, bool, float]:
         return (
             cell.role == "cell",
-            cell.batch in demanded,
+            cell.batch in demanded and (cell.length is None or cell.length in lengths),
             cell.deployment.variant.name != baseline,
             cell.deployment.instance.vcpus,
         )
@@ -205,7 +214,7 @@ def fit_budget(
         spare = [
             cell
             for cell in kept
-            if sum(o.batch == cell.batch and all(information(o)[:3]) for o in kept) > 1
+            if sum(_asks_as(o, cell) and all(information(o)[:3]) for o in kept) > 1
             or not all(information(cell)[:3])
         ]
         if not spare:
@@ -220,3 +229,7 @@ def fit_budget(
             "it will be exceeded; give more, or use --quick"
         )
     return order, lines
+
+
+def _asks_as(one: Cell, other: Cell) -> bool:
+    return (one.batch, one.length) == (other.batch, other.length)

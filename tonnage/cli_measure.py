@@ -73,6 +73,9 @@ def measure(
     batch: Annotated[
         str | None, typer.Option(help="rows in a request; a mix: 1:0.7,8:0.3; default: 1")
     ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=3, help="tokens a row, with --variant; default: the study's")
+    ] = None,
     duration: Annotated[str | None, typer.Option(help="default: 10s")] = None,
     timeout: Annotated[str | None, typer.Option(help="of one request; default: 10s")] = None,
     p95: Annotated[str | None, typer.Option(help="judge this limit, such as 20ms")] = None,
@@ -136,6 +139,7 @@ def measure(
         "--replicas": replicas,
         "--max-batch": max_batch,
         "--batch-wait": batch_wait,
+        "--length": length,
     }
     of_endpoint = {
         "--model": model,
@@ -150,6 +154,8 @@ def measure(
         only_with("a deployment of ours, not to --endpoint", {"--variant": variant})
     if variant is None:
         only_with("--variant, which deploys", of_deployment)
+    if length is not None and payload:
+        raise BadInput("--length: the rows of --payload have their own; leave one of them out")
     if variant is not None or endpoint is not None:
         only_with("a whole study", of_study)
     else:
@@ -170,6 +176,7 @@ def measure(
         trace_columns=trace_columns,
         time_scale=time_scale,
         batch=batch,
+        length=length,
         payload=tuple(payload or ()),
         duration_s=10.0 if duration is None else seconds_of(duration, "--duration"),
         timeout_s=10.0 if timeout is None else seconds_of(timeout, "--timeout"),

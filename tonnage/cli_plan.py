@@ -49,6 +49,10 @@ def plan_command(
     batch_mix: Annotated[
         str | None, typer.Option("--batch-mix", help="rows by weight: 1:0.7,100:0.3")
     ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", min=1, help="tokens a row, where lengths were measured"),
+    ] = None,
     region: Annotated[str | None, typer.Option("--region", help="only its prices")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=MOST_REPLICAS)] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
@@ -75,6 +79,7 @@ def plan_command(
         replica_memory_gib=replica_memory,
         region=region,
         mix=None if batch_mix is None else mix_of(batch_mix),
+        length=length,
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -22,12 +22,15 @@ class QualityGate(Record):
     )
 
 
+_Tokens = Annotated[int, Field(ge=3)]  # two of them begin and end a text
+
+
 class DataSource(Record):
     """Where the data is; None means where the workload expects it."""
 
     source: str | None = None
-    length: int | None = Field(
-        default=None, ge=3, description="tokens a row, of workloads that read text"
+    length: _Tokens | None = Field(
+        default=None, description="tokens a row, of workloads that read text"
     )
 
 
@@ -53,7 +56,7 @@ class BenchGrid(Record):
 
 
 class Reference(Record):
-    """The cell that is repeated, so that drift shows."""
+    """The cell that is repeated, so that drift shows; its length is the first of the grid's."""
 
     variant: str
     instance: str
@@ -72,6 +75,11 @@ class MeasureGrid(Record):
         default=None, min_length=1, description="those that are served; None means all"
     )
     workers: int = Field(ge=1, le=16, default=1)
+    lengths: tuple[_Tokens, ...] = Field(
+        default=(),
+        exclude_if=lambda lengths: not lengths,
+        description="tokens a row, of workloads that read text; empty: that of [data]",
+    )
     reference: Reference
 
     @model_validator(mode="after")

@@ -82,6 +82,7 @@ class DeploymentTest:
             one = LoadRun(
                 mode="closed",
                 batch=context.batch,
+                length=self.load.run.length,
                 duration_s=max(1.0, _ANSWERS_ALONE * running.round_trip_s),
                 users=1,
                 timeout_s=self.load.run.timeout_s,
@@ -161,6 +162,9 @@ def _running(
     study, load = test.study, test.load
     size = resolve(test.instance, load_instances(beside(test.study_path, study.plan.instances)))
     workload = find_workload(study.workload, study.data.length)
+    asked = None
+    if load.run.length is not None:
+        asked = find_workload(study.workload, load.run.length, "--length")
     progress(f"building {test.variant}")
     data = workload.load(study.data.source, study.seed)
     built = build_variants(
@@ -171,6 +175,7 @@ def _running(
         max_loss=study.quality.max_loss,
     )
     variant = next(v for v in built if v.name == test.variant)
+    rows = (asked.load(study.data.source, study.seed) if asked else data).test
     check_batches(variant, test.max_batch)
     deployment = Deployment(
         variant=variant,
@@ -184,7 +189,7 @@ def _running(
         check_measurable(size, test.replicas, host.placement)
         with Fleet(log, workers=load.run.workers, cpus=host.placement.platform_cpus) as fleet:
             progress("what generator and ingress carry, with no-op replicas")
-            features = max(1, sum(values[:1].size for values in data.test.values()))
+            features = max(1, sum(values[:1].size for values in rows.values()))
             floor = _floor(host, fleet, deployment, load, features, open_runs)
             ceiling = CEILING_RPS_PER_WORKER * load.run.workers
             if known := ceilings(floor).get(load.run.batch):
@@ -194,7 +199,7 @@ def _running(
             parts = [
                 make_payloads(
                     deployment,
-                    read_rows(path, variant.inputs) if path else data.test,
+                    read_rows(path, variant.inputs) if path else rows,
                     batch,
                     load.run.seed,
                 )
@@ -248,6 +253,7 @@ def _context(
         endpoint=endpoint,
         payloads=fleet.store("payloads", payloads),
         batch=load.run.batch,
+        length=load.run.length,
         seed=load.run.seed,
         environment=host.environment().content_hash(),
         trace=load.trace,

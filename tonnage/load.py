@@ -81,6 +81,7 @@ class Options:
     trace_columns: str | None = None
     time_scale: float | None = None
     batch: str | None = None
+    length: int | None = None
     payload: tuple[str, ...] = ()
     duration_s: float = 10.0
     timeout_s: float = 10.0
@@ -129,6 +130,7 @@ def load_of(options: Options) -> Load:
     run = LoadRun(
         mode="closed" if options.users is not None else "open",
         batch=max(size for size, _ in classes),
+        length=options.length,
         duration_s=options.duration_s,
         timeout_s=options.timeout_s,
         users=options.users,

@@ -34,7 +34,10 @@ _RUNS = {
 
 @dataclass(kw_only=True)
 class Measuring:
-    """What the cells of a study have in common; ``slos`` are the objectives by batch size."""
+    """What the cells of a study have in common.
+
+    ``slos`` are the objectives by batch size and length.
+    """
 
     folder: RunFolder
     host: Host
@@ -43,7 +46,7 @@ class Measuring:
     call: HttpCall | None
     dwell: Dwell
     seed: int
-    slos: Mapping[int, Slo]
+    slos: Mapping[tuple[int, int | None], Slo]
     steps: Steps
     _environment: str = field(default="", init=False)
     _running: tuple[Deployment, Endpoint] | None = field(default=None, init=False)
@@ -93,11 +96,12 @@ class Measuring:
             endpoint=endpoint,
             payloads=self.fleet.store("payloads", self.payloads(cell)),
             batch=cell.batch,
+            length=cell.length,
             seed=self.seed + number,
             environment=self._environment,
             role=cell.role,
             call=self.call,
-            slos=tuple(slo for batch, slo in self.slos.items() if batch == cell.batch),
+            slos=tuple(s for asked, s in self.slos.items() if asked == (cell.batch, cell.length)),
         )
         for measurement in _RUNS[cell.role](context, self.dwell, self._next_sequence):
             self.folder.append("measurements.jsonl", measurement)

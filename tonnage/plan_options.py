@@ -14,7 +14,7 @@ from planner.gpu import cpu_reaches
 from planner.nearest import nearest
 from planner.prices import PriceList
 from planner.profile import Refusal
-from planner.records import CpuFactor, Plan, Recommendation, ServiceProfile
+from planner.records import CpuFactor, Plan, PredictedProfile, Recommendation, ServiceProfile
 from serving.records import InstanceType, Variant
 
 
@@ -41,7 +41,8 @@ def with_options(
         same = [
             p
             for p in profiles
-            if (p.variant.name, size_name(p.instance.label, catalogue), p.threads)
+            if not isinstance(p, PredictedProfile)
+            and (p.variant.name, size_name(p.instance.label, catalogue), p.threads)
             == (c.variant, c.size, c.threads)
         ]
         measured = next((p for p in same if p.batch == demand.batch), None)
@@ -57,7 +58,7 @@ def with_options(
                 demand, plan, same, factor, price, seed, room_gib=room
             )
         elif demand.daily is not None:
-            where = f"batch {demand.batch:,} on {c.size}" if plan.predicted_batch else c.size
+            where = plan.unmeasured_on(c.size, demand)
             found["autoscaling"] = AutoscalingRefusal(
                 reason=f"{where} was not measured, and nothing follows a day on a guess",
                 static_replicas=plan.replicas,

@@ -11,6 +11,7 @@ from planner.batch_sizes import predict_batches
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
+from planner.lengths import at_length, predicted_at
 from planner.mixture import mixed_profiles
 from planner.prices import load_prices, staleness
 from planner.probes import probes
@@ -52,8 +53,22 @@ def study_instances(study: Study, path: Path) -> dict[str, InstanceType]:
 
 
 def study_demands(study: Study, path: Path) -> list[Demand]:
-    """The profiles that the study is planned for."""
-    return load_demands(beside(path, study.plan.profiles))
+    """The profiles that the study is planned for.
+
+    Where lengths are measured, one that gives none is of the longest, which is on the safe side;
+    BadInput for one that gives a length where none are.
+    """
+    file, lengths = beside(path, study.plan.profiles), study.measure.lengths
+    demands = load_demands(file)
+    if lengths:
+        return [d.model_copy(update={"length": d.length or max(lengths)}) for d in demands]
+    for demand in demands:
+        if demand.length is not None:
+            raise BadInput(
+                f"{file}: [{demand.name}]: length = {demand.length}, and {path} measures none; "
+                "name some with 'lengths' under [measure], or leave it out"
+            )
+    return demands
 
 
 def plan(
@@ -98,8 +113,11 @@ def plan(
     refused += _unmeasured(bundle, study, study_path, demands)
 
     def answered(demand: Demand) -> Recommendation:
+        there, absent = at_length(
+            demand, profiles, refused, bundle.variants, catalogue, measure_with
+        )
         rests_on, lacks = mixed_profiles(
-            demand, profiles, refused, bundle.variants, catalogue, study.seed, measure_with
+            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with
         )
         answer = recommend(
             demand,
@@ -157,11 +175,16 @@ def predicted_of(
     study_path: Path,
     demands: Sequence[Demand],
 ) -> list[PredictedProfile]:
-    """Sizes of the study's catalogue that its profiles predict, and batch sizes demanded."""
+    """What profiles predict: sizes of the catalogue, and batch sizes and lengths demanded."""
     catalogue = load_instances(beside(study_path, study.plan.instances))
     batches = sorted({demand.batch for demand in demands})
-    by_batch = [p for batch in batches for p in predict_batches(profiles, batch)]
-    return [*predict_sizes(profiles, catalogue), *by_batch]
+    found: list[PredictedProfile] = []
+    for length in {demand.length: None for demand in demands}:
+        here = [p for p in profiles if p.length == length]
+        found += predict_sizes(here, catalogue)
+        found += [p for batch in batches for p in predict_batches(here, batch)]
+        found += predicted_at(profiles, length)
+    return found
 
 
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:
@@ -185,13 +208,14 @@ def curves_of(
     profiles: Sequence[ServiceProfile], answers: Sequence[Recommendation], seed: int
 ) -> list[Curve]:
     """Curves the report draws: every size at the demanded batches, and the chosen plans."""
-    wanted: dict[tuple[str, str, int, int, int], ServiceProfile] = {}
+    wanted: dict[tuple[str, str, int, int, int | None, int], ServiceProfile] = {}
     for answer in answers:
         best = best_on_host(answer)
         for profile in profiles:
-            if answer.demand.mix is not None or profile.batch != answer.demand.batch:
+            asked = (profile.batch, profile.length)
+            if answer.demand.mix is not None or asked != answer.demand.request:
                 continue
-            key = (profile.variant.name, profile.instance.label, profile.threads, profile.batch)
+            key = (profile.variant.name, profile.instance.label, profile.threads, *asked)
             wanted[(*key, 1)] = profile
             if best and (best.candidate.variant, best.candidate.size, best.candidate.threads) == (
                 profile.variant.name,
@@ -216,7 +240,7 @@ def _unmeasured(
             continue
         text = reason.removeprefix(f"{instance.name}: ")
         refusals += [
-            ((variant.name, instance.label, threads, batch), text)
+            Refusal((variant.name, instance.label, threads, batch), text, demand.length)
             for variant in bundle.variants
             for threads in threads_of(variant, study.measure)
             for demand in demands

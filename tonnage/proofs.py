@@ -131,17 +131,19 @@ def make_proof(
             "confirm; leave out --this-host"
         )
     if answer.demand.mix is not None:
+        length = answer.demand.length
+        tokens = "" if length is None else f" --length {length}"
         raise BadInput(
             f"[{answer.demand.name}]: a mix of batch sizes is planned for, and 'tonnage confirm' "
             "drives one size alone; drive the mix with 'tonnage measure STUDY --batch "
-            f"{_mix_text(answer.demand.mix)} --rate {answer.demand.rate_rps:g}'"
+            f"{_mix_text(answer.demand.mix)}{tokens} --rate {answer.demand.rate_rps:g}'"
         )
     size = resolve(plan.candidate.size, catalogue)
     if plan.predicted:
-        batch = f"batch {answer.demand.batch:,} on " if plan.predicted_batch else ""
         raise BadInput(
-            f"the best plan stands on {batch}{size.label}, which was never measured; measure it "
-            "first ('tonnage plan' says how), and nothing is proven on a guess"
+            f"the best plan stands on {plan.unmeasured_on(size.label, answer.demand)}, which was "
+            "never measured; measure it first ('tonnage plan' says how), and nothing is proven on "
+            "a guess"
         )
     measured = _measured(bundle, plan, size, answer.demand)
     _check_model(measured)
@@ -192,7 +194,8 @@ def _measured(bundle: Bundle, plan: Plan, size: InstanceType, demand: Demand) ->
     c = plan.candidate
     key = (c.variant, size.label, c.threads, demand.batch)
     for m in reversed(bundle.measurements):
-        if m.key == key and m.valid and m.role == "cell":
+        asked_so = m.key == key and m.run.length == demand.length
+        if asked_so and m.valid and m.role == "cell":
             return m.deployment
     raise BadInput(
         f"{c.variant} on {size.label} has no valid measurement in this run, so nothing says "
@@ -256,9 +259,10 @@ def _predicted(
     bundle: Bundle, deployment: Deployment, demand: Demand, held: Held
 ) -> Interval | None:
     """What the planner says of the share itself; None beyond what it predicts at all."""
-    key = (deployment.variant.name, deployment.instance.label, deployment.threads, demand.batch)
+    cell = (deployment.variant.name, deployment.instance.label, deployment.threads)
+    key = (*cell, *demand.request)
     for p in bundle.profiles:
-        if (p.variant.name, p.instance.label, p.threads, p.batch) == key:
+        if (p.variant.name, p.instance.label, p.threads, p.batch, p.length) == key:
             try:
                 return predict_quantile(
                     p, held.replicas, held.rate_rps, demand.slo.quantile, bundle.info.seed

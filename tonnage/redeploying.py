@@ -69,6 +69,7 @@ class Redeploying:
                 endpoint=endpoint,
                 payloads=payloads,
                 batch=run.batch,
+                length=run.length,
                 seed=run.seed,
                 environment=self.host.environment().content_hash(),
                 call=self.stage.call,
@@ -109,7 +110,7 @@ class Redeploying:
     def _stored(self, proof: Proof, fleet: Fleet) -> Path:
         """Where the requests of a proof lie; their right answers are computed once."""
         if self._asked is None or self._asked[0] != proof.key:
-            cell = Cell(proof.deployment, proof.demand.batch)
+            cell = Cell(proof.deployment, proof.demand.batch, length=proof.demand.length)
             self._asked = proof.key, fleet.store("payloads", self.stage.payloads(cell))
         return self._asked[1]
 

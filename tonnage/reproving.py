@@ -79,9 +79,14 @@ class Reproving:
     def prove(self, log: Path, steps: Steps) -> Reproof:
         """Check what can be seen from here, drive the server, judge; go on while undecided.
 
-        BadInput when the claim has lapsed, or the server cannot be asked; InvalidMeasurement
+        BadInput when the claim has lapsed, the server cannot be asked, or a claim about rows of a
+        length has no payload; InvalidMeasurement
         when its runs cannot be believed.
         """
+        if self.claim.length is not None and self.payload is None:
+            raise BadInput(
+                f"the claim is about rows of {self.claim.length} tokens; give such with --payload"
+            )
         sha256 = self._sha256()
         lapsed = lapsed_from_outside(self.claim, self.today, sha256)
         if lapsed:

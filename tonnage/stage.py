@@ -65,9 +65,25 @@ def stage_of(study: Study, variant: Variant, payload: Path | None) -> Stage:
     rows, differs = _rows(study, variant, payload)
 
     def payloads(cell: Cell) -> Payloads:
-        return make_payloads(cell.deployment, rows, cell.batch, study.seed)
+        asked = rows
+        if cell.length is not None:
+            asked = _of_length(study, rows, cell.length, payload)
+        return make_payloads(cell.deployment, asked, cell.batch, study.seed)
 
     return Stage(host=ray_host, payloads=payloads, workers=study.measure.workers, differs=differs)
+
+
+def _of_length(study: Study, rows: Rows, length: int, payload: Path | None) -> Rows:
+    """Rows of ``length``: the workload's, or those of the payload, which may not be others."""
+    if payload is None:
+        return find_workload(study.workload, length).load(study.data.source, study.seed).test
+    for name, values in rows.items():
+        if values.shape[1:2] != (length,):
+            raise BadInput(
+                f"{payload}: '{name}' has shape {list(values.shape)}, and rows of {length} tokens "
+                "are demanded; give such"
+            )
+    return rows
 
 
 def _rows(study: Study, variant: Variant, payload: Path | None) -> tuple[Rows, tuple[str, ...]]:

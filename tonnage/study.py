@@ -20,6 +20,7 @@ from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
 from loadtests.payloads import Payloads, make_payloads
 from planner.demands import trace_files
+from planner.lengths import lengths_needed
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
@@ -36,7 +37,7 @@ from serving.placement import CannotBeMeasured
 from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
 from serving.stub_variant import noop_variant
-from serving.workloads import Workload, find_workload
+from serving.workloads import OfAnyLength, Workload, find_workload
 from tonnage.cells import (
     Cell,
     ceiling_cells,
@@ -91,7 +92,7 @@ class StudyRun:
     notes: tuple[str, ...] = ()
     assumptions: ClassVar[tuple[str, ...]] = ASSUMPTIONS
     most_replicas: ClassVar[int | None] = None
-    _data: Dataset | None = field(default=None, init=False)
+    _data: dict[int | None, Dataset] = field(default_factory=dict, init=False)
 
     @property
     def workload(self) -> Workload:
@@ -122,6 +123,8 @@ class StudyRun:
             )
         if workload.baseline not in self.study.variants:
             raise BadInput(f"{self.path}: 'variants' lacks the baseline, {workload.baseline!r}")
+        for length in self.study.measure.lengths:
+            self._of_length(length)
         return instances, demands
 
     def run(self) -> list[str]:
@@ -163,14 +166,20 @@ class StudyRun:
         drafts = draft_variants(self.study.workload, self.study.variants)
         return self._cells(drafts, instances, [], None)[0]
 
-    def data(self) -> Dataset:
-        """The workload's data, read once."""
-        if self._data is None:
-            self._data = self.workload.load(self.study.data.source, self.study.seed)
-        return self._data
+    def data(self, length: int | None = None) -> Dataset:
+        """The workload's data, read once; with rows of another ``length`` than [data] has."""
+        if length not in self._data:
+            workload = self.workload if length is None else self._of_length(length)
+            self._data[length] = workload.load(self.study.data.source, self.study.seed)
+        return self._data[length]
+
+    def _of_length(self, length: int) -> Workload:
+        return find_workload(self.study.workload, length, "'lengths' under [measure]")
 
     def _numbers_a_row(self) -> int:
-        return max(1, sum(values[:1].size for values in self.data().test.values()))
+        """Of the longest rows: what the platform carries of them, it carries of shorter ones."""
+        rows = self.data(max(self.study.measure.lengths, default=None)).test
+        return max(1, sum(values[:1].size for values in rows.values()))
 
     def _build(self, steps: Steps) -> tuple[Variant, ...]:
         if self.folder.has("variants.jsonl"):
@@ -227,6 +236,9 @@ class StudyRun:
             seconds=grid.seconds,
             progress=lambda name: steps.step(f"bench: {name}", estimate_s / len(variants)),
         )
+        workload = self.workload
+        if self.study.measure.lengths and isinstance(workload, OfAnyLength):
+            rows = [row.model_copy(update={"length": workload.length}) for row in rows]
         self.folder.write_lines("bench.jsonl", rows)
 
     def _cells(
@@ -268,6 +280,7 @@ class StudyRun:
             budget_s=float("inf") if budget_s is None else budget_s,
             baseline=self.judged[0],
             demanded=[batch for d in demands for batch in d.batches],
+            lengths=lengths_needed(demands, grid.lengths),
         )
         return order, skipped + dropped
 
@@ -310,7 +323,7 @@ class StudyRun:
             environment = host.environment()
             self._same_environment(environment.content_hash())
             self.folder.write_one("environment.json", environment)
-            slos = {demand.batch: demand.slo for demand in demands if demand.mix is None}
+            slos = {(d.batch, d.length): d.slo for d in demands if d.mix is None}
             measuring = Measuring(
                 folder=self.folder,
                 host=host,
@@ -359,7 +372,7 @@ class StudyRun:
         return ray_host(logs)
 
     def _payloads(self, cell: Cell) -> Payloads:
-        rows = self.data().test
+        rows = self.data(cell.length).test
         if cell.role in ("floor", "ceiling"):
             most = max(cell.batch, min(_NOOP_ROWS, _NOOP_BYTES // (4 * self._numbers_a_row())))
             rows = generated_rows(cell.deployment.variant.inputs, most, self.study.seed)

@@ -27,6 +27,7 @@ def changed(
     replica_memory_gib: float | None = None,
     region: str | None = None,
     mix: Mix | None = None,
+    length: int | None = None,
 ) -> list[Demand]:
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
@@ -55,6 +56,7 @@ def changed(
         "error_budget": error_budget,
         "max_replica_memory_gib": replica_memory_gib,
         "region": region,
+        "length": length,
         "max_replicas": max_replicas,
     }
     found = []

@@ -56,14 +56,15 @@ class Proven(Record):
                 f"another profile: --profile with one of {', '.join(answers)}"
             )
         size = resolve(plan.candidate.size, catalogue)
-        key = (plan.candidate.variant, size.label, plan.candidate.threads, answer.demand.batch)
-        measured = [m for m in bundle.measurements if m.key == key and m.valid]
+        cell = (plan.candidate.variant, size.label, plan.candidate.threads)
+        key = (*cell, *answer.demand.request)
+        measured = [m for m in bundle.measurements if (*m.key, m.run.length) == key and m.valid]
         found = next((p for p in bundle.profiles if _key(p) == key), None)
         if plan.predicted:
-            batch = f"batch {answer.demand.batch:,} on " if plan.predicted_batch else ""
             raise BadInput(
-                f"the best plan stands on {batch}{size.label}, which was never measured; measure "
-                "it first ('tonnage plan' says how), and nothing is exported on a guess"
+                f"the best plan stands on {plan.unmeasured_on(size.label, answer.demand)}, which "
+                "was never measured; measure it first ('tonnage plan' says how), and nothing is "
+                "exported on a guess"
             )
         if not measured or found is None:
             raise BadInput(
@@ -123,5 +124,6 @@ def _is_bought(plan: Plan) -> bool:
     return plan.candidate.instance != plan.candidate.size
 
 
-def _key(profile: ServiceProfile) -> tuple[str, str, int, int]:
-    return (profile.variant.name, profile.instance.label, profile.threads, profile.batch)
+def _key(profile: ServiceProfile) -> tuple[str, str, int, int, int | None]:
+    cell = (profile.variant.name, profile.instance.label, profile.threads)
+    return (*cell, profile.batch, profile.length)

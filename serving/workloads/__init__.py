@@ -74,6 +74,7 @@ class Workload(Protocol):
 class OfAnyLength(Protocol):
     """A workload whose rows may be longer or shorter: sequences of tokens."""
 
+    length: int
     longest: int
 
     def of_length(self, length: int) -> Workload:
@@ -86,10 +87,13 @@ def known_workloads() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find_workload(name: str, length: int | None = None) -> Workload:
+def find_workload(
+    name: str, length: int | None = None, said: str = "'length' under [data]"
+) -> Workload:
     """The workload of that name, with rows of ``length`` where one is given.
 
-    BadInput lists those that exist, or says that this one has no length, or a shorter one.
+    BadInput lists those that exist, or says that this one has no length, or a shorter one;
+    ``said`` is where the length was given.
     """
     known = known_workloads()
     if name not in known:
@@ -98,7 +102,7 @@ def find_workload(name: str, length: int | None = None) -> Workload:
     if length is None:
         return workload
     if not isinstance(workload, OfAnyLength):
-        raise BadInput(f"workload {name} has no sequences; remove 'length' under [data]")
+        raise BadInput(f"workload {name} has no sequences; remove {said}")
     if length > workload.longest:
-        raise BadInput(f"workload {name}: 'length' under [data] is at most {workload.longest}")
+        raise BadInput(f"workload {name}: {said} is at most {workload.longest}")
     return workload.of_length(length)

@@ -15,6 +15,7 @@ from planner.batch_sizes import out_of_reach, predict_batch, predict_batches
 from planner.curve import predictor
 from planner.prices import PriceList
 from planner.probes import probes
+from planner.profile import Refusal
 from planner.recommend import best_on_host, recommend
 from planner.records import (
     Bottleneck,
@@ -269,7 +270,7 @@ def test_what_was_measured_and_cannot_be_believed_is_measured_again(world: World
     """An invalid run is not talked away by a law."""
     key = ("onnx_fp32", "sim-1 (cpuset)", 1, 8)
     why = "no valid paced run: noisy_host: 12 % steal"
-    answer = world.ask((1, 16), 8, 60, 100, refused=[(key, why)])
+    answer = world.ask((1, 16), 8, 60, 100, refused=[Refusal(key, why)])
     assert answer.best is None
     assert {(r.bottleneck, r.reason) for r in answer.rejections} == {(Bottleneck.INVALID, why)}
 

@@ -438,6 +438,7 @@ def test_runs_that_do_not_belong_are_refused(
         ([*good, run(2000, environment="e2")], "run all of them in one"),
         ([*good, run(2000, rate=50)], "driven at 50 req/s, its share of the demand is 60"),
         ([*good, run(2000, batch=7)], "has batch 7, the demand 1"),
+        ([*good, of_length(good[0], 64)], "has length 64, the demand None"),
         ([*good, run(2000, replicas=1)], "redeploy the same one"),
         ([run(2000, variant=variant("onnx_fp32"))], "onnx_int8 on sim-0.5 with 1 threads"),
         ([run(2000, instance=instance("sim-1"))], "sim-0.5"),
@@ -447,6 +448,25 @@ def test_runs_that_do_not_belong_are_refused(
     for runs, says in cases:
         with pytest.raises(BadInput, match=says):
             judge(runs)
+
+
+def of_length(run: Measurement, length: int) -> Measurement:
+    return run.model_copy(update={"run": run.run.model_copy(update={"length": length})})
+
+
+def test_a_claim_about_rows_of_a_length_says_so(run: Build, judge: Build, demand: Build) -> None:
+    """In its sentence and its point of the track record; of another length it is no claim."""
+    asked = demand(60, 50, length=64)
+    claim = judge(
+        [of_length(run(2000), 64)] * 3, demand=asked, predicted=Interval(low=5, mid=10, high=20)
+    )
+    assert "at 60 req/s of 64 tokens on 2 x sim-0.5 (quota)" in claim.sentence
+    point = TrackPoint.of(claim, "bert")
+    assert point is not None
+    assert point.length == 64
+    (reason,) = of_another_plan(claim, asked.model_copy(update={"length": 128}), [plan_of()])
+    assert "of batch 1 of 128 tokens, 0 to spare, is demanded now" in reason
+    assert of_another_plan(claim, asked, [plan_of()]) == []
 
 
 @settings(max_examples=60, deadline=None)

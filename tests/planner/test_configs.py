@@ -235,6 +235,13 @@ def test_a_profile_may_mix_batch_sizes(tmp_path: Path) -> None:
     assert asked.mean_batch == pytest.approx(30.7)
 
 
+def test_a_profile_may_ask_for_rows_of_a_length(tmp_path: Path) -> None:
+    """In tokens; by default nothing is said of it."""
+    (asked,) = load_demands(written(tmp_path, DEMAND + "length = 64"))
+    (other,) = load_demands(written(tmp_path, DEMAND))
+    assert (asked.length, other.length) == (64, None)
+
+
 def test_an_instance_may_have_a_price_in_each_region(tmp_path: Path) -> None:
     """Of a region it is that one; of none, where it is cheapest."""
     dear = PRICE.replace("us-east-1", "eu-west-1").replace("0.08925", "0.1")

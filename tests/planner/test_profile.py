@@ -8,7 +8,7 @@ import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.records import Fault, FaultCode, Measurement, Throttling
-from planner.profile import build_profiles
+from planner.profile import Refusal, build_profiles
 from serving.errors import BadInput
 from serving.records import Variant
 
@@ -150,15 +150,15 @@ def test_a_key_without_valid_runs_is_refused_with_its_first_fault(measurement: M
     profiles, refused = build_profiles(runs)
     assert not profiles
     assert refused == [
-        (
+        Refusal(
             ("onnx_fp32", "sim-1 (cpuset)", 1, 1),
             "no valid closed-loop run: noisy_host: 12 % steal",
         ),
-        (
+        Refusal(
             ("onnx_fp32", "sim-1 (cpuset)", 1, 100),
             "no valid closed-loop run: not one request was answered",
         ),
-        (("onnx_fp32", "sim-1 (cpuset)", 1, 6000), "no paced run"),
+        Refusal(("onnx_fp32", "sim-1 (cpuset)", 1, 6000), "no paced run"),
     ]
 
 

@@ -69,8 +69,8 @@ class World:
             for size, cpus in (("sim-0.5", 0.5), ("sim-1", 1.0))
         ]
         self.refused: list[Refusal] = [
-            (("fp32", "sim-2 (cpuset)", 1, 1), "shares its CPUs with the load generator"),
-            (("int8", "sim-2 (cpuset)", 1, 1), "no valid paced run: noisy_host: 12 % steal"),
+            Refusal(("fp32", "sim-2 (cpuset)", 1, 1), "shares its CPUs with the load generator"),
+            Refusal(("int8", "sim-2 (cpuset)", 1, 1), "no valid paced run: noisy_host: 12 % steal"),
         ]
 
     def ask(self, demand: Demand, seed: int = 0, **changes: Any) -> Recommendation:

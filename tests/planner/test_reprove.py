@@ -148,6 +148,15 @@ def test_a_server_that_falls_behind_fails(judge: Callable[..., Reproof]) -> None
     assert judge(endpoint(940, offered=1000, faults=errors)).verdict == "fails"
 
 
+def test_the_length_of_rows_cannot_be_seen(claim: Claim, judge: Callable[..., Reproof]) -> None:
+    """A claim about rows of 64 tokens says that nothing checks what was sent."""
+    told = "that the rows it was asked have 64 tokens, as those of the claim"
+    of_rows = Claim.of(**(dict(claim) | {"length": 64}))
+    found = judge_reproof(of_rows, [endpoint(1000)], rate_rps=60.0, sha256=None, proven_on=TODAY)
+    assert told in found.unchecked
+    assert told not in judge(endpoint(1000)).unchecked
+
+
 def test_runs_that_prove_nothing_are_refused(judge: Callable[..., Reproof]) -> None:
     """Invalid ones, none at all, unjudged ones, and those of another batch, rate or server."""
     lag = (Fault(code=FaultCode.DISPATCH_LAG, detail="p99 9 ms"),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planner.records import Probe
-from reports import plan_tables
+from reports import plan_tables, words
 from reports.bundle import Bundle
 from reports.terminal import WIDTH, recommendation_text
 
@@ -59,6 +59,19 @@ def test_a_predicted_batch_size_says_so_wherever_it_is_named(bundle: Bundle) -> 
     shown = dict(row[:2] for row in plan_tables.recommendation(changed, answer).rows)
     assert shown["Batch size"].startswith(law)
     assert "batch size predicted batch size, from 1, 6,000" in recommendation_text(changed)
+
+
+def test_a_predicted_length_says_so_wherever_it_is_named(bundle: Bundle) -> None:
+    """The same for the length of rows; the demand names it."""
+    law = "predicted length, from 32, 128; two make a line, and nothing tests it"
+    changed = with_first(bundle, {"predicted_length": law})
+    answer = changed.recommendations[0]
+    assert plan_tables.alternatives(answer).rows[0][0].endswith("(predicted length)")
+    shown = dict(row[:2] for row in plan_tables.recommendation(changed, answer).rows)
+    assert shown["Length"].startswith(law)
+    assert "length     predicted length, from 32, 128" in recommendation_text(changed)
+    asked = answer.demand.model_copy(update={"length": 64})
+    assert words.demand(asked).startswith("batch 100 of 64 tokens at 400 req/s")
 
 
 def test_at_most_three_commands_are_shown_each_on_a_line_of_its_own(bundle: Bundle) -> None:

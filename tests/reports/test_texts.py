@@ -12,6 +12,7 @@ from loadtests.steady import Steady
 from reports import markdown, terminal
 from reports.bundle import Bundle
 from reports.doctor import doctor_text
+from reports.table import Table
 from reports.tables import all_tables
 from serving.checkup import Checkup, Groups, Now, Proof, SizeCheck
 from serving.records import Grant, OwnLimits
@@ -215,6 +216,33 @@ def test_a_run_that_drifts_says_so(bundle: Bundle) -> None:
     )
     (row,) = next(t for t in all_tables(changed) if t.name == "served_latency").rows
     assert row[-1].endswith("drifts from beginning to end")
+
+
+def test_lengths_are_a_column_where_there_are_several(bundle: Bundle) -> None:
+    """A row for each; of one length alone the tables look as ever."""
+    runs = [m for m in bundle.measurements if m.role == "cell" and m.run.batch == 1]
+
+    def shown(*lengths: int) -> dict[str, Table]:
+        made = tuple(
+            m.model_copy(update={"run": m.run.model_copy(update={"length": length})})
+            for m in runs
+            for length in lengths
+        )
+        tables = all_tables(bundle.model_copy(update={"measurements": made}))
+        return {t.name: t for t in tables if t.name.startswith("served_")}
+
+    one, several = shown(64), shown(128, 64)
+    for name, table in one.items():
+        both = several[name]
+        assert both.header == (*table.header[:4], "Tokens", *table.header[4:])
+        assert len(both.rows) == 2 * len(table.rows)
+        assert [row[4] for row in both.rows[: len(table.rows)]] == ["64"] * len(table.rows)
+        for column in table.text_columns:
+            assert both.header[column + (column > 3)] == table.header[column]
+        assert len(both.text_columns) == len(table.text_columns)
+        assert {both.header[c] for c in both.text_columns} == {
+            table.header[c] for c in table.text_columns
+        }
 
 
 def test_overhead_stands_apart_from_the_model(bundle: Bundle) -> None:

@@ -116,3 +116,5 @@ def test_lengths_that_cannot_be_are_refused() -> None:
         find_workload("bert", 513)
     with pytest.raises(BadInput, match="lenet has no sequences"):
         find_workload("lenet", 64)
+    with pytest.raises(BadInput, match=r"bert: 'lengths' under \[measure\] is at most 512"):
+        find_workload("bert", 513, "'lengths' under [measure]")

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from loadtests.cell import FULL
 from serving.placement import divide
 from serving.records import Deployment, InstanceType, Variant
-from tonnage.cells import Cell, duration_s, fit_budget, make_cells, order_cells
+from tonnage.cells import (
+    Cell,
+    duration_s,
+    fit_budget,
+    floor_cells,
+    make_cells,
+    order_cells,
+    reference_cell,
+)
 from tonnage.config import MeasureGrid, Reference
 
 SIZES = [
@@ -72,6 +80,47 @@ def test_order_is_seeded_and_deployments_stay_together(cells: list[Cell], refere
     plain = [c.deployment.cell_id for c in order if c.role == "cell"]
     changes = sum(a != b for a, b in pairwise(plain))
     assert changes == len(set(plain)) - 1
+
+
+LENGTHS = GRID.model_copy(update={"lengths": (64, 16)})
+
+
+def test_a_grid_of_lengths_has_a_cell_of_each(make_stub: Callable[..., Variant]) -> None:
+    """Told apart when a run goes on; the reference is of the first, floors of none."""
+    variants = [make_stub(name="base"), make_stub(name="fast")]
+    sizes = {s.name: s for s in SIZES}
+    made, _ = make_cells(LENGTHS, variants, "base", sizes, divide([(0,), (1,)]))
+    plain, _ = make_cells(GRID, variants, "base", sizes, divide([(0,), (1,)]))
+    assert len(made) == 2 * len(plain)
+    assert len({cell.key for cell in made}) == len({cell.label for cell in made}) == len(made)
+    assert {cell.length for cell in made} == {16, 64}
+    assert made[0].label.endswith(", batch 1, 64 tokens")
+    assert plain[0].label.endswith(", batch 1")
+    assert plain[0].key.endswith("/1/cell")
+    first = reference_cell(LENGTHS, variants, sizes)
+    assert first.length == 64
+    assert {cell.length for cell in floor_cells(LENGTHS, first, variants[0])} == {None}
+
+
+def test_lengths_that_nobody_demands_go_first(make_stub: Callable[..., Variant]) -> None:
+    """Of every demanded batch at the demanded length one cell stays."""
+    variants = [make_stub(name="base"), make_stub(name="fast")]
+    sizes = {s.name: s for s in SIZES}
+    made, _ = make_cells(LENGTHS, variants, "base", sizes, divide([(0,), (1,)]))
+    order, dropped = fit_budget(
+        made,
+        None,
+        0,
+        seed=1,
+        dwell=FULL,
+        budget_s=1,
+        baseline="base",
+        demanded=[1],
+        lengths=[16],
+    )
+    assert [(c.batch, c.length) for c in order] == [(1, 16)]
+    asked = [line for line in dropped if "batch 1, 16 tokens" in line]
+    assert dropped.index(asked[0]) > len(dropped) / 2
 
 
 @given(budget=st.floats(10, 300))

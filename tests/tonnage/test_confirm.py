@@ -8,20 +8,24 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Self
 
+import numpy as np
 import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.payloads import Payloads
 from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
 from planner.claim import Claim
+from planner.profile import build_profiles
 from planner.proving import ConfirmationRun
 from planner.track_record import TrackPoint
 from reports.bundle import CLAIMS, TRACK_RECORD, read_lines
 from serving.errors import BadInput, InvalidMeasurement
 from serving.instances import load_instances
 from serving.placement import Placement
-from serving.records import Deployment, Environment, Grant
+from serving.records import Deployment, Environment, Grant, TensorSpec
+from serving.rows import Rows
 from tonnage import cli_confirm, confirming, proofs
+from tonnage import stage as stage_module
 from tonnage.cells import Cell
 from tonnage.config import load_study
 from tonnage.confirming import RUNS, claim_name, confirm
@@ -370,7 +374,11 @@ def test_a_cloud_plan_is_held_in_part(stub_run: Runs, prove: Prove) -> None:
 
 @pytest.mark.parametrize(
     ("predicted", "named"),
-    [("predicted_size", "stands on sim-1"), ("predicted_batch", "stands on batch 1 on sim-1")],
+    [
+        ("predicted_size", "stands on sim-1"),
+        ("predicted_batch", "stands on batch 1 on sim-1"),
+        ("predicted_length", "stands on 64 tokens on sim-1"),
+    ],
 )
 def test_what_was_never_measured_is_not_deployed(
     stub_run: Runs, prove: Prove, predicted: str, named: str
@@ -380,7 +388,9 @@ def test_what_was_never_measured_is_not_deployed(
     first, *others = folder.bundle().recommendations
     assert first.best is not None
     guess = first.best.model_copy(update={predicted: "from others"})
-    folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": guess}), *others])
+    asked = first.demand.model_copy(update={"length": 64})
+    first = first.model_copy(update={"best": guess, "demand": asked})
+    folder.write_lines("recommendations.jsonl", [first, *others])
     with pytest.raises(BadInput, match=f"{named}.*was never measured; measure it first"):
         prove(folder, Script(good), this_host=False)
 
@@ -428,6 +438,49 @@ def test_a_claim_of_any_profile_has_a_file_name() -> None:
     """A profile's name may hold whatever TOML allows."""
     assert claim_name("real-time") == "real-time.json"
     assert claim_name("../a b") == ".._a_b.json"
+
+
+def test_rows_are_drawn_at_the_length_demanded(stub_run: Runs, prove: Prove) -> None:
+    """Each run is of it, and so is the claim."""
+    folder = stub_run("sim-1", prices=False)
+    made = [
+        m.model_copy(update={"run": m.run.model_copy(update={"length": 64})})
+        for m in folder.bundle().measurements
+    ]
+    folder.write_lines("measurements.jsonl", made)
+    study = folder.path / "study.toml"
+    study.write_text(study.read_text().replace("[measure]\n", "[measure]\nlengths = [64]\n"))
+    folder.write_lines("profiles.jsonl", build_profiles(made)[0])
+    script = Script(good)
+    (claim,) = prove(demanding(folder, 20), script)
+    assert {run.length for run, _ in script.made} == {64}
+    assert " req/s of 64 tokens on 1 x sim-1" in claim.sentence
+    assert claim.verdict == "holds"
+    assert claim.predicted is not None
+
+
+def test_a_stage_has_rows_of_every_length(
+    stub_run: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The workload's own at that length; those of a payload have to be of it."""
+    drawn: list[Rows] = []
+    monkeypatch.setattr(stage_module, "make_payloads", lambda _, rows, *__: drawn.append(rows))
+    folder = stub_run("sim-1")
+    study, _ = load_study("bert_base")
+    (variant,) = folder.bundle().variants
+    deployment = folder.bundle().measurements[0].deployment
+    ours = variant.model_copy(update={"workload": "bert_base"})
+    for length in (None, 64):
+        stage_of(study, ours, None).payloads(Cell(deployment, 1, length=length))
+    assert [rows["input_ids"].shape[1] for rows in drawn] == [128, 64]
+    spec = TensorSpec(name="input_ids", datatype="INT64", shape=(-1, -1))
+    np.savez(tmp_path / "rows.npz", input_ids=np.ones((4, 32), np.int64))
+    given = stage_of(study, ours.model_copy(update={"inputs": (spec,)}), tmp_path / "rows.npz")
+    given.payloads(Cell(deployment, 1, length=32))
+    with pytest.raises(
+        BadInput, match=r"rows.npz: 'input_ids' has shape \[4, 32\], and rows of 64"
+    ):
+        given.payloads(Cell(deployment, 1, length=64))
 
 
 def test_a_stage_from_the_folder_has_rows(stub_run: Runs) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from planner import curve
 from planner.surface import Surface
-from tonnage.config import load_study
-from tonnage.planning import SURFACES, plan, predicted_of, study_demands
+from serving.errors import BadInput
+from tonnage.config import load_study, shipped
+from tonnage.planning import SURFACES, curves_of, plan, predicted_of, study_demands
 from tonnage.run_folder import RunFolder
+from tonnage.study import StudyRun
 from tonnage.what_if import changed
 
 Tonnage = Callable[..., CompletedProcess[str]]
@@ -160,6 +163,83 @@ def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
     named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
     assert "sim-1:quota" in named
     assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)
+
+
+def with_lengths(folder: RunFolder, *lengths: int) -> None:
+    """The run as if it had measured rows of these lengths, of which all took as long."""
+    one = folder.bundle().measurements
+    made = [
+        m.model_copy(update={"id": f"{m.id}-{n}", "run": m.run.model_copy(update={"length": n})})
+        for n in lengths
+        for m in one
+    ]
+    folder.write_lines("measurements.jsonl", made)
+
+
+def test_two_lengths_predict_a_third(stub_run: Callable[..., RunFolder], tonnage: Tonnage) -> None:
+    """From 64 tokens and 128, which take as long, 96; its surfaces are kept, too."""
+    folder = stub_run("sim-1", prices=False)
+    with_lengths(folder, 64, 128)
+    config, path = load_study(str(folder.path / "study.toml"))
+    wanted = changed(study_demands(config, path), "steady", 60, 200, 64, length=96)
+    profiles, (answer,), _ = plan(folder, config, path, wanted)
+    assert [p.length for p in profiles] == [64, 128]
+    assert answer.best is not None
+    assert answer.best.predicted_length.startswith("predicted length, from 64, 128; two make a")
+    assert [p.length for p in predicted_of(profiles, config, path, wanted)] == [96]
+    assert curves_of(profiles, [answer], 0) == []
+    there = changed(wanted, None, length=128)
+    _, (measured,), _ = plan(folder, config, path, there)
+    assert measured.best is not None
+    assert not measured.best.predicted
+    assert {c.length for c in curves_of(profiles, [measured], 0)} == {128}
+    done = tonnage("plan", folder.path, "--profile", "steady", "--length", "96")
+    assert done.returncode == 0, done.stderr
+    assert "batch 1 of 96 tokens at 60 req/s" in done.stdout
+    assert "predicted length, from 64, 128; two make a line, and nothing tests it" in done.stdout
+
+
+def test_lengths_are_given_where_they_were_measured(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """One line says what to give or leave out."""
+    folder = stub_run("sim-1")
+    done = tonnage("plan", folder.path, "--length", "96")
+    assert (done.returncode, "what was measured has no lengths" in done.stderr) == (2, True)
+    with_lengths(folder, 64, 128)
+    done = tonnage("plan", folder.path)
+    assert (done.returncode, "rows of 64, 128 tokens were measured" in done.stderr) == (2, True)
+
+
+def test_a_profile_without_a_length_is_of_the_longest(tmp_path: Path) -> None:
+    """On the safe side; in a study that measures none, one that gives a length is refused."""
+    text = shipped("studies/bert.toml").read_text()
+    profiles = shipped("profiles_text.toml").read_text()
+    study = tmp_path / "study.toml"
+    study.write_text(text.replace("[measure]\n", "[measure]\nlengths = [64, 256]\n"))
+    (tmp_path / "profiles_text.toml").write_text(profiles + "length = 64\n")
+    assert [d.length for d in study_demands(*load_study(str(study)))] == [256, 64]
+    study.write_text(text)
+    with pytest.raises(BadInput, match=r"\[real-time\]: length = 64, and .* measures none"):
+        study_demands(*load_study(str(study)))
+
+
+def test_a_study_of_lengths_has_rows_of_each(tmp_path: Path) -> None:
+    """Beside those of [data]; a workload without sequences says what to remove."""
+    lengths = {"lengths": (16, 48)}
+    for name in ("bert_base", "credit"):
+        study, path = load_study(name)
+        grid = study.measure.model_copy(update=lengths)
+        run = StudyRun(
+            study=study.model_copy(update={"measure": grid}), path=path, folder=RunFolder(tmp_path)
+        )
+        if name == "credit":
+            with pytest.raises(BadInput, match=r"no sequences; remove 'lengths' under \[measure\]"):
+                run.check()
+            continue
+        run.check()
+        shapes = [run.data(length).test["input_ids"].shape[1] for length in (None, 16, 48)]
+        assert shapes == [128, 16, 48]
 
 
 def test_two_batch_sizes_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
