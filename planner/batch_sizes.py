@@ -78,7 +78,7 @@ def predict_batch(measured: tuple[ServiceProfile, ...], batch: int) -> Predicted
         capacity_rps=capacity.mid,
         capacity_interval=capacity,
         ingress_cpu_ms=_law(measured, lambda p: p.ingress_cpu_ms).time(batch),
-        peak_memory_bytes=_peak_bytes(measured, batch),
+        peak_memory_bytes=peak_bytes(measured, batch),
         startup_s=nearest.startup_s,
         measurement_ids=tuple(i for p in measured for i in p.measurement_ids),
         saturated_rps=max(capacity.mid, 1 / _law(measured, lambda p: 1 / p.saturated).time(batch)),
@@ -145,7 +145,8 @@ def _histogram(rows: Sequence[int], known: Sequence[Histogram], batch: int) -> H
     return Histogram.of(times[0] * (mean / float(times[0].mean())))
 
 
-def _peak_bytes(measured: Sequence[ServiceProfile], batch: int) -> int:
+def peak_bytes(measured: Sequence[ServiceProfile], batch: int) -> int:
+    """Bytes that a replica asked for ``batch`` rows may need; profiles by rising batch size."""
     larger = [p.peak_memory_bytes for p in measured if p.batch >= batch]
     if larger:
         return min(larger)

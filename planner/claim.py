@@ -135,7 +135,8 @@ class Claim(Record):
 
     def _in_words(self) -> str:
         size, judged = self.instance.label, self.judged
-        of_plan = ""
+        c, of_plan = self.candidate, ""
+        shared = f", up to {c.max_batch:,} requests a call" if c.max_batch > 1 else ""
         if self.held_replicas < self.replicas:
             of_plan = (
                 f" ({self.held_replicas} of {self.replicas} replicas at "
@@ -143,7 +144,7 @@ class Claim(Record):
             )
         return (
             f"{self.slo} at {self.held_rps:,.6g} "
-            f"req/s on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}: "
+            f"req/s on {self.held_replicas} x {size} with {c.variant}{shared}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
             f"{self._beside_in_words()}{self._loss_in_words()}"

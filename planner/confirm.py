@@ -180,6 +180,11 @@ def _same_deployment(runs: Sequence[Measurement], plan: Plan) -> Deployment:
             f"{first.label} was run, and {c.variant} on {c.size} with {c.threads} threads is "
             "to be confirmed; deploy that"
         )
+    if first.max_batch != c.max_batch:
+        raise BadInput(
+            f"calls of up to {first.max_batch} requests were run, the plan has {c.max_batch}; "
+            "deploy that"
+        )
     if first.replicas > plan.replicas:
         raise BadInput(
             f"{first.replicas} replicas were run, the plan has {plan.replicas}; deploy no more"
