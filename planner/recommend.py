@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from loadtests.objective import Slo
+from planner.allocatable import kept_in_words
 from planner.batch_choice import Batchings, Found, batch_choice
 from planner.candidates import HERE, Placement, place
 from planner.curve import Predictor, predictor
@@ -285,6 +286,7 @@ def _plan(option: Option, demand: Demand, number: int, quality_loss: float | Non
         predicted_batch=said.get("batch size", ""),
         quality_loss=quality_loss,
         ingress=_ingress(placement, demand),
+        kept="" if factor is HERE else kept_in_words(instance),
     )
 
 

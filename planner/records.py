@@ -293,6 +293,9 @@ class Plan(Record):
         default=None, description="against the baseline, as a fraction of one"
     )
     ingress: str = Field(default="", description="CPU that the ingress needs, and where it is")
+    kept: str = Field(
+        default="", description="of each bought instance for the kubelet, and by whose figure"
+    )
     pareto: bool = Field(
         default=False, description="no other plan listed is at least as good in every respect"
     )

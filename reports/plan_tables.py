@@ -169,6 +169,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "Batch size": marked(plan.predicted_batch, Mark.PREDICTED) if plan.predicted_batch else "",
         "Dynamic batching": _batching(answer, plan),
         "Ingress": marked(plan.ingress, Mark.PREDICTED) if plan.ingress else "",
+        "Kept of each instance": marked(plan.kept, Mark.STATED) if plan.kept else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced

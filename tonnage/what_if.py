@@ -32,8 +32,8 @@ def changed(
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
     ``p99_ms`` becomes the principal objective; ``also`` are others, in the place of the
-    profile's own at the same quantile; ``batch`` takes the place of its batch sizes, a mix included.
-    BadInput for an unknown profile and for figures that contradict each other.
+    profile's own at the same quantile; ``batch`` takes the place of its batch sizes, a mix
+    included. BadInput for an unknown profile and for figures that contradict each other.
     """
     chosen = [d for d in demands if profile in (None, d.name)]
     if not chosen:

@@ -222,7 +222,7 @@ def test_a_batch_that_does_not_fit_is_not_offered(world: World, demand: Build) -
 def test_memory_of_a_full_call_bounds_how_many_an_instance_holds(
     world: World, demand: Build
 ) -> None:
-    """1.6 GiB at 16 rows, 2 with headroom: three of them in what an 8 GiB machine gives."""
+    """1.6 GiB at 16 rows, 2 with headroom: two of them in what an 8 GiB machine gives."""
     profiles = world.profiles(10, 0.2, (1, 16))
     large = profiles[1].model_copy(update={"peak_memory_bytes": round(1.6 * 2**30)})
     best = world.ask(demand(600, 150), [profiles[0], large], prices=True).best
