@@ -62,6 +62,12 @@ def ingress_vcpus(profile: ServiceProfile) -> float:
     return profile.capacity_rps * profile.ingress_cpu_ms / 1e3
 
 
+def fitting_on(vcpus: float, gib: float, each_vcpus: float, each_gib: float) -> tuple[int, int]:
+    """How many replicas vCPUs and memory have room for, each by itself."""
+    share = math.floor(vcpus / each_vcpus + 1e-9)
+    return share, math.floor(gib / each_gib) if each_gib > 0 else share
+
+
 def place(
     demand: Demand,
     profiles: Iterable[ServiceProfile],
@@ -296,8 +302,9 @@ def _on_shapes(
         if instance.vcpus < size.vcpus - 1e-9 or instance.name == size.name:
             continue
         beside = ingress if instance.enforcement == "cpuset" else 0.0
-        share = math.floor(shape.usable_vcpus / (size.vcpus + beside) + 1e-9)
-        fitting = math.floor(shape.usable_gib / needed) if needed > 0 else share
+        share, fitting = fitting_on(
+            shape.usable_vcpus, shape.usable_gib, size.vcpus + beside, needed
+        )
         candidate = Candidate(
             variant=variant,
             size=name,

@@ -49,7 +49,9 @@ class Beside(Record):
 
     slo: Slo
     judged: Judged
-    failed_alone: int = Field(ge=0, description="deployments that fail it by themselves")
+    failed_alone: int = Field(
+        default=0, ge=0, description="deployments that fail it by themselves; 0 after a loss"
+    )
 
 
 class Claim(Record):
@@ -57,8 +59,8 @@ class Claim(Record):
 
     It is about ``held_replicas`` replicas at ``held_rps``; of a plan with more replicas
     that is the same share of both. ``killed`` is the run in which one of the replicas was
-    killed half-way, judged by itself and from the kill on, by the principal objective alone;
-    ``not_killed`` why there was none. The verdict is on all objectives together.
+    killed half-way, judged by itself and from the kill on, ``killed_beside`` by the other
+    objectives; ``not_killed`` why there was none. The verdict is on all objectives together.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -91,6 +93,7 @@ class Claim(Record):
     )
     beside: tuple[Beside, ...] = ()
     killed: Judged | None
+    killed_beside: tuple[Beside, ...] = ()
     losses: int = Field(default=1, ge=0, description="runs in which a replica was killed")
     killed_rps: float | None = Field(description="rate of the run in which a replica was killed")
     not_killed: str = ""
@@ -136,7 +139,8 @@ class Claim(Record):
 
     def _in_words(self) -> str:
         size, judged = self.instance.label, self.judged
-        of_plan = ""
+        c, of_plan = self.candidate, ""
+        shared = f", up to {c.max_batch:,} requests a call" if c.max_batch > 1 else ""
         if self.held_replicas < self.replicas:
             of_plan = (
                 f" ({self.held_replicas} of {self.replicas} replicas at "
@@ -145,19 +149,15 @@ class Claim(Record):
         tokens = f" of {self.length:,} tokens" if self.length is not None else ""
         return (
             f"{self.slo} at {self.held_rps:,.6g} "
-            f"req/s{tokens} on {self.held_replicas} x {size} with {self.candidate.variant}{of_plan}"
-            f": {self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
+            f"req/s{tokens} on {self.held_replicas} x {size} with {c.variant}{shared}{of_plan}: "
+            f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
-            f"{self._beside_in_words()}{self._loss_in_words()}"
+            f"{_beside_in_words(self.beside)}{self._loss_in_words()}"
         )
 
     def _discarded_in_words(self) -> str:
         attempts = "attempt" if self.discarded == 1 else "attempts"
         return f" after {self.discarded} discarded {attempts}" if self.discarded else ""
-
-    def _beside_in_words(self) -> str:
-        told = (f"{b.slo}: {b.judged.verdict}, {b.judged.over:,} over" for b in self.beside)
-        return "".join(f"; {one}" for one in told)
 
     def _loss_in_words(self) -> str:
         if self.killed is None:
@@ -166,7 +166,13 @@ class Claim(Record):
         if self.killed_rps is not None and self.killed_rps < self.held_rps:
             at = f" at {self.killed_rps:,.6g} req/s"
         times = f" {self.losses} times" if self.losses > 1 else ""
-        return f"; with a replica killed{times}{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
+        said = f"; with a replica killed{times}{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
+        return said + _beside_in_words(self.killed_beside)
+
+
+def _beside_in_words(beside: Iterable[Beside]) -> str:
+    told = (f"{b.slo}: {b.judged.verdict}, {b.judged.over:,} over" for b in beside)
+    return "".join(f"; {one}" for one in told)
 
 
 def deployments_in_words(number: int) -> str:

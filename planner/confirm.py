@@ -61,8 +61,8 @@ def judge_confirmation(
     :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
     thrown away, count as well. Further objectives and the error budget of the demand are judged
     by the same requests and, where there are ``verdicts``, by those of the runs; each at a
-    share of the doubt that is allowed. The ``killed`` runs are judged by the principal one
-    alone. ``differs`` is added to what is known to
+    share of the doubt that is allowed. So are the ``killed`` runs, all of them together.
+    ``differs`` is added to what is known to
     differ from where the plan recommends to run it.
 
     InvalidMeasurement for a run that cannot be believed (one whose backlog grew can, and
@@ -73,10 +73,12 @@ def judge_confirmation(
         raise BadInput("no confirmation run; at least one is needed, and three to prove anything")
     if verdicts and len(verdicts) != len(measurements):
         raise BadInput(f"{len(verdicts)} verdicts for {len(measurements)} runs; give one for each")
-    of_killed = [v for run in killed for v in run.verdicts if v.slo == demand.slo]
-    if verdicts and len(of_killed) < len(killed):
-        without = next(run.id for run in killed if all(v.slo != demand.slo for v in run.verdicts))
-        raise BadInput(f"run {without} has no verdict, and those beside it have; give it one")
+    for run in killed if verdicts else ():
+        if lacking := set(demand.objectives) - {v.slo for v in run.verdicts}:
+            raise BadInput(
+                f"run {run.id} has no verdict on {min(map(str, lacking))}, and those beside it "
+                "have; give it one"
+            )
     runs = [*measurements, *killed]
     deployment = _same_deployment(runs, plan)
     _same_environment(runs, environment)
@@ -92,6 +94,7 @@ def judge_confirmation(
     sure = confidence_of_objective(confidence_of_look(confidence, look), number)
     # Attempts had one look each at least, and each run more is another.
     sure_of_loss = confidence_of_look(confidence, discarded + len(killed)) if look else confidence
+    sure_of_loss = confidence_of_objective(sure_of_loss, number)
     # So many looks: together they are as likely to be wrong as one (Bonferroni).
     stricter = 1 - (1 - sure) / len(measurements)
     each = tuple(
@@ -102,14 +105,15 @@ def judge_confirmation(
         _beside(measurements, bool(verdicts), other, sure, stricter)
         for other in demand.objectives[1:]
     )
-    after_kill = judged(killed, of_killed, slo, sure_of_loss) if killed else None
+    lost = [(one, _after_loss(killed, one, sure_of_loss)) for one in demand.objectives if killed]
     spare = demand.spare_replicas if deployment.replicas > 1 else 0
+    after_kill = lost[0][1] if lost else None
+    killed_beside = tuple(Beside(slo=one, judged=found) for one, found in lost[1:])
     verdict, reason = _verdict(pool, each, after_kill, spare)
     if verdict != Verdict.FAILS:
         verdict, reason = _with_beside(beside, verdict, reason)
-    if after_kill is not None and of_killed:  # the histogram is of the whole run
-        worst = max((v.quantile_ms for v in of_killed if v.quantile_ms is not None), default=None)
-        after_kill = after_kill.model_copy(update={"measured_ms": worst})
+    if verdict != Verdict.FAILS and spare:
+        verdict, reason = _with_beside(killed_beside, verdict, reason, "with a replica killed, ")
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     next_look = confidence_of_objective(next_look, number)
     undecided = [
@@ -118,7 +122,12 @@ def judge_confirmation(
         if one.verdict == "undecided"
     ]
     next_loss = confidence_of_look(confidence, discarded + len(killed) + 1) if look else confidence
-    open_loss = spare and after_kill is not None and after_kill.verdict == "undecided"
+    next_loss = confidence_of_objective(next_loss, number)
+    open_losses = [
+        missing(found, one, next_loss)
+        for one, found in lost
+        if spare and found.verdict == "undecided"
+    ]
     return Claim.of(
         profile=demand.name,
         model_name=deployment.variant.model_name,
@@ -142,13 +151,12 @@ def judge_confirmation(
         each=each,
         beside=beside,
         killed=after_kill,
+        killed_beside=killed_beside,
         losses=len(killed),
         killed_rps=killed[0].run.rate_rps if killed else None,
         not_killed="" if killed else not_killed,
-        more_requests=None if None in undecided else max(filter(None, undecided), default=None),
-        more_lost_requests=missing(after_kill, slo, next_loss)
-        if open_loss and after_kill
-        else None,
+        more_requests=_most(undecided),
+        more_lost_requests=_most(open_losses),
         predicted=predicted,
         model_sha256=deployment.variant.sha256,
         config_hash=config_hash,
@@ -180,6 +188,11 @@ def _same_deployment(runs: Sequence[Measurement], plan: Plan) -> Deployment:
         raise BadInput(
             f"{first.label} was run, and {c.variant} on {c.size} with {c.threads} threads is "
             "to be confirmed; deploy that"
+        )
+    if first.max_batch != c.max_batch:
+        raise BadInput(
+            f"calls of up to {first.max_batch} requests were run, the plan has {c.max_batch}; "
+            "deploy that"
         )
     if first.replicas > plan.replicas:
         raise BadInput(
@@ -263,15 +276,38 @@ def _beside(
     )
 
 
-def _with_beside(beside: Sequence[Beside], verdict: Verdict, reason: str) -> tuple[Verdict, str]:
+def _with_beside(
+    beside: Sequence[Beside], verdict: Verdict, reason: str, where: str = ""
+) -> tuple[Verdict, str]:
     """The verdict on all objectives, where the principal one does not fail."""
     for one in beside:
         if one.failed_alone or one.judged.verdict == "fails":
-            return Verdict.FAILS, f"{one.slo} does not hold"
+            return Verdict.FAILS, f"{where}{one.slo} does not hold"
     for one in beside:
         if verdict == Verdict.HOLDS and one.judged.verdict == "undecided":
-            return Verdict.UNDECIDED, f"too few requests, or too near the limit, for {one.slo}"
+            return (
+                Verdict.UNDECIDED,
+                f"{where}too few requests, or too near the limit, for {one.slo}",
+            )
     return verdict, reason
+
+
+def _after_loss(killed: Sequence[Measurement], slo: Slo, sure: float) -> Judged:
+    """Judge the runs that lost a replica by their own verdicts on an objective, if they have any."""
+    verdicts = [v for run in killed for v in run.verdicts if v.slo == slo]
+    found = judged(killed, verdicts, slo, sure)
+    if not verdicts:
+        return found
+    # The histogram is of the whole run.
+    worst = max((v.quantile_ms for v in verdicts if v.quantile_ms is not None), default=None)
+    return found.model_copy(update={"measured_ms": worst})
+
+
+def _most(missing_requests: Sequence[int | None]) -> int | None:
+    """So many decide all that is open; None where nothing is, or no number decides one of them."""
+    if None in missing_requests:
+        return None
+    return max(filter(None, missing_requests), default=None)
 
 
 def _differences(
@@ -289,8 +325,6 @@ def _differences(
             f"of the {plan.replicas} replicas {demand.spare_replicas} are to spare; one alone "
             "shows nothing of what happens when another is lost"
         )
-    if demand.spare_replicas and len(demand.objectives) > 1 and deployment.replicas > 1:
-        found.append(f"with a replica killed, {demand.slo} alone was judged")
     if plan.candidate.instance != plan.candidate.size:
         found.append(
             f"confirmed on {environment.cpu_model}, recommended on {plan.instances} x "

@@ -85,7 +85,15 @@ def _reach(
 
     def best_for(asked: Demand) -> Plan | None:
         return recommend(
-            asked, profiles, refused, variants, instances, prices.prices, prices.factors, seed
+            asked,
+            profiles,
+            refused,
+            variants,
+            instances,
+            prices.prices,
+            prices.factors,
+            seed,
+            batching=False,
         ).best
 
     found = highest_plan(demand, rate, best_for)

@@ -55,6 +55,7 @@ class _Known(NamedTuple):
             prices,
             factors,
             self.seed,
+            batching=False,
         ).best
 
 

@@ -52,10 +52,13 @@ def build_profiles(
 ) -> tuple[list[ServiceProfile], list[Refusal]]:
     """Profiles by key and length, sorted, and those that give none, each with its reason.
 
-    Floors (no-op replicas) are left out, and so is every measurement with faults. BadInput
-    when the measurements come from unlike environments or unlike files of one variant.
+    Floors (no-op replicas) are left out, and so are runs of shared calls, which say nothing of one
+    request at a time, and every measurement with faults. BadInput when the measurements come from
+    unlike environments or unlike files of one variant.
     """
-    relevant = [m for m in measurements if m.role in ("cell", "reference")]
+    relevant = [
+        m for m in measurements if m.role in ("cell", "reference") and m.deployment.max_batch == 1
+    ]
     _refuse_mixtures(relevant)
     groups: dict[tuple[Key, int], list[Measurement]] = {}
     for measurement in relevant:

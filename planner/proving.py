@@ -186,7 +186,7 @@ def look_of(deployments: int) -> int:
 def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | None:
     """The next plan that what has just failed does not contradict; None when there is none.
 
-    No more replicas of the same variant, size and threads cannot do what these could not.
+    No more replicas of the same variant, size, threads and batching cannot do what these could not.
     """
     best = [recommendation.best] if recommendation.best else []
     return next(
@@ -199,5 +199,6 @@ def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | No
     )
 
 
-def _made_of(plan: Plan) -> tuple[str, str, int]:
-    return plan.candidate.variant, plan.candidate.size, plan.candidate.threads
+def _made_of(plan: Plan) -> tuple[str, str, int, int]:
+    c = plan.candidate
+    return c.variant, c.size, c.threads, c.max_batch

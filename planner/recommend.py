@@ -6,12 +6,14 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from loadtests.objective import Slo
+from planner.allocatable import kept_in_words
+from planner.batch_choice import Batchings, Found, batch_choice
 from planner.candidates import HERE, Placement, place
 from planner.curve import Predictor, predictor
 from planner.measuring import measure_command
+from planner.options import Cost, Option, cost_of, names_of
 from planner.pareto import objectives, with_pareto
 from planner.prices import PriceList
 from planner.profile import Refusal
@@ -38,17 +40,6 @@ cheaper than they are is rejected for its cost, without simulating it."""
 
 _SAME_RATE = 0.05
 
-Cost = tuple[float, bool, float, float]
-"""Monthly cost (0 without a price), whether it is predicted, vCPUs, memory."""
-
-
-class _Option(NamedTuple):
-    """A placement that may hold, and a bound that its rank cannot fall below."""
-
-    placement: Placement
-    sizing: Sizing
-    bound: Cost
-
 
 def recommend(
     demand: Demand,
@@ -61,36 +52,49 @@ def recommend(
     seed: int,
     quality_loss: Mapping[str, float] | None = None,
     measure_with: str | None = None,
+    *,
+    batching: bool = True,
 ) -> Recommendation:
     """Size every candidate that may be among the cheapest for ``demand``, and rank the plans.
 
     Priced plans come first, by their monthly cost; plans on the host's own sizes, which
     have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
-    predicted one: one scales out before one guesses. Plans and rejections together are
-    exactly the candidates. ``quality_loss`` is that of each variant against the baseline, as a
-    fraction of one; ``measure_with`` as in :func:`planner.measuring.measure_command`. BadInput when
-    the price list and the catalogue contradict each other.
+    predicted one: one scales out before one guesses. Plans and rejections together are exactly the
+    candidates without batching; with ``batching`` the cheapest that shares calls is a plan besides,
+    where it is strictly cheaper than the best of them. ``quality_loss`` is that of each variant
+    against the baseline, as a fraction of one; ``measure_with`` as in
+    :func:`planner.measuring.measure_command`. BadInput when the price list and the catalogue
+    contradict each other.
     """
     losses = quality_loss or {}
     reject = partial(_rejected, demand=demand, measure_with=measure_with)
     price_list = PriceList(tuple(prices), tuple(factors))
+    known = list(profiles)
     placements, rejections = place(
-        demand, profiles, refused, variants, instances, price_list, measure_with
+        demand, known, refused, variants, instances, price_list, measure_with
     )
-    priced: list[_Option] = []
-    unpriced: list[_Option] = []
+    priced: list[Option] = []
+    unpriced: list[Option] = []
     sizings = _Sizings(demand, seed)
     for placement in placements:
         sizing = sizings.of(placement)
         if sizing.hopeless is not None:
             rejections.append(reject(placement, sizing, sizing.hopeless))
             continue
-        option = _Option(placement, sizing, _size(placement, sizing.fewest))
+        option = Option(placement, sizing, cost_of(placement, sizing.fewest))
         (unpriced if placement.price is None else priced).append(option)
-    plans = [
-        *_cheapest(priced, demand, rejections, losses, reject),
-        *_cheapest(unpriced, demand, rejections, losses, reject),
+    kinds = [
+        _cheapest(options, demand, rejections, losses, reject) for options in (priced, unpriced)
     ]
+    choice = None
+    if batching:
+        found, kind = _batched(Batchings(demand, known, seed), placements, kinds)
+        if found is not None:
+            without = kind[0][0].replicas if kind else None
+            choice = batch_choice(found, demand, without)
+            loss = losses.get(found.option.placement.candidate.variant)
+            kind.append((_plan(found.option, demand, found.number, loss), found.option))
+    plans = [pair for kind in kinds for pair in _ranked(kind)]
     note = _binding(*plans[0]) if plans else _why_none(rejections)
     return Recommendation(
         demand=demand,
@@ -98,6 +102,7 @@ def recommend(
         alternatives=tuple(plan for plan, _ in plans[1:]),
         rejections=tuple(rejections),
         note=note,
+        batching=choice,
     )
 
 
@@ -129,20 +134,20 @@ class _Sizings:
 
 
 def _cheapest(
-    options: list[_Option],
+    options: list[Option],
     demand: Demand,
     rejections: list[Rejection],
     losses: Mapping[str, float],
     reject: Callable[[Placement, Sizing, Shortage], Rejection],
-) -> list[tuple[Plan, _Option]]:
+) -> list[tuple[Plan, Option]]:
     """Rank the plans that hold, at least the ``PLANS`` cheapest; the others become rejections.
 
     Branch and bound: by the number of instances that the rate alone asks for, until no
     option that is left can come before the plans that there are. So no plan left untried could
     dominate one of the first: it costs more.
     """
-    options.sort(key=lambda option: (option.bound, _names(option.placement)))
-    plans: list[tuple[Plan, _Option]] = []
+    options.sort(key=lambda option: (option.bound, names_of(option.placement)))
+    plans: list[tuple[Plan, Option]] = []
     sizes: list[Cost] = []
     tried = 0
     for option in options:
@@ -155,24 +160,38 @@ def _cheapest(
         else:
             loss = losses.get(option.placement.candidate.variant)
             plans.append((_plan(option, demand, number, loss), option))
-            insort(sizes, _size(option.placement, number))
+            insort(sizes, cost_of(option.placement, number))
     rejections += [_too_dear(option) for option in options[tried:]]
-    plans.sort(key=lambda pair: (objectives(pair[0]), _names(pair[1].placement)))
-    marked = with_pareto([plan for plan, _ in plans])
-    return [(plan, option) for plan, (_, option) in zip(marked, plans, strict=True)]
+    return _ranked(plans)
 
 
-def _size(placement: Placement, number: int) -> Cost:
-    """Rank ``number`` instances of one kind."""
-    instance, price = placement.instance, placement.price
-    usd = 0.0 if price is None else number * price.usd_per_hour * HOURS_PER_MONTH
-    predicted = isinstance(placement.profile, PredictedProfile)
-    return usd, predicted, number * instance.vcpus, number * instance.memory_gib
+def _ranked(plans: Sequence[tuple[Plan, Option]]) -> list[tuple[Plan, Option]]:
+    """In the planner's order, those of the Pareto set marked."""
+    ranked = sorted(plans, key=lambda pair: (objectives(pair[0]), names_of(pair[1].placement)))
+    marked = with_pareto([plan for plan, _ in ranked])
+    return [(plan, option) for plan, (_, option) in zip(marked, ranked, strict=True)]
 
 
-def _names(placement: Placement) -> tuple[str, str, int, str]:
-    c = placement.candidate
-    return c.variant, c.size, c.threads, c.instance
+def _batched(
+    batchings: Batchings,
+    placements: Sequence[Placement],
+    kinds: Sequence[list[tuple[Plan, Option]]],
+) -> tuple[Found | None, list[tuple[Plan, Option]]]:
+    """The cheapest candidate with batching, if it would be the best plan, and whose plans it joins.
+
+    ``kinds`` are the plans with a price and those without one. Where any hold, what is cheaper than
+    the best of all is of its kind; where none does, one with a price comes first.
+    """
+    for kind, priced in zip(kinds, (True, False), strict=True):
+        own = [p for p in placements if (p.price is not None) == priced]
+        best = kind[0] if kind else None
+        below = None if best is None else cost_of(best[1].placement, best[0].instances)
+        if best is None and any(kinds):
+            continue
+        found = batchings.cheapest(own, below)
+        if found is not None or best is not None:
+            return found, kind
+    return None, kinds[0]
 
 
 def _rejected(
@@ -196,7 +215,7 @@ def _rejected(
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 
 
-def _too_dear(option: _Option) -> Rejection:
+def _too_dear(option: Option) -> Rejection:
     usd, _, vcpus, _ = option.bound
     least = f"{vcpus:g} vCPU" if option.placement.price is None else f"USD {usd:,.2f} per month"
     return Rejection(
@@ -228,7 +247,7 @@ def _ingress(placement: Placement, demand: Demand) -> str:
     return f"{vcpus:.2g} vCPU at this rate, {where}"
 
 
-def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | None) -> Plan:
+def _plan(option: Option, demand: Demand, number: int, quality_loss: float | None) -> Plan:
     placement, sizing = option.placement, option.sizing
     candidate, profile, instance, factor, price = placement
     replicas = number * candidate.replicas_per_instance
@@ -268,6 +287,7 @@ def _plan(option: _Option, demand: Demand, number: int, quality_loss: float | No
         predicted_length=said.get("length", ""),
         quality_loss=quality_loss,
         ingress=_ingress(placement, demand),
+        kept="" if factor is HERE else kept_in_words(instance),
     )
 
 
@@ -306,7 +326,7 @@ def _price_basis(price: Price | None, factor: CpuFactor) -> str:
     )
 
 
-def _binding(plan: Plan, option: _Option) -> str:
+def _binding(plan: Plan, option: Option) -> str:
     """One sentence: what keeps the best plan from being smaller."""
     fewer = plan.instances - 1
     instance = plan.candidate.instance

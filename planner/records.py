@@ -255,7 +255,9 @@ class Candidate(Record):
     """One configuration that might serve a demand.
 
     ``size`` is the measured replica size; ``instance`` what is bought. For the host's
-    own sizes both are the same; on a cloud shape several replicas share an instance.
+    own sizes both are the same; on a cloud shape several replicas share an instance. With
+    ``max_batch`` above 1 a free replica answers all that waits for it, up to so many requests,
+    in one call.
     """
 
     variant: str
@@ -263,6 +265,7 @@ class Candidate(Record):
     threads: int
     instance: str
     replicas_per_instance: int = Field(ge=1)
+    max_batch: int = Field(ge=1, default=1, description="requests that one call may answer")
 
 
 class Plan(Record):
@@ -303,6 +306,9 @@ class Plan(Record):
         default=None, description="against the baseline, as a fraction of one"
     )
     ingress: str = Field(default="", description="CPU that the ingress needs, and where it is")
+    kept: str = Field(
+        default="", description="of each bought instance for the kubelet, and by whose figure"
+    )
     pareto: bool = Field(
         default=False, description="no other plan listed is at least as good in every respect"
     )
@@ -347,14 +353,16 @@ class Probe(Record):
 
 
 class BatchChoice(Record):
-    """Dynamic batching under which fewer replicas would hold. All predicted."""
+    """Dynamic batching of the best plan, and what the cheapest one without it needs. Predicted."""
 
     max_batch: int = Field(ge=2, description="requests that one call may answer")
     batch_wait_ms: float = Field(ge=0)
     replicas: int = Field(ge=1)
     instances: int = Field(ge=1)
-    instead_of: int = Field(ge=2, description="replicas of the plan without batching")
-    latency_ms: Interval = Field(description="the demanded quantile")
+    instead_of: int | None = Field(
+        ge=1, description="replicas of the cheapest plan without batching; null: none holds"
+    )
+    latency_ms: Interval = Field(description="the demanded quantile, spare replicas gone")
     residual: float = Field(ge=0, description="of the law across batch sizes, a share")
     measured_batches: tuple[int, ...]
     usd_per_month: float | None
@@ -401,9 +409,8 @@ class Recommendation(Record):
         default=(), description="how far CPUs reach, for the GPU verdict"
     )
     batching: BatchChoice | None = Field(
-        default=None, description="where fewer replicas than the best plan's would do"
+        default=None, description="of the best plan; null where it answers one request a call"
     )
-
     nearest: tuple[Nearest, ...] | None = Field(
         default=None,
         description="where nothing holds: what would, one figure changed; null: not searched",

@@ -91,7 +91,7 @@ def predict_request(axis: Axis, measured: tuple[ServiceProfile, ...], n: int) ->
         capacity_rps=capacity.mid,
         capacity_interval=capacity,
         ingress_cpu_ms=law.time(lambda p: p.ingress_cpu_ms),
-        peak_memory_bytes=law.peak_bytes(),
+        peak_memory_bytes=peak_bytes(axis, measured, n),
         startup_s=nearest.startup_s,
         measurement_ids=tuple(i for p in measured for i in p.measurement_ids),
         saturated_rps=max(capacity.mid, 1 / law.time(lambda p: 1 / p.saturated)),
@@ -106,6 +106,17 @@ def predict_request(axis: Axis, measured: tuple[ServiceProfile, ...], n: int) ->
         measured_at=tuple(f"{at:,}" for at in law.places),
         left_out_error=max((e for e in errors if e is not None), default=None),
     )
+
+
+def peak_bytes(axis: Axis, measured: Sequence[ServiceProfile], n: int) -> int:
+    """Bytes that a replica asked for ``n`` may need; profiles by their place on ``axis``."""
+    larger = [p.peak_memory_bytes for p in measured if axis.of(p) >= n]
+    if larger:
+        return min(larger)
+    peak: float = measured[-1].peak_memory_bytes
+    for _ in range(axis.degree):
+        peak = peak * n / axis.of(measured[-1])
+    return math.ceil(peak)
 
 
 def _service(profile: ServiceProfile) -> float:
@@ -156,20 +167,6 @@ class _Laws:
         if len(times) > 1:
             times = between(np.array([self._n]), np.array(self.places[pair]), times)
         return Histogram.of(times[0] * (mean / float(times[0].mean())))
-
-    def peak_bytes(self) -> int:
-        """The bound on memory."""
-        larger = [
-            p.peak_memory_bytes
-            for p, at in zip(self._measured, self.places, strict=True)
-            if at >= self._n
-        ]
-        if larger:
-            return min(larger)
-        peak: float = self._measured[-1].peak_memory_bytes
-        for _ in range(self._axis.degree):
-            peak = peak * self._n / self.places[-1]
-        return math.ceil(peak)
 
     def _law(self, times: Sequence[float]) -> RowLaw:
         """What may be 0 and has a logarithm in the law is a hundredth of the largest at least."""

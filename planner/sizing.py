@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from loadtests.objective import Slo
-from planner.curve import Predictor
-from planner.records import Bottleneck, CpuFactor, Demand, Interval
+from planner.records import Bottleneck, CpuFactor, Demand, Interval, ServiceProfile
 from planner.staffing import MANY, carried, may_wait, staffed
-from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS
+from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS, Range
 
 UTILISATION_CAP = 0.7
 """Share of the measured capacity that a plan may use: beyond it latency grows faster than
@@ -26,18 +25,37 @@ class Shortage(NamedTuple):
     reason: str
 
 
+class Queue(Protocol):
+    """What is asked of a replica's queue: :class:`planner.curve.Predictor` says the most of it."""
+
+    profile: ServiceProfile
+
+    @property
+    def staffable(self) -> bool:
+        """Whether the staffing law holds for many replicas."""
+
+    def latency(self, replicas: int, rate_rps: float, quantile: float) -> Range:
+        """One quantile in ms with ``replicas`` replicas at ``rate_rps`` in all."""
+
+    def unloaded(self, quantile: float) -> float:
+        """A quantile in ms of requests that meet no other one."""
+
+    def share_waiting(self, replicas: int, rate_rps: float) -> float:
+        """Share of requests that wait at all; 1 where no law says it."""
+
+
 class Sizing:
-    """A profile under one CPU factor, ``held`` replicas an instance, against one demand.
+    """A queue under one CPU factor, ``held`` replicas an instance, against one demand.
 
     Nothing here depends on what the instance is called or costs, so that one sizing serves
     every shape that holds as many replicas of a CPU family.
     """
 
-    def __init__(self, predictor: Predictor, factor: CpuFactor, held: int, demand: Demand) -> None:
-        self._predictor, self._factor, self._held = predictor, factor, held
+    def __init__(self, queue: Queue, factor: CpuFactor, held: int, demand: Demand) -> None:
+        self._queue, self._factor, self._held = queue, factor, held
         self._demand = demand
         # One replica at the lower bound, in requests per second.
-        self._replica_rps = predictor.profile.capacity_interval.low * factor.low
+        self._replica_rps = queue.profile.capacity_interval.low * factor.low
         self._most = demand.max_replicas // held
         self._may_wait = min(may_wait(slo.quantile) for slo in demand.slos)
 
@@ -46,7 +64,7 @@ class Sizing:
         """Replicas that the utilisation cap asks for, spares not counted."""
         load = self._demand.rate_rps / self._replica_rps
         capped = max(1, math.ceil(load / UTILISATION_CAP - 1e-9))
-        if capped <= MANY or not self._predictor.staffable:
+        if capped <= MANY or not self._queue.staffable:
             return capped
         full = math.ceil(load / HIGHEST_UTILISATION - 1e-9)
         return max(MANY, min(capped, max(full, staffed(load, self._may_wait))))
@@ -126,7 +144,7 @@ class Sizing:
         Of a predicted size: then only a measurement can tell.
         """
         demand, speed = self._demand, self._factor.low
-        profile, rate = self._predictor.profile, self._demand.rate_rps / self._factor.low
+        profile, rate = self._queue.profile, self._demand.rate_rps / self._factor.low
         working = self._most * self._held - demand.spare_replicas
         most = min(
             UTILISATION_CAP * profile.capacity_interval.high,
@@ -135,7 +153,7 @@ class Sizing:
         if working < 1 or rate > working * most:
             return False
         return all(
-            self._predictor.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
+            self._queue.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
             for slo in demand.slos
         )
 
@@ -144,13 +162,13 @@ class Sizing:
         replicas, speed = number * self._held, self._factor.low
         rate = self._demand.rate_rps / speed
         return max(
-            self._predictor.latency(k, rate, quantile).high / speed
+            self._queue.latency(k, rate, quantile).high / speed
             for k in {replicas, replicas - self._demand.spare_replicas}
         )
 
     def floor_ms(self, quantile: float) -> float:
         """A quantile without any load: a limit below it is hopeless."""
-        return self._predictor.unloaded(quantile) / self._factor.low
+        return self._queue.unloaded(quantile) / self._factor.low
 
     def least_ms(self, quantile: float) -> float:
         """The tightest limit on a quantile that any number of instances up to the limit holds.
@@ -177,7 +195,7 @@ class Sizing:
         """
         factor, rate = self._factor, self._demand.rate_rps
         low, mid, high = (
-            self._predictor.latency(replicas, rate / speed, quantile)[part] / speed
+            self._queue.latency(replicas, rate / speed, quantile)[part] / speed
             for part, speed in enumerate((factor.high, factor.mid, factor.low))
         )
         return Interval(low=low, mid=max(low, mid), high=max(low, mid, high))
@@ -190,7 +208,7 @@ class Sizing:
         """Say by which law so many replicas are planned; "" where they were simulated."""
         replicas = number * self._held
         working = replicas - self._demand.spare_replicas
-        wait = self._predictor.share_waiting(working, self._demand.rate_rps / self._factor.low)
+        wait = self._queue.share_waiting(working, self._demand.rate_rps / self._factor.low)
         if wait > self._may_wait:
             return ""
         load = self._demand.rate_rps / self._replica_rps
@@ -203,7 +221,7 @@ class Sizing:
 
     def _share(self, replicas: int) -> float:
         """Share of the capacity that so many replicas may be used to."""
-        if replicas < MANY or not self._predictor.staffable:
+        if replicas < MANY or not self._queue.staffable:
             return UTILISATION_CAP
         allowed = carried(replicas, self._may_wait) / replicas
         return min(max(UTILISATION_CAP, allowed), HIGHEST_UTILISATION)

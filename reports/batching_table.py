@@ -1,4 +1,4 @@
-"""Dynamic batching: where fewer replicas would do if waiting requests shared calls."""
+"""Dynamic batching: best plans whose replicas answer waiting requests together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reports.table import Mark, Table, marked
 
 
 def batching(answers: Sequence[Recommendation]) -> Table:
-    """One row for each profile that batching helps; none where it helps nowhere."""
+    """One row for each profile whose best plan shares calls; none where none does."""
     rows = [
         (
             answer.demand.title,
@@ -28,13 +28,13 @@ def batching(answers: Sequence[Recommendation]) -> Table:
     ]
     return Table(
         name="batching",
-        title="Fewer replicas with dynamic batching",
+        title="Best plans with dynamic batching",
         header=(
             "Profile",
             "max_batch",
             "batch_wait_ms",
             "Replicas",
-            "Instead of",
+            "Replicas of the cheapest plan without",
             "Quantile of the objective (ms)",
             "Per month",
             "From batches",
@@ -47,17 +47,27 @@ def batching(answers: Sequence[Recommendation]) -> Table:
             "Replicas that answer up to max_batch waiting requests in one call. The time of a "
             "batch that was not measured lies on a line between those that were; how far that is "
             "off was found by leaving measured ones out (25% is assumed where only two were). "
-            "Not measured as deployed: try it with 'tonnage serve --max-batch'.",
+            "The quantile is that with the spare replicas gone. Nothing was measured batched: "
+            "'tonnage confirm' deploys it so, and proves it.",
         ),
     )
 
 
 def sentence(choice: BatchChoice) -> str:
-    """What batching would do, in one sentence."""
-    price = f" for {f.usd_per_month(choice.usd_per_month)}" if choice.usd_per_month else ""
+    """What batching does for the best plan, in one sentence."""
+    without = "no plan without it holds"
+    if choice.instead_of is not None:
+        without = f"the cheapest plan without it has {f.count_of(choice.instead_of, 'replica')}"
+    batches = ", ".join(map(f.count, choice.measured_batches))
     return marked(
-        f"{f.count_of(choice.replicas, 'replica')} instead of {f.count(choice.instead_of)}{price} "
-        f"with up to {f.count(choice.max_batch)} requests a call, waiting "
-        f"{f.ms(choice.batch_wait_ms)} at most: {f.interval(choice.latency_ms, f.ms)}",
+        f"up to {f.count(choice.max_batch)} requests a call, {_waiting(choice)}: "
+        f"{f.interval(choice.latency_ms, f.ms)} by batches {batches}, whose law is off by "
+        f"{f.percent(choice.residual)}; {without}",
         Mark.PREDICTED,
     )
+
+
+def _waiting(choice: BatchChoice) -> str:
+    if not choice.batch_wait_ms:
+        return "as many as wait"
+    return f"waiting {f.ms(choice.batch_wait_ms)} at most"

@@ -8,6 +8,7 @@ from planner.recommend import best_on_host
 from planner.records import Plan, Recommendation
 from reports import formatting as f
 from reports import words
+from reports.batching_table import sentence
 from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
 
@@ -57,7 +58,9 @@ def alternatives(answer: Recommendation) -> Table:
     plans = [answer.best, *answer.alternatives] if answer.best else list(answer.alternatives)
     rows = [
         (
-            words.machines(p) + (f" (predicted {p.predicted})" if p.predicted else ""),
+            words.machines(p)
+            + words.shared_calls(p)
+            + (f" (predicted {p.predicted})" if p.predicted else ""),
             p.candidate.variant,
             f.count(p.candidate.threads or None),
             "yes" if p.pareto else "",
@@ -165,7 +168,9 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "Size": marked(plan.predicted_size, Mark.PREDICTED) if plan.predicted_size else "",
         "Batch size": marked(plan.predicted_batch, Mark.PREDICTED) if plan.predicted_batch else "",
         "Length": marked(plan.predicted_length, Mark.PREDICTED) if plan.predicted_length else "",
+        "Dynamic batching": _batching(answer, plan),
         "Ingress": marked(plan.ingress, Mark.PREDICTED) if plan.ingress else "",
+        "Kept of each instance": marked(plan.kept, Mark.STATED) if plan.kept else "",
         "Utilisation": marked(f.percent(plan.utilisation), Mark.PREDICTED),
         "Monthly cost": marked(f.usd(plan.usd_per_month), Mark.STATED)
         if priced
@@ -176,6 +181,11 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "Price basis": plan.price_basis,
         "Replica size": "" if c.size == c.instance else f"as measured on {c.size}",
     }
+
+
+def _batching(answer: Recommendation, plan: Plan) -> str:
+    choice = answer.batching
+    return sentence(choice) if choice is not None and plan is answer.best else ""
 
 
 def _range(ends: tuple[int, int]) -> str:

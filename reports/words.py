@@ -84,7 +84,13 @@ def machines(plan: Plan) -> str:
 def configuration(plan: Plan) -> str:
     """Say what is bought and what runs on it."""
     c = plan.candidate
-    return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads)
+    return f.with_threads(f"{machines(plan)}, {c.variant}", c.threads) + shared_calls(plan)
+
+
+def shared_calls(plan: Plan) -> str:
+    """How many requests a call answers, where it may be several."""
+    most = plan.candidate.max_batch
+    return f", up to {f.count(most)} requests a call" if most > 1 else ""
 
 
 def kind_of_file(bundle: Bundle, plan: Plan) -> str:

@@ -46,6 +46,10 @@ def plan_command(
         float | None,
         typer.Option("--replica-memory", help="GiB that a replica may need, headroom included"),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="rows of a request; predicted where not measured"),
+    ] = None,
     batch_mix: Annotated[
         str | None, typer.Option("--batch-mix", help="rows by weight: 1:0.7,100:0.3")
     ] = None,
@@ -62,7 +66,7 @@ def plan_command(
     ] = "5m",
     json: Json = False,
 ) -> None:
-    """Plan again from a run's records: other rates, other limits, other prices, other CPUs."""
+    """Plan again from a run's records: other rates, limits, batch sizes, prices or CPUs."""
     folder = RunFolder.existing(run_folder)
     config, path = load_study(study or str(folder.path / "study.toml"))
     limit = None if p99 is None else 1e3 * seconds_of(p99, "--p99")
@@ -80,6 +84,7 @@ def plan_command(
         region=region,
         mix=None if batch_mix is None else mix_of(batch_mix),
         length=length,
+        batch=batch,
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")

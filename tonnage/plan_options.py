@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from planner.advice import AutoscalingRefusal
-from planner.allocatable import allocatable_gib
 from planner.autoscaling import advise
-from planner.batch_choice import choose_batching
 from planner.candidates import HERE, size_name
 from planner.gpu import cpu_reaches
 from planner.nearest import nearest
@@ -49,14 +46,14 @@ def with_options(
         factor = _factor(plan, catalogue, prices)
         offer = prices.offers(demand.region).get(c.instance)
         price = None if offer is None else offer.usd_per_hour
-        if measured is not None:
-            found["autoscaling"] = advise(demand, plan, measured, factor, price, seed)
-            shape = measured.instance if c.instance == c.size else catalogue[c.instance]
-            room = shape.memory_gib if c.instance == c.size else allocatable_gib(shape)
-            room = min(room / c.replicas_per_instance, demand.max_replica_memory_gib or math.inf)
-            found["batching"] = choose_batching(
-                demand, plan, same, factor, price, seed, room_gib=room
+        if c.max_batch > 1 and demand.daily is not None:
+            found["autoscaling"] = AutoscalingRefusal(
+                reason="its replicas answer several requests a call, and the replay of a day knows "
+                "one at a time",
+                static_replicas=plan.replicas,
             )
+        elif c.max_batch == 1 and measured is not None:
+            found["autoscaling"] = advise(demand, plan, measured, factor, price, seed)
         elif demand.daily is not None:
             where = plan.unmeasured_on(c.size, demand)
             found["autoscaling"] = AutoscalingRefusal(

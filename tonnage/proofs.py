@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from loadtests.arrivals import Mix
 from loadtests.ceiling import ceilings
+from planner.batch_choice import predicted_share
 from planner.claim import environment_changes
 from planner.curve import predict_quantile
 from planner.proving import DEPLOYMENTS, Held, Protocol, held_share, killed_rate
@@ -155,7 +156,8 @@ def make_proof(
             "confirm where 'tonnage doctor' says that they are permitted",
         )
     held = _held(bundle, plan, answer.demand, measured, stage, placement)
-    deployment = measured.model_copy(update={"replicas": held.replicas})
+    shared = {"max_batch": plan.candidate.max_batch}
+    deployment = measured.model_copy(update={"replicas": held.replicas, **shared})
     killed_rps = killed_rate(plan, answer.demand.rate_rps, held.replicas)
     not_killed = _why_no_loss(killed_rps, environment, wanted)
     protocol = Protocol.of(
@@ -172,7 +174,7 @@ def make_proof(
         deployment=deployment,
         protocol=protocol,
         not_killed=not_killed,
-        predicted=_predicted(bundle, deployment, answer.demand, held),
+        predicted=_predicted(bundle, plan, deployment, answer.demand, held),
         key=_key(bundle, answer.demand, plan, deployment, stage),
     )
 
@@ -256,9 +258,20 @@ def _fits(measured: Deployment, replicas: int, placement: Placement) -> bool:
 
 
 def _predicted(
-    bundle: Bundle, deployment: Deployment, demand: Demand, held: Held
+    bundle: Bundle, plan: Plan, deployment: Deployment, demand: Demand, held: Held
 ) -> Interval | None:
     """What the planner says of the share itself; None beyond what it predicts at all."""
+    if deployment.max_batch > 1:
+        return predicted_share(
+            [p for p in bundle.profiles if p.length == demand.length],
+            plan.candidate,
+            deployment.instance,
+            demand.batch,
+            held.replicas,
+            held.rate_rps,
+            demand.slo.quantile,
+            bundle.info.seed,
+        )
     cell = (deployment.variant.name, deployment.instance.label, deployment.threads)
     key = (*cell, *demand.request)
     for p in bundle.profiles:

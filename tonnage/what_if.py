@@ -28,12 +28,13 @@ def changed(
     region: str | None = None,
     mix: Mix | None = None,
     length: int | None = None,
+    batch: int | None = None,
 ) -> list[Demand]:
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
     ``p99_ms`` becomes the principal objective; ``also`` are others, in the place of the
-    profile's own at the same quantile. BadInput for an unknown profile and for figures that
-    contradict each other.
+    profile's own at the same quantile; ``batch`` takes the place of its batch sizes, a mix
+    included. BadInput for an unknown profile and for figures that contradict each other.
     """
     chosen = [d for d in demands if profile in (None, d.name)]
     if not chosen:
@@ -46,6 +47,8 @@ def changed(
             raise BadInput(f"{name} {value:g}: must be a positive number")
     if error_budget is not None and not 0 < error_budget < 1:
         raise BadInput(f"--error-budget {error_budget:g}: must lie between 0 and 1, such as 0.001")
+    if batch is not None and mix is not None:
+        raise BadInput("--batch and --batch-mix: requests are of one size or of several; give one")
     for demand in chosen:
         if max_replicas is not None and max_replicas <= demand.spare_replicas:
             raise BadInput(
@@ -74,6 +77,8 @@ def changed(
             batches = mix.batches
             figures |= {"mix": mix, "batch": max(batches)}
             figures["batch_range"] = min(batches), max(batches)
+        if batch is not None:
+            figures |= {"mix": None, "batch": batch, "batch_range": (batch, batch)}
         figures["min_quality"] = {**demand.min_quality, **(min_quality or {})}
         found.append(checked(figures, f"[{demand.name}]"))
     return found

@@ -20,8 +20,9 @@ class Proven(Record):
     """One plan with the deployment that its figures were measured on.
 
     ``deployment`` is what to run: the measured one, with the plan's number of replicas and
-    its model file named relative to the export. ``bought`` is the shape that the plan buys,
-    null when it is the measured size itself. ``source`` is the model file in the store.
+    requests a call, and its model file named relative to the export. ``bought`` is the shape
+    that the plan buys, null when it is the measured size itself. ``source`` is the model file in
+    the store.
     """
 
     demand: Demand
@@ -80,6 +81,7 @@ class Proven(Record):
             deployment=deployment.model_copy(
                 update={
                     "replicas": plan.replicas,
+                    "max_batch": plan.candidate.max_batch,
                     "variant": variant.model_copy(update={"file": name}),
                 }
             ),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.allocatable import allocatable_gib, allocatable_vcpus
+from planner.allocatable import allocatable_gib, allocatable_vcpus, kept_in_words
 from planner.candidates import ingress_vcpus, place
 from planner.prices import PriceList
 from planner.records import Bottleneck, CpuFactor, Price
@@ -29,7 +29,10 @@ PRICES = PriceList(
 )
 
 
-@pytest.mark.parametrize(("vcpus", "millicores"), [(1, 60), (2, 100), (4, 140), (8, 180)])
+@pytest.mark.parametrize(
+    ("vcpus", "millicores"),
+    [(1, 60), (2, 100), (4, 140), (8, 180), (16, 260), (32, 420), (64, 740)],
+)
 def test_cpu_is_reserved_as_aks_publishes_it(
     instance: Build, vcpus: int, millicores: float
 ) -> None:
@@ -38,11 +41,34 @@ def test_cpu_is_reserved_as_aks_publishes_it(
     assert 1e3 * kept == pytest.approx(millicores)
 
 
-@pytest.mark.parametrize(("gib", "kept"), [(4, 1.0), (8, 1.8), (16, 2.6), (32, 3.56)])
+@pytest.mark.parametrize(("gib", "kept"), [(4, 1.0), (64, 5.48), (128, 9.32), (256, 11.88)])
 def test_memory_is_reserved_as_gke_publishes_it(instance: Build, gib: float, kept: float) -> None:
     """25 % of 4 GiB, 20 % of 4 more, 10 % of 8 more, 6 % beyond; and 100 MiB for eviction."""
     left = allocatable_gib(instance("vm", memory_gib=gib))
     assert gib - left == pytest.approx(kept + 100 / 1024)
+
+
+@pytest.mark.parametrize(("gib", "kept"), [(8, 2.0), (16, 4.0), (32, 5050 / 1024)])
+def test_or_as_aks_does_for_250_pods(instance: Build, gib: float, kept: float) -> None:
+    """20 MB a pod and 50, at most a quarter, where that is more."""
+    left = allocatable_gib(instance("vm", memory_gib=gib))
+    assert gib - left == pytest.approx(kept + 100 / 1024)
+
+
+@pytest.mark.parametrize(("gib", "pods"), [(2, 11), (8, 58), (16, 58), (32, 234), (384, 737)])
+def test_eks_keeps_less(instance: Build, gib: float, pods: int) -> None:
+    """11 MiB a pod and 255, for as many pods as the machine's interfaces have addresses."""
+    left = allocatable_gib(instance("vm", memory_gib=gib))
+    assert gib - left > (11 * pods + 255 + 100) / 1024
+
+
+def test_what_is_kept_is_said_with_its_source(instance: Build) -> None:
+    """In words, for the report."""
+    node = kept_in_words(instance("vm", vcpus=4, memory_gib=8))
+    assert node.startswith("0.14 vCPU and 2.1 GiB of each for the kubelet: the most that GKE, EKS")
+    assert "not measured" in node
+    task = kept_in_words(instance("task", vcpus=0.5, enforcement="quota", memory_gib=1))
+    assert task == "0.25 GiB of each for the service's own parts (EKS on Fargate)"
 
 
 def test_a_container_keeps_its_cpu_and_gives_a_quarter_gib(instance: Build) -> None:

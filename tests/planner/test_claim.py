@@ -361,6 +361,41 @@ def test_losses_are_judged_together(run: Build, judge: Build) -> None:
     assert "; with a replica killed 2 times: holds, n = 600, 0 over" in twice.sentence
 
 
+def test_a_loss_is_judged_by_all_objectives(run: Build, judge: Build, demand: Build) -> None:
+    """Late medians and failed requests after a loss count as well; without a spare they do not."""
+    gone = (Fault(code=FaultCode.REPLICA_CHANGED, detail="gone"),)
+    median, runs = Slo(quantile=0.5, limit_ms=FAST_MS / 2), [run(4000)] * 3
+    late = Slo(quantile=0.9, limit_ms=50)
+
+    def claimed(killed: Measurement, spare: int, **asked: Any) -> Claim:
+        wanted = demand(60, 50, spare_replicas=spare, quantile=0.8, **asked)
+        return judge(runs, killed=killed, demand=wanted)
+
+    slow = run(4000, over=600, faults=gone)  # 15 %: less than a fifth, more than a tenth
+    claim = claimed(slow, 1, more_slos=(late,))
+    assert claim.killed is not None
+    assert claim.killed.verdict == "holds"
+    assert [(b.slo, b.judged.verdict) for b in claim.killed_beside] == [(late, "fails")]
+    assert (claim.verdict, claim.reason) == (
+        "fails",
+        f"with a replica killed, {late} does not hold",
+    )
+    assert claim.sentence.endswith(f"600 over; {late}: fails, 600 over")
+    assert claimed(slow, 0, more_slos=(late,)).verdict == "holds"
+    budget = claimed(run(4000, lost=80, faults=gone), 1, error_budget=0.005)
+    assert budget.reason == "with a replica killed, at most 0.5 % fail does not hold"
+    near = claimed(run(60, over=6, faults=gone), 1, more_slos=(late,))
+    assert near.verdict == "undecided"
+    assert near.more_lost_requests is None or near.more_lost_requests > 0
+    both = claimed(run(4000, faults=gone), 1, more_slos=(late,), error_budget=0.005)
+    assert (both.verdict, len(both.killed_beside)) == ("holds", 2)
+    assert both.killed_beside[0].judged.n == 4000
+    assert median.limit_ms < FAST_MS
+    assert (
+        claimed(run(4000, faults=gone), 1, more_slos=(median,)).reason == f"{median} does not hold"
+    )
+
+
 def test_what_is_not_killed_says_why(
     run: Build, judge: Build, demand: Build, variant: Build, instance: Build
 ) -> None:

@@ -264,7 +264,7 @@ def test_memory_bounds_replicas_and_then_candidates(
     assert rejected_for(answer, variant="int8", size="sim-1", instance="vm-4") == [
         (
             Bottleneck.MEMORY,
-            "a replica needs 8.75 GiB with 25% headroom, vm-4 has 6.10 of 8 GiB to give",
+            "a replica needs 8.75 GiB with 25% headroom, vm-4 has 5.90 of 8 GiB to give",
         )
     ]
     assert rejected_for(answer, variant="fp32", size="sim-0.5", instance="sim-0.5") == [

@@ -330,7 +330,9 @@ def _curve(variant: str, batch: int, replicas: int) -> Curve:
     )
 
 
-def _plan(variant: str, instance: str, batch: int, rate: float, usd: float | None) -> Plan:
+def _plan(
+    variant: str, instance: str, batch: int, rate: float, usd: float | None, most: int = 1
+) -> Plan:
     service = _service_ms(variant, SIZES["sim-1"], batch)
     p50, _, p99 = _latency(service, 0.6)
     on_host = instance == "sim-1"
@@ -341,6 +343,7 @@ def _plan(variant: str, instance: str, batch: int, rate: float, usd: float | Non
             threads=1,
             instance=instance,
             replicas_per_instance=1 if on_host else 2,
+            max_batch=most,
         ),
         replicas=2,
         instances=2 if on_host else 1,
@@ -396,7 +399,7 @@ def _recommendation(
             in_process_limit_ms=inside,
             daily=Daily.hourly([rate / 4] * 8 + [rate] * 16),
         ),
-        best=_plan("onnx_int8", "c7i.large", batch, rate, 65.19),
+        best=_plan("onnx_int8", "c7i.large", batch, rate, 65.19, most=8 if inside else 1),
         alternatives=(
             _plan("onnx_fp32", "c7i.large", batch, rate, 65.19),
             _plan("onnx_int8", "sim-1", batch, rate, None),
@@ -404,7 +407,7 @@ def _recommendation(
         rejections=(*costly, *slow),
         autoscaling=_advice(rate) if inside is None else _no_advice(rate),
         cpu_reaches=(_reach(batch, rate),),
-        batching=_choice(),
+        batching=_choice() if inside else None,
     )
 
 
@@ -452,14 +455,14 @@ def _no_advice(rate: float) -> AutoscalingRefusal:
 def _choice() -> BatchChoice:
     return BatchChoice(
         max_batch=8,
-        batch_wait_ms=2.5,
-        replicas=1,
+        batch_wait_ms=0,
+        replicas=2,
         instances=1,
-        instead_of=2,
+        instead_of=4,
         latency_ms=_interval(12.0),
         residual=0.062,
-        measured_batches=(100, 6000),
-        usd_per_month=32.6,
+        measured_batches=(1, 100, 6000),
+        usd_per_month=65.19,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from loadtests.histogram import Histogram
 from loadtests.payloads import Payloads
 from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
-from planner.claim import Claim
+from planner.claim import Claim, of_another_plan
 from planner.profile import build_profiles
 from planner.proving import ConfirmationRun
 from planner.track_record import TrackPoint
@@ -410,6 +410,25 @@ def test_all_objectives_and_the_budget_are_proven(stub_run: Runs, prove: Prove) 
     assert claim.verdict == "fails"
     assert claim.reason == "p99.9 <= 250 ms does not hold"
     assert claim.judged.verdict != "fails"
+
+
+def test_a_plan_that_shares_calls_is_deployed_so(stub_run: Runs, prove: Prove) -> None:
+    """Up to four requests a call, as planned; the claim says it, and is about that plan alone."""
+    folder = stub_run("sim-1", prices=False)
+    demanding(folder, 20)
+    first, *others = folder.bundle().recommendations
+    assert first.best is not None
+    shared = first.best.candidate.model_copy(update={"max_batch": 4})
+    best = first.best.model_copy(update={"candidate": shared})
+    folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": best}), *others])
+    script = Script(good)
+    (claim,) = prove(folder, script)
+    assert claim.verdict == "holds"
+    assert {d.max_batch for d in script.deployments} == {4}
+    assert ", up to 4 requests a call: holds" in claim.sentence
+    assert claim.predicted is None, "the run has no law across batch sizes"
+    assert of_another_plan(claim, first.demand, [best]) == []
+    assert of_another_plan(claim, first.demand, [first.best]) == ["another plan is recommended now"]
 
 
 def test_a_mix_of_batches_is_not_proven(stub_run: Runs, prove: Prove) -> None:

@@ -92,6 +92,27 @@ def test_the_folder_is_whole(
     assert [p.name for p in folder.parent.iterdir()] == [target]
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_shared_calls_are_carried(proven: Proven, tmp_path: Path, target: str) -> None:
+    """A plan whose replicas answer several requests a call is exported so, and the text says it."""
+    shared = proven.deployment.model_copy(update={"max_batch": 8})
+    made = proven.model_copy(update={"deployment": shared})
+    write_export(made, target, Path(made.source), tmp_path / "out")
+    assert read_deployment(tmp_path / "out").max_batch == 8
+    assert "up to 8 requests a call" in (tmp_path / "out" / NOT_CARRIED).read_text()
+
+
+def test_an_export_runs_the_calls_of_the_plan(stub_run: Callable[..., RunFolder]) -> None:
+    """The measured deployment answers one request a call; the plan's most take its place."""
+    folder = stub_run("sim-1")
+    first, *others = folder.bundle().recommendations
+    assert first.best is not None
+    shared = first.best.candidate.model_copy(update={"max_batch": 4})
+    best = first.best.model_copy(update={"candidate": shared})
+    folder.write_lines("recommendations.jsonl", [first.model_copy(update={"best": best}), *others])
+    assert proven_of(folder).deployment.max_batch == 4
+
+
 def test_ray_serve_gets_what_was_in_force(
     export: Callable[[str], tuple[Export, Path]], proven: Proven
 ) -> None:

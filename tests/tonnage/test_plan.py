@@ -71,6 +71,8 @@ def test_figures_on_the_command_line_replace_those_of_the_profile(
         (["--also", "p100=1ms"], "--also p100=1ms: write a quantile and its limit"),
         (["--also", "p99=1ms"], "[steady]: two objectives on one quantile; keep one"),
         (["--batch-mix", "1:0.7,x"], "--batch-mix 1:0.7,x: give rows such as 8, or a mix"),
+        (["--batch", "8", "--batch-mix", "1:1"], "--batch and --batch-mix: requests are of one"),
+        (["--batch", "0"], "--batch"),
         (["--error-budget", "1"], "--error-budget 1: must lie between 0 and 1"),
         (["--min-quality", "good"], "--min-quality good: write a fraction of one"),
         (["--min-quality", "acu=0.7"], "[steady]: min_quality: unknown measure 'acu'"),
@@ -240,6 +242,27 @@ def test_a_study_of_lengths_has_rows_of_each(tmp_path: Path) -> None:
         run.check()
         shapes = [run.data(length).test["input_ids"].shape[1] for length in (None, 16, 48)]
         assert shapes == [128, 16, 48]
+
+
+def test_another_batch_size_is_asked_for(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage
+) -> None:
+    """In the place of the profile's own, or of its mix; predicted, or what measures it."""
+    folder = stub_run()
+    records = folder.bundle().measurements
+    larger = [
+        m.model_copy(update={"id": f"{m.id}-16", "run": m.run.model_copy(update={"batch": 16})})
+        for m in records
+    ]
+    folder.write_lines("measurements.jsonl", [*records, *larger])
+    done = tonnage("plan", folder.path, "--profile", "steady", "--batch", "8", "--json")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert (answer["demand"]["batch"], answer["demand"]["batch_range"]) == (8, [8, 8])
+    assert answer["best"]["predicted_batch"].startswith("predicted batch size, from 1, 16")
+    done = tonnage("plan", folder.path, "--profile", "steady", "--batch", "40")
+    assert done.returncode == 1, done.stderr
+    assert "not measured at batch 40" in done.stdout.replace("\n             ", " ")
 
 
 def test_two_batch_sizes_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
