@@ -180,7 +180,9 @@ def answered(
         max_replicas=most_replicas,
     )
     variants = {p.variant.name: p.variant for p in profiles}
-    return recommend(demand, profiles, [], variants.values(), host_sizes(), [], [], SEED)
+    return recommend(
+        demand, profiles, [], variants.values(), host_sizes(), [], [], SEED, batching=False
+    )
 
 
 def chosen(plan: Plan) -> Choice:

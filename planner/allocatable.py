@@ -45,7 +45,7 @@ def allocatable_gib(instance: InstanceType) -> float:
     most a quarter of its memory; 250 pods are the default of Azure CNI Overlay, 110 and 30 those of
     other networks, which keep less. EKS keeps 11 MiB a pod and 255 MiB, of as many pods as the
     machine's network interfaces have addresses, which is less than GKE keeps. To a pod on Fargate
-    EKS adds 256 MB for its own parts ("Fargate Pod configuration"), kept of every container's shape.
+    EKS adds 256 MB for its own parts ("Fargate Pod configuration"); kept of all containers' shapes.
     """
     if instance.enforcement == "quota":
         return max(0.0, instance.memory_gib - _CONTAINER_GIB)

@@ -293,7 +293,7 @@ def _with_beside(
 
 
 def _after_loss(killed: Sequence[Measurement], slo: Slo, sure: float) -> Judged:
-    """Judge the runs that lost a replica by their own verdicts on an objective, if they have any."""
+    """Judge the runs that lost a replica, by their own verdicts on an objective if any."""
     verdicts = [v for run in killed for v in run.verdicts if v.slo == slo]
     found = judged(killed, verdicts, slo, sure)
     if not verdicts:

@@ -33,8 +33,8 @@ from tonnage.run_folder import RunFolder
 
 ASSUMPTIONS = (
     "Poisson arrivals; at most 70 % of the measured capacity is planned for.",
-    "Of an instance that could be bought, the ingress' CPU is taken off and the kubelet's share, by "
-    "the largest formula that GKE, EKS or AKS publish for a default node "
+    "Of an instance that could be bought, the ingress' CPU and the kubelet's share are taken off, "
+    "the latter by the largest formula that GKE, EKS or AKS publish for a default node "
     "(planner/allocatable.py), which was not measured; on this host's own sizes both come on top.",
     "One replica runs one inference call at a time; HAProxy sends each request "
     "to the replica with the fewest in flight.",

@@ -53,7 +53,15 @@ class World:
         asked = demand.model_copy(update={"rate_rps": rate})
         prices, factors = self.prices
         best = recommend(
-            asked, self.profiles, [], self.variants, self.instances, prices, factors, 0
+            asked,
+            self.profiles,
+            [],
+            self.variants,
+            self.instances,
+            prices,
+            factors,
+            0,
+            batching=False,
         ).best
         return best is not None and (best.usd_per_month is not None) >= priced
 
@@ -64,14 +72,14 @@ def world(profile: Build, variant: Build, instance: Build) -> World:
 
 
 def test_it_is_the_edge_of_what_holds(world: World, demand: Build) -> None:
-    """At the rate a plan with a price holds, one percent above none does."""
+    """At the rate a plan with a price holds, one percent above none does; without batching."""
     asked = demand(60, 80, max_replicas=4)
     (reach,) = world.reaches(asked)
     assert world.holds(asked, reach.rate_rps)
     assert not world.holds(asked, 1.01 * reach.rate_rps)
     best = recommend(
         asked.model_copy(update={"rate_rps": reach.rate_rps}),
-        world.profiles, [], world.variants, world.instances, *world.prices, 0,
+        world.profiles, [], world.variants, world.instances, *world.prices, 0, batching=False,
     ).best  # fmt: skip
     assert best is not None
     assert best.usd_per_month is not None
@@ -87,8 +95,8 @@ def test_where_the_rounded_rate_is_a_hole_it_reaches_a_little_less_far(
     asked = demand(60, 80, max_replicas=4)
     (reach,) = world.reaches(asked)
 
-    def holey(demand: Demand, *rest: Any) -> Any:
-        found = recommend(demand, *rest)
+    def holey(demand: Demand, *rest: Any, batching: bool) -> Any:
+        found = recommend(demand, *rest, batching=batching)
         hole = demand.rate_rps == reach.rate_rps
         return found.model_copy(update={"best": None}) if hole else found
 
