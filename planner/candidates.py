@@ -10,7 +10,7 @@ from typing import NamedTuple
 from planner.allocatable import allocatable_gib, allocatable_vcpus
 from planner.batch_sizes import out_of_reach, predict_batches
 from planner.measuring import MEASURE_IT, measure_command
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.profile import NOT_VALID, Refusal
 from planner.records import (
     Bottleneck,
@@ -18,7 +18,6 @@ from planner.records import (
     CpuFactor,
     Demand,
     PredictedProfile,
-    Price,
     Rejection,
     ServiceProfile,
 )

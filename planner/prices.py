@@ -6,12 +6,26 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from planner.records import CpuFactor, Price
+from pydantic import Field
+
+from planner.records import CpuFactor
 from serving.errors import BadInput
+from serving.records import Record
 from serving.toml_config import build_record, near_matches, read_toml
 
 STALE_AFTER_DAYS = 365
 _TABLES = ("price", "cpu_factor")
+
+
+class Price(Record):
+    """What an instance type costs, and since when we believe so."""
+
+    instance: str
+    usd_per_hour: float = Field(gt=0)
+    region: str
+    as_of: str
+    source: str
+    cpu_family: str
 
 
 class PriceList(NamedTuple):

@@ -15,7 +15,7 @@ from planner.curve import Predictor, predictor
 from planner.measuring import measure_command
 from planner.options import Cost, Option, cost_of, names_of
 from planner.pareto import objectives, with_pareto
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.profile import Refusal
 from planner.records import (
     HOURS_PER_MONTH,
@@ -26,7 +26,6 @@ from planner.records import (
     MeasuredPoint,
     Plan,
     PredictedProfile,
-    Price,
     Recommendation,
     Rejection,
     ServiceProfile,

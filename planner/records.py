@@ -123,17 +123,6 @@ class Demand(Record):
         return self.slos if budget is None else (*self.slos, Slo.answered(budget))
 
 
-class Price(Record):
-    """What an instance type costs, and since when we believe so."""
-
-    instance: str
-    usd_per_hour: float = Field(gt=0)
-    region: str
-    as_of: str
-    source: str
-    cpu_family: str
-
-
 class CpuFactor(Record):
     """Speed of one vCPU of ``target_family`` relative to one vCPU of this host.
 

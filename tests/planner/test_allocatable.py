@@ -9,8 +9,8 @@ import pytest
 
 from planner.allocatable import allocatable_gib, allocatable_vcpus, kept_in_words
 from planner.candidates import ingress_vcpus, place
-from planner.prices import PriceList
-from planner.records import Bottleneck, CpuFactor, Price
+from planner.prices import Price, PriceList
+from planner.records import Bottleneck, CpuFactor
 
 Build = Callable[..., Any]
 

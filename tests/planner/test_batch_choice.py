@@ -18,8 +18,9 @@ from planner.batch_law import PRIOR_RESIDUAL, BatchLaw
 from planner.batched_queue import BatchedQueue
 from planner.batching import batched_sojourns
 from planner.candidates import replica_memory_gib
+from planner.prices import Price
 from planner.recommend import best_on_host, recommend
-from planner.records import CpuFactor, Demand, MeasuredPoint, Plan, Price, Recommendation
+from planner.records import CpuFactor, Demand, MeasuredPoint, Plan, Recommendation
 from serving.compressors.onnx_int8 import DynamicInt8
 from serving.compressors.torch_int8 import TorchDynamicInt8
 from serving.records import TensorSpec

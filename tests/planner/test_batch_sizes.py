@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loadtests.histogram import Histogram
 from planner.batch_sizes import out_of_reach, predict_batch, predict_batches
 from planner.curve import predictor
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.probes import probes
 from planner.profile import Refusal
 from planner.recommend import best_on_host, recommend
@@ -21,7 +21,6 @@ from planner.records import (
     Bottleneck,
     CpuFactor,
     PredictedProfile,
-    Price,
     Recommendation,
     ServiceProfile,
 )

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from planner.demands import load_demands
-from planner.prices import load_prices, staleness
-from planner.records import Price
+from planner.prices import Price, load_prices, staleness
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
 from serving.toml_config import near_matches, read_toml

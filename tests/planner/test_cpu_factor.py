@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.cpu_factor import measured_factor, read_calibration, same_family, with_calibrations
-from planner.prices import PriceList
-from planner.records import CpuFactor, Price
+from planner.prices import Price, PriceList
+from planner.records import CpuFactor
 from serving.calibration import Calibration, KernelSpeed
 from serving.errors import BadInput
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.gpu import break_even_usd_per_hour, cpu_reaches, gpus_needed
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.reach import CpuReach
 from planner.recommend import recommend
-from planner.records import HOURS_PER_MONTH, CpuFactor, Demand, Price
+from planner.records import HOURS_PER_MONTH, CpuFactor, Demand
 
 Build = Callable[..., Any]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from loadtests.objective import Slo
 from planner.nearest import nearest
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.recommend import recommend
-from planner.records import Constraint, CpuFactor, Demand, Nearest, Plan, Price
+from planner.records import Constraint, CpuFactor, Demand, Nearest, Plan
 from serving.records import Quality
 
 Build = Callable[..., Any]

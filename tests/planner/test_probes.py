@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from planner.measuring import measure_command
-from planner.prices import PriceList
+from planner.prices import Price, PriceList
 from planner.probes import probes
 from planner.recommend import recommend
-from planner.records import Candidate, CpuFactor, Price, Probe
+from planner.records import Candidate, CpuFactor, Probe
 from serving.records import InstanceType
 
 Build = Callable[..., Any]

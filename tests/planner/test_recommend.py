@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.objective import Slo
+from planner.prices import Price
 from planner.profile import Refusal
 from planner.recommend import best_on_host, recommend
 from planner.records import (
@@ -17,7 +18,6 @@ from planner.records import (
     CpuFactor,
     Demand,
     MeasuredPoint,
-    Price,
     Recommendation,
     ServiceProfile,
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from loadtests.histogram import Histogram
 from planner import scaling
 from planner.curve import predictor
+from planner.prices import Price
 from planner.recommend import best_on_host, recommend
 from planner.records import (
     Bottleneck,
@@ -22,7 +23,6 @@ from planner.records import (
     Interval,
     Plan,
     PredictedProfile,
-    Price,
     Recommendation,
     ServiceProfile,
 )
