@@ -218,20 +218,15 @@ def _whole(path: Path) -> bool:
 
 def _check_memory(name: str, step: Step, source: Path) -> None:
     free = free_bytes() / 2**30
-    if free < _needed_gib(step, source):
+    if free < step.needed_gib(source):
         raise _no_memory(name, step, source, f"{free:.1f} GiB are free")
 
 
 def _no_memory(name: str, step: Step, source: Path, found: str) -> BadInput:
     return BadInput(
-        f"building {name} ({step.title}) needs about {_needed_gib(step, source):.3g} GiB of "
+        f"building {name} ({step.title}) needs about {step.needed_gib(source):.3g} GiB of "
         f"memory, and {found}; free some, or leave {name!r} out of the study's 'variants'"
     )
-
-
-def _needed_gib(step: Step, source: Path) -> float:
-    size = source.stat().st_size if source.is_file() else 0
-    return step.memory_gib + step.memory_factor * size / 2**30
 
 
 def _packages(recipe: Recipe) -> list[str]:

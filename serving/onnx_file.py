@@ -63,20 +63,14 @@ def content_sha256(path: Path, model: Any) -> str:
     That of the file, unless weights lie beside it: a model that was trained again has the same
     graph, to the byte, and other weights in the files beside it.
     """
-    beside = sorted(
-        {
-            entry.value
-            for tensor in _tensors(model.graph)
-            if tensor.data_location == _EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
     own = sha256_of(path)
-    if not beside:
-        return own
-    files = [own, *((location, sha256_of(path.parent / location)) for location in beside)]
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    beside = [(location, sha256_of(path.parent / location)) for location in _beside(model)]
+    return hashlib.sha256(repr([own, *beside]).encode()).hexdigest() if beside else own
+
+
+def content_bytes(path: Path, model: Any) -> int:
+    """Bytes of the file and of those that its weights lie in beside it."""
+    return sum((path.parent / name).stat().st_size for name in (path.name, *_beside(model)))
 
 
 def hints(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Hints:
@@ -181,6 +175,19 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(attribute.g)
             for branch in attribute.graphs:
                 yield from _tensors(branch)
+
+
+def _beside(model: Any) -> list[str]:
+    """Names of the files that hold weights, relative to the folder of the model."""
+    return sorted(
+        {
+            entry.value
+            for tensor in _tensors(model.graph)
+            if tensor.data_location == _EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
 
 
 def _check_external(path: Path, tensor: Any) -> None:

@@ -130,7 +130,7 @@ def test_the_published_archive_is_read(
 def test_another_archive_is_not_opened(tmp_path: Path) -> None:
     """Its batches are pickles: only the published file, by its hash, is unpacked."""
     archive = pack(tmp_path)
-    with pytest.raises(BadInput, match=r"is not the published .* or cut short") as caught:
+    with pytest.raises(BadInput, match="is not the published") as caught:
         load_cifar10(str(archive))
     assert "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce" in str(caught.value)
 

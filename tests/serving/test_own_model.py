@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,13 @@ import onnx
 import pytest
 
 from serving.build import build_variants
+from serving.compressors.clustering import ClusterWeights
+from serving.compressors.given import ConstantsAsWeights, GivenOnnx
+from serving.compressors.given_torch import ExportProgram
+from serving.compressors.mixed_int8 import MixedInt8
+from serving.compressors.onnx_graph import OptimiseGraph
 from serving.compressors.onnx_int8 import DynamicInt8
+from serving.compressors.openvino_ir import OpenVinoInt8, OpenVinoIr
 from serving.errors import BadInput
 from serving.generate import Hints
 from serving.model_store import model_path
@@ -21,7 +28,7 @@ from serving.own_kinds import OwnInt8
 from serving.own_model import OwnModel, OwnSource, open_own_model
 from serving.records import TensorSpec
 from serving.runtimes import load_runtime
-from serving.steps import Making, StepFailed
+from serving.steps import Making, Step, StepFailed
 from serving.vocabulary import RefusedIndex, refused_index
 from serving.wishes import parse_wish
 
@@ -49,6 +56,16 @@ def refused(path: Path | str, *wishes: str, **options: object) -> str:
     return str(caught.value)
 
 
+STEPS = (
+    DynamicInt8(),
+    ClusterWeights(),
+    OptimiseGraph(),
+    OpenVinoIr(),
+    OpenVinoInt8(),
+    MixedInt8(),
+    ConstantsAsWeights(),
+    ExportProgram(),
+)
 KINDS: dict[str, tuple[Callable[[Path], Path], bool, dict[str, tuple[str, tuple[int, ...]]]]] = {
     "linear": (models.linear, True, {"x": ("float32", (64,))}),
     "embedding": (models.embedding, True, {"ids": ("int64", (128,)), "mask": ("int64", (128,))}),
@@ -236,6 +253,43 @@ def test_other_weights_beside_the_same_graph_are_another_model(tmp_path: Path) -
     )
     with pytest.raises(BadInput, match="changed while it was read"):
         stale.check(tmp_path, model_path(new), None)  # type: ignore[arg-type]
+
+
+def test_a_file_that_does_not_fit_into_memory_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line before a session is, by the weights beside it as well; the kernel has no words."""
+    monkeypatch.setattr("serving.memory.free_bytes", lambda: 300 << 20)
+    opened(models.linear(tmp_path / "small.onnx"))
+    path = models.linear(
+        tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    with (tmp_path / "m.data").open("r+b") as data:
+        data.truncate(200 << 20)  # a hole: it takes no room on the disk
+    assert "m.onnx: opening it needs about" in refused(path)
+    (tmp_path / "m.pt2").touch()
+    with (tmp_path / "m.pt2").open("r+b") as data:
+        data.truncate(200 << 20)
+    assert "m.pt2: opening it needs about" in refused(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: type(step).__name__)
+def test_the_memory_that_a_step_claims_grows_with_the_file(tmp_path: Path, step: Step) -> None:
+    """Half a gigabyte of weights is refused beforehand, not killed midway."""
+    path = tmp_path / "m.bin"
+    path.touch()
+    os.truncate(path, 438 << 20)
+    assert step.needed_gib(path) > 3 * 438 / 1024
+
+
+def test_the_memory_of_a_given_file_counts_its_weights(tmp_path: Path) -> None:
+    """A first step starts from an empty folder: what it reads is the user's file."""
+    path = models.linear(
+        tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    before = GivenOnnx(str(path), "").needed_gib(tmp_path)
+    os.truncate(tmp_path / "m.data", 1 << 30)
+    assert GivenOnnx(str(path), "").needed_gib(tmp_path) > before + 2
 
 
 @pytest.mark.parametrize("location", ["../m.data", "/etc/passwd", "deep/../../m.data", "link"])
