@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 DUE, BATCH = "timestamp", "batch"
 """The columns that are looked for unless others are named."""
 
-# Numbers from here on are dates (2001 to 5138), not distances from the start: counted since 1970
-# in seconds, or in the smaller units that logs have. By how much one second is, largest first.
+# Numbers from here on are dates (2001 to 5138), not distances from the start: counted since 1970,
+# in the unit of which a second has so many.
 _EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e9, 1.0))
 _EPOCH_S = 1e9
 

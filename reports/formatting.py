@@ -202,8 +202,12 @@ def interval(value: Interval | None, unit: Callable[[float], str] | None = None)
 
 
 def measured_quantile(found: QuantileInterval, unit: Callable[[float], str] | None = None) -> str:
-    """A measured quantile in ms with its range, 12.3 (11.8-13.0), or what it would take."""
+    """A measured quantile in ms with its range, 12.3 (11.8-13.0), or what it would take.
+
+    With a ``unit`` it is part of a text, which says that it is refused; else a table's cell.
+    """
     value, low, high = found.value_s, found.low_s, found.high_s
     if value is None or low is None or high is None:
-        return f"refused (needs {count(found.needed)} samples)"
+        needs = f"needs {count(found.needed)}"
+        return f"refused ({needs} samples)" if unit else needs
     return interval(Interval(low=1e3 * low, mid=1e3 * value, high=1e3 * high), unit)

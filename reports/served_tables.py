@@ -123,7 +123,7 @@ def open_runs(bundle: Bundle) -> Table:
         notes=(
             "Poisson arrivals on a seeded schedule; p50, p95 and p99 count from the due time.",
             "Ranges are 95% intervals by order statistics, correlation counted where the record "
-            "has it; a percentile that no sample bounds from above is refused.",
+            "has it; 'needs N': refused, so many samples bound that percentile from above.",
             "Utilisation is used CPU over granted CPU of the replica.",
             "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
         ),

@@ -99,11 +99,11 @@ def test_correlated_samples_need_more_of_them() -> None:
 
 
 def run_of(n: int, **changed: Any) -> LoadResult:
-    due = np.arange(n) / 100
+    due = np.arange(n) / 128  # binary fractions, of which sums and differences are exact
     columns: dict[str, Any] = {
         "due_s": due,
-        "sent_s": due + 1e-4,
-        "done_s": due + 0.005,
+        "sent_s": due + 2**-13,
+        "done_s": due + 2**-8,
         "body": np.zeros(n, int),
         "status": np.full(n, 200),
         "error": np.full(n, "", dtype="<U20"),
@@ -113,7 +113,7 @@ def run_of(n: int, **changed: Any) -> LoadResult:
         "queue_s": np.full(n, 0.001),
         "service_s": np.full(n, np.nan),
     }
-    return summarise(Samples(**columns | changed), n / 100, Workers())
+    return summarise(Samples(**columns | changed), n / 128, Workers())
 
 
 def test_a_run_has_the_quantiles_of_all_its_histograms() -> None:
