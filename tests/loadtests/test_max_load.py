@@ -265,7 +265,12 @@ def test_the_verdict_overrules_the_margin() -> None:
 
 def test_every_stop_reason_has_its_test() -> None:
     """The list is closed; a new reason needs a search that ends in it."""
+    shaken = MaxLoadSearch(SLO, 10, 20, 100_000, 0)
+    shaken.ask()
+    shaken.give_up("noisy_host: load 9")
+    assert shaken.ask() is None
     reached = {
+        shaken.result().stop_reason,
         searched(TOLD_MM1, budget=200_000).stop_reason,
         searched(MD1, ceiling=40).stop_reason,
         searched(MD1, lowest=90).stop_reason,

@@ -55,6 +55,6 @@ def test_open_runs_go_by_rungs_that_are_believed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cell, "idle_cores", lambda *_: 0.0)
     rungs = [rung(100, valid=True), rung(900, valid=False)]
     monkeypatch.setattr(cell, "ladder", lambda *_: iter(rungs))
-    context = cast(cell.CellContext, SimpleNamespace(batch=1, seed=0))
+    context = cast(cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0))
     list(cell.measure_cell(context, cell.FULL, count().__next__))
     assert [run.rate_rps for run in asked if run.mode == "open"] == [50, 70]
