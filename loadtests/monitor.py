@@ -66,13 +66,13 @@ class Window:
     """What happened between two snapshots.
 
     ``others_on_replica_cores`` is what others used of the replica's cores, hyper-threads
-    included, or of the container that the replica shares with us (then we are others, too);
-    ``cores_in_ticks`` where it is known from idle time alone. ``others_on_platform_cores`` is what
-    nobody of ours used of the platform's cores, or of the container. ``waited`` is the part of the
-    time in which the busiest thread of a replica wanted a CPU, and got none. ``steal`` is the part
-    that the hypervisor took of the CPUs of replica and platform: over all of a large host it would
-    hardly show. ``thread_shares`` has for each replica the shares of its CPU time that the threads
-    of its model used, largest first; empty where it hardly ran.
+    included, or of the container that the replica shares with us (then we are others, too).
+    ``others_on_platform_cores`` is what nobody of ours used of the platform's cores, or of the
+    container. ``waited`` is the part of the time in which the busiest thread of a replica
+    wanted a CPU, and got none. ``steal`` is the part that the hypervisor took of the CPUs of
+    replica and platform: over all of a large host it would hardly show. ``thread_shares`` has
+    for each replica the shares of its CPU time that the threads of its model used, largest
+    first; empty where it hardly ran.
     """
 
     wall_s: float
@@ -87,7 +87,6 @@ class Window:
     peak_memory_bytes: int
     fallback_sessions: int
     replica_changed: bool
-    cores_in_ticks: bool = False
     others_on_platform_cores: float = 0.0
     container_throttled_periods: int = 0
     load_average: float | None = None
@@ -214,7 +213,6 @@ class Monitor:
             fallback_sessions=after.fallback_sessions - before.fallback_sessions,
             replica_changed=after.pids != before.pids
             or len(after.pids) != len(self._endpoint.replicas),
-            cores_in_ticks=self._per_cpu is None,
             others_on_platform_cores=strangers,
             container_throttled_periods=after.own.throttled_periods - before.own.throttled_periods,
             load_average=load_average(),
