@@ -94,6 +94,13 @@ def records(cwd: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def modes(made: list[dict[str, Any]]) -> bool:
+    """All three kinds of run; open ones go by a closed one that could be believed, if any."""
+    believed = any(m["run"]["mode"] == "closed" and not m["faults"] for m in made)
+    wanted = {"paced", "closed"} | ({"open"} if believed else set())
+    return {m["run"]["mode"] for m in made} == wanted
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """The small server, in a process of its own."""
@@ -151,7 +158,7 @@ def test_a_model_comes_to_a_plan(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode in (0, 1, 3), done.stderr
     made = records(tmp_path, "my_model")
-    assert {m["run"]["mode"] for m in made} == {"paced", "closed", "open"}
+    assert modes(made)
     for m in made:
         assert m["ok"] == m["offered"] > 0
         assert m["checked"] > 0
@@ -179,7 +186,7 @@ def test_a_server_comes_to_a_plan(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode in (0, 1, 3), done.stderr
     made = records(tmp_path, "mine")
-    assert {m["run"]["mode"] for m in made} == {"paced", "closed", "open"}
+    assert modes(made)
     for m in made:
         assert m["ok"] == m["offered"] > 0
         assert (m["checked"] > 0, m["wrong"]) == (True, 0)
