@@ -75,7 +75,11 @@ class RowLaw:
         edge = math.exp(self._width * math.sqrt(2 * self._noise))
         low = max(mid / reach, float(self._times[self._rows <= n].max()) / edge)
         above = self._times[self._rows >= n]
-        high = min(mid * reach, float(above.min()) * edge) if len(above) else mid * reach
+        high = mid * reach
+        if len(above):
+            high = min(high, float(above.min()) * edge)
+        elif self._degree == 2:
+            high = max(high, self._bent_beyond(n))
         return Interval(low=min(low, mid), mid=mid, high=max(high, mid))
 
     @property
@@ -89,6 +93,20 @@ class RowLaw:
         before, last = self._before, float(self._times[-1])
         rise = (last - float(self._times[before])) / float(self._rows[-1] - self._rows[before])
         return min(rise, self._degree * last / float(self._rows[-1]))
+
+    def _bent_beyond(self, n: float) -> float:
+        """The parabola through the three largest sizes at ``n``; 0 where there are fewer.
+
+        Of a + b n + c n^2 it is the time itself (Newton's divided differences), and no more than
+        a time that is all square.
+        """
+        if len(self._rows) < 3:
+            return 0.0
+        first, middle, last = map(float, self._rows[-3:])
+        early, late = np.diff(self._times[-3:]) / np.diff(self._rows[-3:])
+        bend = (late - early) / (last - first)
+        bent = self._times[-1] + (n - last) * (late + bend * (n - middle))
+        return float(min(bent, self._times[-1] * (n / last) ** 2))
 
     def _carried(self, n: float) -> float:
         """Noise of measured times that a predicted one has, in units of one's own.

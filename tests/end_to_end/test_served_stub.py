@@ -82,7 +82,7 @@ def test_a_known_service_time_comes_back(host: RayHost, fleet: Fleet, tmp_path: 
     for m in made:
         assert {f.code for f in m.faults} <= bearable, m.faults
         assert m.inference == "thread"
-        assert 5.0 <= m.replica_cpu_ms <= 7.5
+        assert 5.0 <= m.replica_cpu_ms <= 7.0
         left = 1 - m.cpu.others_on_replica_cores - m.cpu.steal
         assert m.service.quantile_s(0.1) * 1e3 >= 4.95
         assert m.service.quantile_s(0.5) * 1e3 <= 1.1 * m.replica_cpu_ms / left

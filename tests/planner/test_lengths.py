@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loadtests.histogram import Histogram
@@ -107,21 +107,19 @@ def test_between_lengths_a_prediction_is_on_the_safe_side(
 
 @settings(max_examples=300, deadline=None)
 @given(fixed=SHARES, square=SHARES, place=SHARES, most=st.integers(3, 5))
+@example(fixed=1.0, square=0.75, place=1.0, most=4)
+@example(fixed=1.0, square=0.8125, place=1.0, most=5)
 def test_beyond_the_longest_the_interval_holds_the_truth(
     fixed: float, square: float, place: float, most: int
 ) -> None:
-    """However much of the time is the square, once three lengths tested the line.
-
-    To 1.5 %: over a grid of all such times the worst lies 1.2 % above it, of five lengths whose time
-    is a constant and, to four fifths, a square.
-    """
+    """However much of the time is the square, once three lengths tested the line."""
     rows = (32, 64, 128, 256, 512)[:most]
     time = _times(rows, fixed, square)
     law = RowLaw(rows, [time(n) for n in rows], degree=2)
     n = rows[-1] * (1 + place * (TOKENS.reach - 1))
     found = law.interval(n)
     assert found.mid <= time(n) * (1 + 1e-9)
-    assert time(n) <= found.high * 1.015
+    assert time(n) <= found.high * (1 + 1e-9)
 
 
 @settings(max_examples=100, deadline=None)

@@ -252,7 +252,7 @@ def test_other_weights_beside_the_same_graph_are_another_model(tmp_path: Path) -
         load_runtime(new, 1).predict(row)["y"], -load_runtime(old, 1).predict(row)["y"], rtol=1e-5
     )
     with pytest.raises(BadInput, match="changed while it was read"):
-        stale.check(tmp_path, model_path(new), None)  # type: ignore[arg-type]
+        stale.check(tmp_path, model_path(new), None)
 
 
 def test_a_file_that_does_not_fit_into_memory_is_not_opened(
@@ -576,7 +576,7 @@ def test_code_that_makes_the_same_module_is_the_same_model(
     (tmp_path / "the_same_net.py").write_text(TWO_LAYERS)
     monkeypatch.chdir(tmp_path)
     first, second = (opened("the_same_net:Net", "x=float[b,32]") for _ in range(2))
-    places = {model.recipes["original"].steps[0].path for model in (first, second)}  # type: ignore[attr-defined]
+    places = {model.recipes["original"].steps[0].path for model in (first, second)}
     assert len(places) == 2
     assert first.data.fingerprint == second.data.fingerprint
     before = built_files(first)
