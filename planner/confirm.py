@@ -23,12 +23,8 @@ from serving.records import Deployment, Environment
 
 _RATE_TOLERANCE = 0.001
 
-KILLED = frozenset({FaultCode.REPLICA_CHANGED, FaultCode.FALLBACK_PROXY, FaultCode.NOISY_HOST})
-"""What killing a replica does to a run without anything being wrong with the run.
-
-Until it is in its control group, its successor starts as a stranger on the platform's cores: some
-two seconds of CPU. What is noise beside that can only make the run fail.
-"""
+KILLED = frozenset({FaultCode.REPLICA_CHANGED, FaultCode.FALLBACK_PROXY})
+"""What killing a replica does to a run without anything being wrong with the run."""
 
 NOT_KILLED = "no replica ended in the run that is about losing one"
 
