@@ -20,7 +20,6 @@ from serving.compressors.given_torch import (
     GivenTorchScript,
     exported_program,
 )
-from serving.compressors.int8_claims import linear_weights_shrank
 from serving.compressors.onnx_int8 import DynamicInt8
 from serving.compressors.torch_signature import script_signature
 from serving.errors import BadInput
@@ -69,17 +68,7 @@ _OPENING_GIB = 0.1
 
 
 @dataclass(frozen=True)
-class OwnInt8(DynamicInt8):
-    """Dynamic int8 of a file that nobody has looked at: the claim is checked on its weights."""
-
-    def check(self, source: Path, target: Path, making: Making) -> None:
-        """As before, and the matrices of linear layers are really a quarter."""
-        super().check(source, target, making)
-        linear_weights_shrank(source, target, self.title)
-
-
-@dataclass(frozen=True)
-class MatrixInt8(OwnInt8):
+class MatrixInt8(DynamicInt8):
     """Matrix products alone become int8, where they are what the file is made of."""
 
     def check(self, source: Path, target: Path, making: Making) -> None:
@@ -160,7 +149,7 @@ def _onnx(path: Path) -> Kind:
     elif not quantizable(graph):
         not_offered["int8"] = "it holds no float weights that dynamic quantization shrinks"
     else:
-        steps = (MatrixInt8(_NO_CONVOLUTION), OwnInt8())
+        steps = (MatrixInt8(_NO_CONVOLUTION), DynamicInt8())
         offers["int8"] = tuple(
             Recipe("onnxruntime", "int8", (ConstantsAsWeights(), step), needs="original")
             for step in steps
@@ -196,7 +185,7 @@ def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Ru
         sha256=step.sha256,
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ConvertEstimator(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (OwnInt8(),), needs="onnx"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
         },
     )
 
@@ -234,7 +223,7 @@ def _program(step: GivenProgram) -> Kind:
         hints=step.hints(),
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (OwnInt8(),), needs="onnx"),),
+            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
         },
     )
 

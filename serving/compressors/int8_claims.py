@@ -15,6 +15,7 @@ _LINEAR = frozenset({"MatMul", "Gemm", "Attention"})
 _INTEGER = frozenset({"MatMulInteger", "QAttention"})
 _EIGHT_BITS = frozenset({2, 3})  # TensorProto.UINT8 and INT8
 _SHRINKS = 3.5
+_SEVEN_BITS = 64
 
 
 def linear_weights_shrank(source: Path, target: Path, what: str) -> None:
@@ -30,6 +31,38 @@ def linear_weights_shrank(source: Path, target: Path, what: str) -> None:
             f"{what}: the matrices of linear layers take {after:,} bytes, {before:,} before; "
             f"they are claimed to shrink {_SHRINKS:g} times"
         )
+
+
+def weights_are_scaled(path: Path, what: str, *, per_channel: bool, seven_bits: bool) -> None:
+    """Raise StepFailed unless weights between pairs (QDQ) are stored as it is claimed.
+
+    ``per_channel`` asks for as many scales as channels, else for one; ``seven_bits`` for none
+    beyond 64 in size, which a CPU without VNNI adds up without an overflow.
+    """
+    from onnx import numpy_helper
+
+    for weights, axis, scales in _scaled_weights(path):
+        if per_channel and (axis is None or scales != weights.dims[axis]):
+            raise StepFailed(f"{what}: {weights.name} does not have a scale for each channel")
+        if not per_channel and scales > 1:
+            raise StepFailed(f"{what}: {weights.name} has {scales} scales; one is claimed")
+        largest = int(abs(numpy_helper.to_array(weights).astype(int)).max(initial=0))
+        if seven_bits and largest > _SEVEN_BITS:
+            raise StepFailed(f"{what}: {weights.name} holds {largest}, more than seven bits")
+
+
+def _scaled_weights(path: Path) -> Iterator[tuple[Any, int | None, int]]:
+    """Each matrix or kernel of int8, the axis of its scales, if any, and their number."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        weights = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weights is None or weights.data_type != onnx.TensorProto.INT8 or not _matrix(weights):
+            continue
+        axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+        yield weights, axis, prod(stored[node.input[1]].dims)
 
 
 def _float_matrices(path: Path) -> Iterator[int]:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from serving.compressors import checks
+from serving.compressors.int8_claims import weights_are_scaled
 from serving.compressors.onnx_int8 import has_int8_weights
 from serving.compressors.onnx_layers import layers_of, neighbours_of, quantized_on_loading
 from serving.compressors.onnx_ranges import Ranges, batches_of, observe, prepare
@@ -90,8 +91,9 @@ class MixedInt8(Step):
         _write(ranges, target, left_out)
 
     def check(self, source: Path, target: Path, making: Making) -> None:
-        """Some weights are int8, those noted are float and stay so, the file is that small."""
+        """Weights are int8 as claimed, those noted are float and stay so, the file is small."""
         has_int8_weights(target)
+        weights_are_scaled(target, self.title, per_channel=True, seven_bits=True)
         noted = float_layers(target)
         there = {layer.name for layer in layers_of(target)}
         if absent := [name for name in noted if name not in there]:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from serving.compressors import checks
+from serving.compressors.int8_claims import linear_weights_shrank, weights_are_scaled
 from serving.compressors.onnx_ranges import Batch, batches_of, observe, prepare
 from serving.compressors.quiet import quiet
 from serving.steps import Making, Step, StepFailed
@@ -45,8 +46,10 @@ class DynamicInt8(Step):
             )
 
     def check(self, source: Path, target: Path, making: Making) -> None:
-        """Some weights are int8, and the file is smaller."""
+        """Weights are int8, those of linear layers a quarter of the bytes, the file is smaller."""
         has_int8_weights(target)
+        if self.operators is None or "MatMul" in self.operators:
+            linear_weights_shrank(source, target, self.title)
         checks.is_smaller(source, target, self.title)
 
 
@@ -89,10 +92,13 @@ class StaticInt8(Step):
         )
 
     def check(self, source: Path, target: Path, making: Making) -> None:
-        """Some weights are int8, activations are quantized, and the file is smaller."""
+        """Weights are int8, within the bits and with the scales claimed; so are activations."""
         import onnx
 
         has_int8_weights(target)
+        weights_are_scaled(
+            target, self.title, per_channel=self.per_channel, seven_bits=self.reduce_range
+        )
         operators = {node.op_type for node in onnx.load(target).graph.node}
         if "QuantizeLinear" not in operators:
             raise StepFailed(f"{self.title}: no activation is quantized")

@@ -74,7 +74,7 @@ class BertOnReuters:
         "openvino_int8": Recipe(
             "openvino", "int8", (OpenVinoInt8(128, transformer=True),), needs="onnx"
         ),
-        "torch_tuned": Recipe("torch", "fp32", (FineTuneText(network, epochs=3),), needs="torch"),
+        "torch_tuned": Recipe("torch", "fp32", (FineTuneText(network, epochs=2),), needs="torch"),
         "onnx_tuned": Recipe(
             "onnxruntime", "fp32", (ExportOnnx(network, opset=OPSET),), needs="torch_tuned"
         ),

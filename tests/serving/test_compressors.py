@@ -177,6 +177,25 @@ def test_static_int8_scales_each_channel(bench: Bench, per_channel: bool) -> Non
     assert all(scales == wanted for scales, wanted in found)
 
 
+@pytest.mark.parametrize(
+    ("made", "claimed", "complaint"),
+    [
+        (StaticInt8(64), StaticInt8(64, per_channel=False), "16 scales; one is claimed"),
+        (StaticInt8(64, per_channel=False), StaticInt8(64), "not have a scale for each channel"),
+        (StaticInt8(64, reduce_range=False), StaticInt8(64), "holds 127, more than seven bits"),
+        (DynamicInt8(operators=("Conv",)), DynamicInt8(), "claimed to shrink 3.5 times"),
+    ],
+    ids=["one scale", "many scales", "seven bits", "linear layers"],
+)
+def test_int8_that_is_not_what_it_claims_is_told(
+    bench: Bench, made: Step, claimed: Step, complaint: str
+) -> None:
+    """The check reads the file, whatever has made it."""
+    path = bench.make("int8", made, "onnx")
+    with pytest.raises(StepFailed, match=complaint):
+        claimed.check(bench.made["onnx"], path, bench.making())
+
+
 def test_torch_int8_is_stored_and_served(bench: Bench) -> None:
     """The quantized network survives its file, which TorchScript alone manages."""
     bench.make("torch_int8", TorchDynamicInt8(network), "torch")
