@@ -57,6 +57,16 @@ class Dwell:
             + self.open_s * len(self.open_shares) + 0.12 * runs
         )  # fmt: skip
 
+    @property
+    def ladder_s(self) -> float:
+        """Duration of a ladder alone; a no-op's takes four rungs."""
+        return self.warmup_s + 4 * self.rung_s + 0.12 * 5
+
+    @property
+    def floor_s(self) -> float:
+        """Duration of a no-op for the floor at four rates: two models, or one that is slower."""
+        return self.warmup_s + self.paced_s + 4 * self.open_s + 0.12 * 6
+
 
 FULL = Dwell()
 QUICK = Dwell(
@@ -69,6 +79,9 @@ QUICK = Dwell(
     most_users=4,
     longest_rung_s=2.0,
 )
+# A no-op only has to show its latency: no ladder, and seconds enough for the requests that a
+# cell's own p99 is told from. A second is ten periods of a quota.
+FLOOR = Dwell(warmup_s=0.3, paced_s=1.0, open_s=1.0, longest_open_s=5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,7 @@ class CellContext:
     trace: Trace | None = None
     slos: tuple[Slo, ...] = ()
     call: HttpCall | None = None
+    rates: tuple[float, ...] = ()  # of a floor, in req/s
 
 
 def measure_cell(
@@ -106,17 +120,7 @@ def measure_cell(
             best = max(best, rung.completed_rps)
         yield rung
     for share in dwell.open_shares if best else ():
-        rate = share * best
-        run = LoadRun(
-            mode="open",
-            batch=context.batch,
-            length=context.length,
-            # A slow model's tail needs samples more than seconds.
-            duration_s=max(dwell.open_s, min(dwell.open_samples / rate, dwell.longest_open_s)),
-            rate_rps=round(rate, 3),
-            seed=context.seed,
-        )
-        yield from _until_quiet(context, run, next_sequence)
+        yield from _until_quiet(context, opened(context, dwell, share * best), next_sequence)
 
 
 def _until_quiet(
@@ -180,6 +184,17 @@ def measure_ceiling(
     yield from ladder(context, dwell, max(warm.ok / warm.elapsed_s, 0.5), next_sequence)
 
 
+def measure_floor(
+    context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """What a no-op takes alone, and at each of the context's rates."""
+    warm = _load(context, closed(context, dwell.warmup_s, 1))
+    alone_rps = min(100.0, 0.25 * max(warm.ok / warm.elapsed_s, 0.5))
+    runs = [paced(context, dwell.paced_s, alone_rps)]
+    for run in runs + [opened(context, dwell, rate) for rate in context.rates]:
+        yield from _until_quiet(context, run, next_sequence)
+
+
 def closed(context: CellContext, duration_s: float, users: int) -> LoadRun:
     """A closed-loop run of ``users`` users."""
     return LoadRun(
@@ -200,6 +215,18 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
         length=context.length,
         duration_s=max(duration_s, 25 / rate_rps),  # enough samples from slow models, too
         rate_rps=round(rate_rps, 2),
+        seed=context.seed,
+    )
+
+
+def opened(context: CellContext, dwell: Dwell, rate_rps: float) -> LoadRun:
+    """An open-loop run; a slow model's tail needs samples more than seconds."""
+    return LoadRun(
+        mode="open",
+        batch=context.batch,
+        length=context.length,
+        duration_s=max(dwell.open_s, min(dwell.open_samples / rate_rps, dwell.longest_open_s)),
+        rate_rps=round(rate_rps, 3),
         seed=context.seed,
     )
 

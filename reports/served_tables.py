@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import median
 from typing import NamedTuple, Self
 
-from loadtests.floor import at_floor
+from loadtests.floor import at_floor, floor_p50_s, has_floor
 from loadtests.histogram import Histogram
 from loadtests.quantiles import quantiles_in
 from loadtests.records import Measurement
@@ -70,6 +70,7 @@ def capacities(bundle: Bundle) -> Table:
             "Paced p50 (ms)",
             "Model p50 (ms)",
             "Overhead p50 (ms)",
+            "Floor p50 (ms)",
             "Replica CPU (ms/req)",
             "Ingress CPU (ms/req)",
             "Generator (cores)",
@@ -77,15 +78,18 @@ def capacities(bundle: Bundle) -> Table:
             "Peak memory",
             "Samples and faults",
         ),
-        rows=tuple(_capacity_row(cell, runs, lengths) for cell, runs in cells.items()),
+        rows=tuple(
+            _capacity_row(cell, runs, bundle.measurements, lengths) for cell, runs in cells.items()
+        ),
         mark=None,
-        text_columns=(0, 1, 4 + lengths, 16 + lengths),
+        text_columns=(0, 1, 4 + lengths, 17 + lengths),
         notes=(
             "Capacity is the best valid rung of a ladder of closed-loop users.",
             "Paced p50 is one request at a time from due to done; "
             "Model p50 is the time inside the replica in the same run.",
             "Overhead is p50 from sent to done less Model p50: generator, ingress and the "
-            "replica's own work.",
+            "replica's own work. Floor is p50 from sent to done of a no-op, alone on a replica of "
+            "that size and batch: what of the overhead is nobody's model.",
             "Throttled is the share of CFS periods in which the quota ran out, at capacity.",
         ),
     )
@@ -125,7 +129,9 @@ def open_runs(bundle: Bundle) -> Table:
             "Ranges are 95% intervals by order statistics, correlation counted where the record "
             "has it; 'needs N': refused, so many samples bound that percentile from above.",
             "Utilisation is used CPU over granted CPU of the replica.",
-            "At the platform's floor: a no-op replica of that size is nearly as slow at that rate.",
+            "At the platform's floor: a no-op replica of that size, at that batch, is nearly as "
+            "slow at about that rate.",
+            *_without_floor(cells, bundle.measurements),
         ),
     )
 
@@ -134,7 +140,7 @@ def start_ups(bundle: Bundle) -> Table:
     """One row a deployment: how long it takes from the order to the first answer."""
     found: dict[Cell, dict[float, Measurement]] = {}
     for m in bundle.measurements:
-        if m.startup_s is not None and m.role != "floor":
+        if m.startup_s is not None and m.role not in ("floor", "ceiling"):
             deployment = Cell.of(m)._replace(batch=1, length=None)
             # All runs of one deployment carry its one start.
             found.setdefault(deployment, {})[m.startup_s] = m
@@ -214,7 +220,21 @@ def _cells(bundle: Bundle) -> dict[Cell, list[Measurement]]:
     return {cell: cells[cell] for cell in sorted(cells, key=place)}
 
 
-def _capacity_row(cell: Cell, runs: list[Measurement], lengths: bool) -> tuple[str, ...]:
+def _without_floor(cells: Iterable[Cell], every: tuple[Measurement, ...]) -> tuple[str, ...]:
+    """A note of the sizes and batches of which no no-op says how slow the platform is."""
+    asked = dict.fromkeys((cell.instance, cell.batch) for cell in cells)
+    bare = [one for one in asked if not has_floor(every, one[1], one[0])]
+    if not bare:
+        return ()
+    where = "any size"
+    if len(bare) < len(asked):
+        where = "; ".join(f"{size}, batch {f.count(batch)}" for size, batch in bare)
+    return (f"No no-op was driven at the rates of {where}: of a floor nothing is said there.",)
+
+
+def _capacity_row(
+    cell: Cell, runs: list[Measurement], every: tuple[Measurement, ...], lengths: bool
+) -> tuple[str, ...]:
     best = best_rung(runs)
     paced = next((m for m in runs if m.run.mode == "paced" and m.valid), None)
     shown: tuple[str, ...] = (f.NOTHING,) * 3
@@ -232,6 +252,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement], lengths: bool) -> tuple[s
     if paced and paced.tells_service:
         model_ms = quantiles_ms(paced.service)[0]
         overhead_ms = quantiles_ms(paced.sent_to_done)[0] - model_ms
+    floor_s = floor_p50_s(every, cell.batch, cell.instance)
     ladder = [m for m in runs if m.run.mode != "open"]
     return (
         *cell.names(lengths),
@@ -241,6 +262,7 @@ def _capacity_row(cell: Cell, runs: list[Measurement], lengths: bool) -> tuple[s
         f.number(quantiles_ms(paced.due_to_done)[0] if paced else None),
         f.number(model_ms),
         f.number(overhead_ms),
+        f.number(None if floor_s is None else 1e3 * floor_s),
         *costs,
         _samples_and_faults(ladder),
     )

@@ -57,9 +57,11 @@ def drift(bundle: Bundle) -> Table:
 
 
 def floors(bundle: Bundle) -> Table:
-    """Cost of the platform itself: a replica that answers without a model."""
+    """Cost of the platform itself: a replica that answers without a model, size by size."""
     rows = []
-    for m in _in_order(bundle, "floor"):
+    found = _in_order(bundle, "floor")
+    found.sort(key=lambda m: (m.run.batch, m.deployment.instance.vcpus, m.deployment.instance.name))
+    for m in found:
         shown = quantiles_ms(m.due_to_done) if m.valid else (None, None, None)
         rows.append(
             (

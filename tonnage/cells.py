@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtests.cell import Dwell
+from loadtests.cell import FLOOR, Dwell
 from serving.errors import BadInput
 from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
 from serving.records import COMMAND, Deployment, InstanceType, Variant
@@ -31,7 +31,8 @@ class Cell:
     def label(self) -> str:
         """The cell in words."""
         tokens = "" if self.length is None else f", {self.length:,} tokens"
-        return f"{self.deployment.label}, batch {self.batch:,}{tokens}"
+        aim = f" (the platform's {self.role})" if self.role in ("floor", "ceiling") else ""
+        return f"{self.deployment.label}, batch {self.batch:,}{tokens}{aim}"
 
     @property
     def key(self) -> str:
@@ -121,23 +122,27 @@ def reference_cell(
     return Cell(deployment, wanted.batch, "reference", next(iter(grid.lengths), None))
 
 
-def floor_cells(grid: MeasureGrid, reference: Cell, noop: Variant) -> list[Cell]:
-    """The no-op in the place of the reference's model, at every batch: the platform's floor."""
-    deployment = reference.deployment.model_copy(update={"variant": noop})
-    return [Cell(deployment, batch, "floor") for batch in grid.batches]
+def floor_cells(cells: Sequence[Cell], reference: Cell, noop: Variant) -> list[Cell]:
+    """A no-op alone on each size that ``cells`` measure, at each of its batches: its floor.
+
+    Only its latency is wanted; what the platform carries is the ceiling's.
+    """
+    made: dict[tuple[str, int], Cell] = {}
+    for cell in cells:
+        size = cell.deployment.instance
+        threads = min(reference.deployment.threads, max(1, int(size.vcpus)))
+        update = {"variant": noop, "instance": size, "threads": threads}
+        deployment = reference.deployment.model_copy(update=update)
+        made.setdefault((size.name, cell.batch), Cell(deployment, cell.batch, "floor"))
+    return list(made.values())
 
 
 def ceiling_cells(
     grid: MeasureGrid, reference: Cell, noop: Variant, placement: Placement
 ) -> list[Cell]:
-    """No-ops on all the replicas' cores at once: what generator and ingress carry.
-
-    Where there is room for one replica only, the floor's own ladder says the same.
-    """
+    """No-ops on all the replicas' cores at once: what generator and ingress carry."""
     size = reference.deployment.instance
-    replicas = int(len(placement.replica_cpus) // cpus_needed(size, 1))
-    if replicas < 2:
-        return []
+    replicas = max(1, int(len(placement.replica_cpus) // cpus_needed(size, 1)))
     update = {"variant": noop, "replicas": replicas}
     fleet = reference.deployment.model_copy(update=update)
     return [Cell(fleet, batch, "ceiling") for batch in grid.batches]
@@ -146,7 +151,10 @@ def ceiling_cells(
 def order_cells(
     cells: Sequence[Cell], reference: Cell | None, repeats: int, seed: int
 ) -> list[Cell]:
-    """Seeded-random order, deployments kept together, the reference spread evenly through it."""
+    """Seeded-random order, deployments kept together, the reference spread evenly through it.
+
+    The floor of a size comes right behind its last cell, whose rates it is driven at.
+    """
     draw = random.Random(seed)  # noqa: S311 - an order, not a secret
     by_deployment: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -155,6 +163,7 @@ def order_cells(
     draw.shuffle(groups)
     for group in groups:
         draw.shuffle(group)
+    groups = _floors_behind(groups)
     if reference is None or not repeats:
         return [cell for group in groups for cell in group]
     places = [round(i * len(groups) / max(1, repeats - 1)) for i in range(repeats)]
@@ -166,11 +175,30 @@ def order_cells(
     return ordered
 
 
+def _floors_behind(groups: Sequence[list[Cell]]) -> list[list[Cell]]:
+    floors = [group for group in groups if any(cell.role == "floor" for cell in group)]
+    others = [group for group in groups if group not in floors]
+    sizes = [group[0].deployment.instance.name for group in others]
+
+    def place(floor: list[Cell]) -> int:
+        size = floor[0].deployment.instance.name
+        return max((i for i, other in enumerate(sizes) if other == size), default=len(sizes))
+
+    numbered = [*enumerate(others), *((place(floor), floor) for floor in floors)]
+    return [group for _, group in sorted(numbered, key=lambda pair: pair[0])]
+
+
 def duration_s(cells: Sequence[Cell], dwell: Dwell) -> float:
     """Estimate of measuring ``cells`` in this order, redeployments included."""
+    takes = {
+        "cell": dwell.cell_s,
+        "reference": REFERENCE_S,
+        "floor": FLOOR.floor_s,
+        "ceiling": dwell.ladder_s,
+    }
     total, last = 0.0, None
     for cell in cells:
-        total += REFERENCE_S if cell.role == "reference" else dwell.cell_s
+        total += takes[cell.role]
         total += DEPLOY_S if cell.deployment.cell_id != last else 0.0
         last = cell.deployment.cell_id
     return total
@@ -190,20 +218,26 @@ def fit_budget(
 ) -> tuple[list[Cell], list[str]]:
     """Drop the least informative cells until the order fits ``budget_s``.
 
-    Least informative first: repeats of the reference beyond two, floors, batches and lengths that
-    no profile demands, the baseline's cells, then sizes from the smallest (a quota scales best of
-    all). Of every demanded batch at every demanded length one cell of a candidate variant stays,
-    whatever the budget.
+    Least informative first: repeats of the reference beyond two; floors of other sizes than the
+    reference's, then its own, then ceilings; batches and lengths that no profile demands, the
+    baseline's cells, then sizes from the smallest (a quota scales best of all). Of every demanded
+    batch at every demanded length one cell of a candidate variant stays, whatever the budget.
     Returns the order and a line per dropped cell; one more when even the rest does not fit.
     """
+    own = reference and reference.deployment.instance.name
+    roles = ("floor", "own floor", "ceiling", "cell")
 
-    def information(cell: Cell) -> tuple[bool, bool, bool, float]:
+    def information(cell: Cell) -> tuple[int, bool, bool, float]:
+        of_own = cell.role == "floor" and cell.deployment.instance.name == own
         return (
-            cell.role == "cell",
+            roles.index("own floor" if of_own else cell.role),
             cell.batch in demanded and (cell.length is None or cell.length in lengths),
             cell.deployment.variant.name != baseline,
             cell.deployment.instance.vcpus,
         )
+
+    def is_asked_for(cell: Cell) -> bool:
+        return cell.role == "cell" and all(information(cell)[1:3])
 
     kept, dropped = list(cells), list[str]()
     while duration_s(order := order_cells(kept, reference, repeats, seed), dwell) > budget_s:
@@ -214,8 +248,8 @@ def fit_budget(
         spare = [
             cell
             for cell in kept
-            if sum(_asks_as(o, cell) and all(information(o)[:3]) for o in kept) > 1
-            or not all(information(cell)[:3])
+            if not is_asked_for(cell)
+            or sum(_asks_as(other, cell) and is_asked_for(other) for other in kept) > 1
         ]
         if not spare:
             break

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loadtests.cell import (
+    FLOOR,
     CellContext,
     Dwell,
     measure_ceiling,
     measure_cell,
+    measure_floor,
     measure_reference,
 )
 from loadtests.drift import last_visit_strays
 from loadtests.fleet import Fleet
+from loadtests.floor import floor_rates
 from loadtests.http_call import HttpCall
 from loadtests.monitor import Host
 from loadtests.objective import Slo
@@ -26,7 +29,7 @@ from tonnage.run_folder import RunFolder
 
 _RUNS = {
     "cell": measure_cell,
-    "floor": measure_cell,
+    "floor": measure_floor,
     "reference": measure_reference,
     "ceiling": measure_ceiling,
 }
@@ -102,9 +105,18 @@ class Measuring:
             role=cell.role,
             call=self.call,
             slos=tuple(s for asked, s in self.slos.items() if asked == (cell.batch, cell.length)),
+            rates=self._floor_rates(cell),
         )
-        for measurement in _RUNS[cell.role](context, self.dwell, self._next_sequence):
+        dwell = FLOOR if cell.role == "floor" else self.dwell
+        for measurement in _RUNS[cell.role](context, dwell, self._next_sequence):
             self.folder.append("measurements.jsonl", measurement)
+
+    def _floor_rates(self, cell: Cell) -> tuple[float, ...]:
+        """Those of the models measured so far: the floor of a size comes behind its cells."""
+        if cell.role != "floor":
+            return ()
+        size = cell.deployment.instance.label
+        return tuple(floor_rates(self.folder.measurements(), cell.batch, size))
 
     def _next_sequence(self) -> int:
         self._sequence += 1

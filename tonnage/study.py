@@ -36,7 +36,7 @@ from serving.model_store import model_path
 from serving.placement import CannotBeMeasured
 from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
-from serving.stub_variant import noop_variant
+from serving.stub_variant import NOOP, noop_variant
 from serving.workloads import OfAnyLength, Workload, find_workload
 from tonnage.cells import (
     Cell,
@@ -268,8 +268,10 @@ class StudyRun:
         if reference is not None and self.call is None:
             model = reference.deployment.variant
             # A draft, of which only the number of cells is wanted, has no file yet.
-            noop = noop_variant(model.workload, self._numbers_a_row()) if model.file else model
-            cells += floor_cells(grid, reference, noop)
+            noop = model.model_copy(update={"name": NOOP})
+            if model.file:
+                noop = noop_variant(model.workload, self._numbers_a_row())
+            cells += floor_cells(cells, reference, noop)
             cells += ceiling_cells(grid, reference, noop, placement)
         order, dropped = fit_budget(
             cells,

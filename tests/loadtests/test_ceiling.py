@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtests.ceiling import ceilings, with_ceiling
-from loadtests.floor import at_floor, floor_p99_s
+from loadtests.floor import ABOUT, at_floor, floor_p50_s, floor_p99_s, floor_rates
 from loadtests.histogram import Histogram
 from loadtests.records import CpuUse, FaultCode, LoadRun, Measurement, Throttling
 from serving.records import Deployment, Grant, InstanceType, Variant
@@ -107,8 +107,8 @@ def test_the_highest_believed_rate_is_believed(made: Callable[..., Measurement])
 def test_a_floor_is_interpolated_and_never_guessed(made: Callable[..., Measurement]) -> None:
     """Between two measured rates it lies between their p99; outside of them there is none."""
     floor = [
-        made(100, "floor", "open", p99_ms=1.0),
-        made(300, "floor", "open", p99_ms=3.0),
+        made(150, "floor", "open", p99_ms=1.0),
+        made(250, "floor", "open", p99_ms=3.0),
         made(200, "floor"),
     ]
     label = SIZE.label
@@ -120,3 +120,71 @@ def test_a_floor_is_interpolated_and_never_guessed(made: Callable[..., Measureme
     assert at_floor(near, floor) == pytest.approx(0.002, rel=1e-2)
     assert at_floor(far, floor) is None
     assert at_floor(floor[0], floor) is None
+
+
+def test_a_floor_is_not_read_between_rates_far_apart(made: Callable[..., Measurement]) -> None:
+    """A p99 bends upwards: a line from an idle no-op to a busy one is above all between them."""
+    floor = [
+        made(100, "floor", "paced", p99_ms=3.0),
+        made(1400, "floor", "open", p99_ms=32.0),
+        made(2000, "floor", "open", p99_ms=38.0),
+    ]
+    assert floor_p99_s(floor, 1, 700, SIZE.label) is None
+    assert at_floor(made(700, mode="open", p99_ms=5.0), floor) is None
+    assert floor_p99_s(floor, 1, 1700, SIZE.label) == pytest.approx(0.035, rel=1e-2)
+    assert floor_p99_s(floor, 1, 1400, SIZE.label) == pytest.approx(0.032, rel=1e-2)
+
+
+def on_size(m: Measurement, vcpus: float) -> Measurement:
+    size = SIZE.model_copy(
+        update={"name": f"sim-{vcpus:g}", "vcpus": vcpus, "enforcement": "quota"}
+    )
+    return m.model_copy(update={"deployment": m.deployment.model_copy(update={"instance": size})})
+
+
+def test_a_floor_is_of_its_own_size_and_batch(made: Callable[..., Measurement]) -> None:
+    """A quarter of a CPU has three times the floor of a whole one; a half has none: no label."""
+    floor = [made(rps, "floor", "open", p99_ms=4.0) for rps in (150, 250)]
+    floor += [on_size(made(rps, "floor", "open", p99_ms=12.0), 0.25) for rps in (150, 250)]
+    floor += [made(100, "floor", "paced", p99_ms=2.0)]
+    run = made(200, mode="open", p99_ms=13.0)
+    assert at_floor(run, floor) is None, "three times the floor of sim-1"
+    assert at_floor(on_size(run, 0.25), floor) == pytest.approx(0.012, rel=1e-2)
+    assert at_floor(on_size(run, 0.5), floor) is None
+    quick = made(200, mode="open", p99_ms=3.0)
+    assert at_floor(quick, floor) == pytest.approx(0.004, rel=1e-2)
+    assert at_floor(on_size(quick, 0.5), floor) is None
+    other = quick.model_copy(update={"run": quick.run.model_copy(update={"batch": 8})})
+    assert at_floor(other, floor) is None
+    assert floor_p50_s(floor, 1, SIZE.label) == pytest.approx(0.002, rel=1e-2)
+    assert floor_p50_s(floor, 1, on_size(run, 0.25).deployment.instance.label) is None
+    assert floor_p50_s(floor, 8, SIZE.label) is None
+
+
+def test_a_no_op_is_driven_around_the_rates_of_its_size(made: Callable[..., Measurement]) -> None:
+    """A pair of rates for those near each other, the highest first; slow ones and others none."""
+    runs = [made(rps, mode="open") for rps in (500.0, 700.0, 30.0, 41.0, 12.0)]
+    aside = [
+        made(900),
+        made(900, "floor", "open"),
+        made(100, mode="paced"),
+        made(5000, mode="open", faults=({"code": "backlog_growing", "detail": "x"},)),
+        on_size(made(2000, mode="open"), 0.5),
+    ]
+    found = floor_rates([*runs, *aside], 1, SIZE.label)
+    assert found == pytest.approx([805, 425, 1.15 * 41, 0.85 * 30])
+    assert floor_rates(runs, 8, SIZE.label) == []
+    assert len(floor_rates([made(2.0**n, mode="open") for n in range(5, 13)], 1, SIZE.label)) == 6
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.3, 1.599, 1.601, 3.0])
+def test_what_a_no_op_is_driven_at_says_the_floor_there(
+    made: Callable[..., Measurement], spread: float
+) -> None:
+    """Each rate that was measured has a floor between two of those, near enough to each other."""
+    rates = [1000.0, round(1000 / spread)]
+    driven = floor_rates([made(rps, mode="open") for rps in rates], 1, SIZE.label)
+    floor = [made(rps, "floor", "open", p99_ms=2.0) for rps in driven]
+    for rps in (*rates, 1.05 * rates[0]):
+        assert floor_p99_s(floor, 1, rps, SIZE.label) == pytest.approx(0.002, rel=1e-2)
+    assert all(high <= ABOUT * low for high, low in zip(driven[::2], driven[1::2], strict=True))

@@ -58,3 +58,27 @@ def test_open_runs_go_by_rungs_that_are_believed(monkeypatch: pytest.MonkeyPatch
     context = cast(cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0))
     list(cell.measure_cell(context, cell.FULL, count().__next__))
     assert [run.rate_rps for run in asked if run.mode == "open"] == [50, 70]
+
+
+def test_a_floor_is_a_short_cell_without_a_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paced alone, then at each of its rates; with four of them it takes what is estimated."""
+    asked: list[LoadRun] = []
+
+    def measured(context: object, run: LoadRun, sequence: int) -> Any:
+        asked.append(run)
+        return SimpleNamespace(faults=())
+
+    monkeypatch.setattr(cell, "measure", measured)
+    monkeypatch.setattr(cell, "_load", lambda *_: SimpleNamespace(ok=900, elapsed_s=1.0))
+    rates = (1200.0, 800.0, 600.0, 300.0)
+    context = cast(
+        cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0, rates=(*rates, 25.0))
+    )
+    list(cell.measure_floor(context, cell.FLOOR, count().__next__))
+    assert [(run.mode, run.rate_rps) for run in asked] == [
+        ("paced", 100),
+        *(("open", rate) for rate in (*rates, 25.0)),
+    ]
+    assert asked[-1].duration_s == 5, "of a slow one more seconds, and not without end"
+    seconds = cell.FLOOR.warmup_s + sum(run.duration_s for run in asked[:-1])
+    assert cell.FLOOR.floor_s == pytest.approx(seconds + 6 * 0.12)

@@ -257,3 +257,70 @@ def test_overhead_stands_apart_from_the_model(bundle: Bundle) -> None:
     capacity = next(t for t in all_tables(changed) if t.name == "served_capacity")
     row = dict(zip(capacity.header, capacity.rows[0], strict=True))
     assert (row["Model p50 (ms)"], row["Overhead p50 (ms)"]) == ("3.00", "2.00")
+
+
+def _with_floors(bundle: Bundle, p99_s: dict[str, float]) -> Bundle:
+    """The open runs of batch 1 as those of no-ops, too, whose p99 are ``p99_s`` by size."""
+    runs = [m for m in bundle.measurements if m.role == "cell" and m.run.batch == 1]
+    floors = [
+        m.model_copy(
+            update={
+                "role": "floor",
+                "faults": (),
+                "offered": round(share * m.offered),
+                "due_to_done": Histogram.of([p99_s[m.deployment.instance.name]] * 300),
+                "sent_to_done": Histogram.of([p99_s[m.deployment.instance.name] / 2] * 300),
+            }
+        )
+        for m in runs
+        if m.deployment.instance.name in p99_s and m.run.mode != "closed"
+        for share in (0.9, 1.1)
+    ]
+    cells = [m for m in bundle.measurements if m.role != "floor"]
+    return bundle.model_copy(update={"measurements": (*cells, *floors)})
+
+
+def test_a_p99_is_held_against_the_floor_of_its_own_size(bundle: Bundle) -> None:
+    """At the same ratio to sim-1's floor both would be labelled or none: sim-0.25's is 3 x that."""
+    quarter = next(
+        m
+        for m in bundle.measurements
+        if m.role == "cell" and m.deployment.instance.name == "sim-0.25" and m.run.mode == "open"
+    )
+    p99_s = quarter.due_to_done.quantile_s(0.99)
+
+    def remarks(p99_s: dict[str, float]) -> tuple[dict[str, str], str]:
+        table = next(
+            t for t in all_tables(_with_floors(bundle, p99_s)) if t.name == "served_latency"
+        )
+        rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        mine = quarter.deployment.variant.name
+        found = {
+            r["Instance"]: r["Samples or faults"]
+            for r in rows
+            if r["Variant"] == mine and r["Batch"] == "1"
+        }
+        return found, table.notes[-1]
+
+    own = {"sim-1": p99_s / 3, "sim-0.25": p99_s}
+    found, note = remarks(own)
+    assert "at the platform's floor" in found["sim-0.25 (quota)"]
+    assert "floor" not in found["sim-0.5 (quota)"], "none of its size: nothing is said"
+    assert "sim-0.5 (quota), batch 1" in note
+    assert "sim-0.25 (quota), batch 1;" not in note
+    found, note = remarks({"sim-1": p99_s})
+    assert "floor" not in found["sim-0.25 (quota)"], "sim-1's says nothing of a quarter"
+    found, _ = remarks({"sim-1": p99_s, "sim-0.25": p99_s / 3})
+    assert "floor" not in found["sim-0.25 (quota)"]
+    assert remarks({})[1].startswith("No no-op was driven at the rates of any size")
+
+
+def test_overhead_stands_beside_the_floor_of_its_size(bundle: Bundle) -> None:
+    """The round trip of a no-op on the same size and batch; a dash where none was measured."""
+    changed = _with_floors(bundle, {"sim-0.25": 0.006, "sim-1": 0.002})
+    capacity = next(t for t in all_tables(changed) if t.name == "served_capacity")
+    rows = [dict(zip(capacity.header, row, strict=True)) for row in capacity.rows]
+    found = {(r["Instance"], r["Batch"]): r["Floor p50 (ms)"] for r in rows}
+    assert found["sim-0.25 (quota)", "1"] == "3.00"
+    assert found["sim-1 (cpuset)", "1"] == "1.00"
+    assert found["sim-0.5 (quota)", "1"] == found["sim-1 (cpuset)", "100"] == "-"

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loadtests.cell import FULL
+from loadtests.cell import FLOOR, FULL
 from serving.placement import divide
 from serving.records import Deployment, InstanceType, Variant
 from tonnage.cells import (
+    DEPLOY_S,
     Cell,
+    ceiling_cells,
     duration_s,
     fit_budget,
     floor_cells,
@@ -99,7 +101,9 @@ def test_a_grid_of_lengths_has_a_cell_of_each(make_stub: Callable[..., Variant])
     assert plain[0].key.endswith("/1/cell")
     first = reference_cell(LENGTHS, variants, sizes)
     assert first.length == 64
-    assert {cell.length for cell in floor_cells(LENGTHS, first, variants[0])} == {None}
+    floors = floor_cells(made, first, variants[0])
+    assert {cell.length for cell in floors} == {None}
+    assert len(floors) == 3 * 2, "one a size and batch, whatever the lengths"
 
 
 def test_lengths_that_nobody_demands_go_first(make_stub: Callable[..., Variant]) -> None:
@@ -156,3 +160,98 @@ def test_the_baseline_and_the_smallest_sizes_go_first(cells: list[Cell], referen
     )
     kinds = ["repeat" if "repeat" in d else "base" if "base" in d else d[:10] for d in dropped]
     assert kinds[:4] == ["repeat", "base", "base", "1 x sim-0."]
+
+
+@pytest.fixture
+def noops(
+    cells: list[Cell], reference: Cell, make_stub: Callable[..., Variant]
+) -> tuple[list[Cell], list[Cell]]:
+    """Floors of the cells, and ceilings of a host with room for one replica."""
+    noop = make_stub(name="noop")
+    ceilings = ceiling_cells(GRID, reference, noop, divide([(0,), (1,)]))
+    return floor_cells(cells, reference, noop), ceilings
+
+
+def test_each_size_has_its_own_floor(
+    cells: list[Cell], reference: Cell, make_stub: Callable[..., Variant]
+) -> None:
+    """One no-op a size and batch that is measured, with no more threads than it has vCPUs."""
+    two = reference.deployment.model_copy(update={"threads": 2})
+    floors = floor_cells(cells, Cell(two, 100, "reference"), make_stub(name="noop"))
+    sizes = ("sim-0.25", "sim-0.5", "sim-1")
+    found = sorted((c.deployment.instance.name, c.batch) for c in floors)
+    assert found == [(size, batch) for size in sizes for batch in (1, 100)]
+    assert {c.role for c in floors} == {"floor"}
+    assert {c.deployment.replicas for c in floors} == {c.deployment.threads for c in floors} == {1}
+    only = [c for c in cells if c.deployment.instance.name == "sim-0.5" and c.batch == 1]
+    assert len(floor_cells(only, reference, make_stub(name="noop"))) == 1
+
+
+def test_a_ceiling_has_a_ladder_of_its_own(
+    reference: Cell, make_stub: Callable[..., Variant]
+) -> None:
+    """Also where there is room for one replica only, which the floor shares with it."""
+    noop = make_stub(name="noop")
+    for cpus, replicas in ((2, 1), (4, 3)):
+        made = ceiling_cells(GRID, reference, noop, divide([(n,) for n in range(cpus)]))
+        assert [(c.batch, c.deployment.replicas) for c in made] == [(1, replicas), (100, replicas)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_floor_comes_behind_the_last_cell_of_its_size(
+    cells: list[Cell], reference: Cell, noops: tuple[list[Cell], list[Cell]], seed: int
+) -> None:
+    """Its rates are then known, and little time lies between; no deployment is made twice."""
+    order = order_cells([*noops[0], *noops[1], *cells], reference, 3, seed)
+    assert len(order) == len(cells) + sum(map(len, noops)) + 3
+    for floor in noops[0]:
+        size = floor.deployment.instance.name
+        places = [i for i, c in enumerate(order) if c.deployment.instance.name == size]
+        models = [i for i in places if order[i].role == "cell"]
+        assert models[-1] < order.index(floor)
+        between = order[models[-1] + 1 : order.index(floor)]
+        assert {c.role for c in between} <= {"reference", "floor", "ceiling"}
+    plain = [c.deployment.cell_id for c in order if c.role != "reference"]
+    assert sum(a != b for a, b in pairwise(plain)) == len(set(plain)) - 1
+
+
+def test_what_floors_add_is_in_the_estimate(
+    cells: list[Cell], reference: Cell, noops: tuple[list[Cell], list[Cell]]
+) -> None:
+    """A floor takes a part of a cell's time; each other size is one more deployment."""
+    floors, ceilings = noops
+    without = duration_s(order_cells(cells, None, 0, seed=1), FULL)
+    added = duration_s(order_cells([*cells, *floors], None, 0, seed=1), FULL) - without
+    assert added == pytest.approx(6 * FLOOR.floor_s + 3 * DEPLOY_S)
+    ladders = duration_s(order_cells([*cells, *floors, *ceilings], None, 0, seed=1), FULL)
+    assert ladders - without - added == pytest.approx(2 * FULL.ladder_s), "the floor's deployment"
+    assert FLOOR.floor_s < 0.65 * FULL.cell_s
+
+
+def test_floors_of_other_sizes_go_before_anything_else(
+    cells: list[Cell], reference: Cell, noops: tuple[list[Cell], list[Cell]]
+) -> None:
+    """Then the reference's own, then the ceiling, then cells; each has a line that says so."""
+    every = [*noops[0], *noops[1], *cells]
+    needed = duration_s(order_cells(every, reference, 2, seed=1), FULL)
+    given = {
+        "seed": 1,
+        "dwell": FULL,
+        "baseline": "base",
+        "demanded": [1, 100],
+    }
+    order, dropped = fit_budget(every, reference, 2, budget_s=needed, **given)
+    assert (len(order), dropped) == (len(every) + 2, [])
+    order, dropped = fit_budget(every, reference, 2, budget_s=needed - 1, **given)
+    assert dropped == [
+        "1 x sim-0.25 (quota), noop, 1 thread, batch 1 (the platform's floor): "
+        "dropped to respect the time budget"
+    ]
+    _, dropped = fit_budget(every, reference, 2, budget_s=1, **given)
+    kinds = [
+        "ceiling" if "ceiling" in line else line[4:11] if "floor" in line else "cell"
+        for line in dropped[:-1]
+    ]
+    other = ["sim-0.2", "sim-0.2", "sim-0.5", "sim-0.5", "sim-1 (", "sim-1 ("]
+    assert kinds[:8] == [*other, "ceiling", "ceiling"]
+    assert set(kinds[8:]) == {"cell"}
