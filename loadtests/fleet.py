@@ -17,6 +17,7 @@ from loadtests.records import LoadRun
 from loadtests.samples import Samples
 from loadtests.schedule import make_schedule
 from loadtests.summary import LoadResult, Workers, summarise
+from loadtests.tls import Identity
 from serving import host_facts
 from serving.errors import Infrastructure
 from serving.private_folder import new_name, private_base
@@ -112,13 +113,15 @@ class Fleet:
         trace: Trace | None = None,
         call: HttpCall | None = None,
         insecure: bool = False,
+        identity: Identity | None = None,
     ) -> LoadResult:
         """Carry out one run; ``on_start`` is called when connections are warm, before the clock.
 
         ``on_end`` is called when the last answer is in, before anything is summed up: reading
         and summing up samples takes our own process CPU time that is none of the run's.
 
-        ``call`` is how a request is put, V2 inference when it is None.
+        ``call`` is how a request is put, V2 inference when it is None; ``identity`` is shown to
+        servers that ask for one.
         A ``trace`` gives the due times of a run whose arrivals are recorded ones. A worker
         that is lost takes its samples with it, and the result says so; the next run has
         new workers. Raises Infrastructure when Locust cannot begin or does not answer, and
@@ -143,6 +146,7 @@ class Fleet:
             "call": (call or v2_call(endpoint)).model_dump(),
             "cell_id": endpoint.cell_id,
             "insecure": insecure,
+            "identity": identity and [str(path.resolve()) for path in identity if path],
             "payloads": str(payloads),
             "schedule": str(self._folder / "schedule.npz"),
             "folder": str(self._folder),

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from loadtests.payloads import Payloads
-from loadtests.tls import client_context
+from loadtests.tls import Identity, client_context, refused_identity
 from serving.app import MODEL_HEADER
 from serving.errors import BadInput
 from serving.records import Endpoint, TensorSpec
@@ -44,6 +44,7 @@ class ForeignServer:
         timeout_s: float,
         insecure: bool = False,
         cacert: Path | None = None,
+        identity: Identity | None = None,
     ) -> None:
         wanted = f"--endpoint {endpoint.url}: give http://host:port or https://host:port"
         try:
@@ -58,10 +59,13 @@ class ForeignServer:
         self._endpoint = endpoint
         self._headers = dict(headers)
         self._timeout_s = timeout_s
-        if parts.scheme == "http" and (insecure or cacert is not None):
-            option = "--insecure" if insecure else "--cacert"
-            raise BadInput(f"{option} belongs to https://, and --endpoint {endpoint.url} is none")
-        self._context = client_context(insecure=insecure, cacert=cacert)
+        for option, given in (("insecure", insecure), ("cacert", cacert), ("cert", identity)):
+            if parts.scheme == "http" and given:
+                raise BadInput(
+                    f"--{option} belongs to https://, and --endpoint {endpoint.url} is none"
+                )
+        self._identity = identity
+        self._context = client_context(insecure=insecure, cacert=cacert, identity=identity)
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the model, from its metadata.
@@ -189,7 +193,10 @@ class ForeignServer:
                 "give that of its authority with --cacert, or --insecure"
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise BadInput(f"{self._endpoint.url}: cannot be reached ({error})") from None
+            why = f"cannot be reached ({error})"
+            if isinstance(error, OSError) and self._parts.scheme == "https":
+                why = refused_identity(error, self._identity) or why
+            raise BadInput(f"{self._endpoint.url}: {why}") from None
         except ValueError as error:  # a name or a header that HTTP has no letters for
             raise BadInput(
                 f"{self._endpoint.url}: no request can be made ({error}); check host, --model and "

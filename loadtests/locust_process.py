@@ -200,7 +200,9 @@ class CellUser(FastHttpUser):
             request_event=self.environment.events.request,
             user=self,
             insecure=spec["insecure"],
-            ssl_context_factory=partial(_tls_context, spec["insecure"]),
+            ssl_context_factory=partial(
+                _tls_context, spec["insecure"], (*(spec["identity"] or ()),)
+            ),
             network_timeout=spec["timeout_s"],
             connection_timeout=spec["timeout_s"],
             max_retries=0,
@@ -280,11 +282,20 @@ def _run_delay_s() -> float:
 
 
 @cache
-def _tls_context(insecure: bool, cafile: str | None = None) -> ssl.SSLContext:
-    """One for all connections: reading the certificates takes longer than most requests."""
+def _tls_context(
+    insecure: bool, identity: tuple[str, ...], cafile: str | None = None
+) -> ssl.SSLContext:
+    """One for all connections: reading the certificates takes longer than most requests.
+
+    ``identity`` is a certificate's file and its key's, or one with both, or none.
+    """
     if insecure:
-        return ssl._create_unverified_context(cafile=cafile)  # noqa: S323 - asked for: --insecure
-    return ssl.create_default_context(cafile=cafile)
+        made = ssl._create_unverified_context(cafile=cafile)  # noqa: S323 - asked for: --insecure
+    else:
+        made = ssl.create_default_context(cafile=cafile)
+    if identity:
+        made.load_cert_chain(*identity)
+    return made
 
 
 def worker(port: int, index: int) -> None:

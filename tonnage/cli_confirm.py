@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loadtests.tls import Identity
 from planner.claim import Claim
 from serving.errors import BadInput
 from serving.records import Endpoint
@@ -66,6 +67,12 @@ def confirm(
     cacert: Annotated[
         Path | None, typer.Option("--cacert", help="PEM file of who vouches for its certificate")
     ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="PEM file of ours, for a server that asks")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="PEM file of its key, where --cert has none")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prove a run's recommendation by redeploying and driving it, or a claim on a V2 server."""
@@ -83,6 +90,7 @@ def confirm(
             headers=parse_headers(header or []),
             insecure=insecure,
             cacert=cacert,
+            identity=Identity.given(cert, key),
             payload=payload,
             rate=rate,
             requests=requests,
@@ -96,6 +104,8 @@ def confirm(
         "--header": header,
         "--insecure": insecure or None,
         "--cacert": cacert,
+        "--cert": cert,
+        "--key": key,
     }
     only_with("--endpoint", of_endpoint)
     if run.is_file():
@@ -194,6 +204,7 @@ def _reprove(
     headers: dict[str, str],
     insecure: bool,
     cacert: Path | None,
+    identity: Identity | None,
     payload: Path | None,
     rate: float | None,
     requests: int | None,
@@ -214,6 +225,7 @@ def _reprove(
         headers=headers,
         insecure=insecure,
         cacert=cacert,
+        identity=identity,
         payload=payload,
         rate_rps=rate,
         requests=requests,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from loadtests.objective import Verdict
+from loadtests.tls import Identity
 from serving.errors import BadInput
 from serving.records import Endpoint
 from serving.wishes import parse_wish
@@ -103,6 +104,12 @@ def measure(
     cacert: Annotated[
         Path | None, typer.Option(help="PEM file of who vouches for the server's certificate")
     ] = None,
+    cert: Annotated[
+        Path | None, typer.Option(help="PEM file of ours, for a server that asks who we are")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file of its private key, where --cert has none")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
@@ -147,6 +154,8 @@ def measure(
         "--header": header,
         "--insecure": insecure or None,
         "--cacert": cacert,
+        "--cert": cert,
+        "--key": key,
     }
     if endpoint is None:
         only_with("--endpoint", of_endpoint)
@@ -222,6 +231,7 @@ def measure(
             headers=parse_headers(header or []),
             insecure=insecure,
             cacert=cacert,
+            identity=Identity.given(cert, key),
             wishes=tuple(parse_wish(text) for text in input_ or ()),
         )
     else:

@@ -24,7 +24,7 @@ from loadtests.objective import Slo
 from loadtests.payloads import Payloads, foreign_payloads
 from loadtests.quantiles import quantiles_of
 from loadtests.records import EndpointMeasurement, LoadRun
-from loadtests.tls import trusting
+from loadtests.tls import Identity, trusting
 from serving.errors import BadInput
 from serving.generate import generated_rows, said_sizes
 from serving.records import Endpoint, has_batch_axis
@@ -48,6 +48,7 @@ class EndpointTest:
     headers: Mapping[str, str]
     insecure: bool = False
     cacert: Path | None = None
+    identity: Identity | None = None
     wishes: Sequence[Wish] = ()
 
     def measure(self, log: Path, progress: Callable[[str], None]) -> EndpointMeasurement:
@@ -126,6 +127,7 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
         timeout_s=run.timeout_s,
         insecure=test.insecure,
         cacert=test.cacert,
+        identity=test.identity,
     )
     payloads = _payloads(test, server)
     round_trip_s = server.round_trip_s(payloads)
@@ -150,6 +152,7 @@ def _running(test: EndpointTest, log: Path) -> Iterator[tuple[float, Callable[[L
                 trace=test.load.trace,
                 call=call,
                 insecure=test.insecure,
+                identity=test.identity,
             )
             seen = host_faults(before[0], HostReading.now(), cpus)
             return result, (*endpoint_faults(asked, result), *seen)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loadtests.foreign import ForeignServer
 from loadtests.records import EndpointMeasurement
+from loadtests.tls import Identity
 from planner.claim import Claim, lapsed_from_outside
 from planner.pooled import unbelievable
 from planner.proving import Held, Protocol
@@ -49,6 +50,7 @@ class Reproving:
     headers: Mapping[str, str]
     insecure: bool = False
     cacert: Path | None = None
+    identity: Identity | None = None
     payload: Path | None = None
     rate_rps: float | None = None
     requests: int | None = None
@@ -113,6 +115,7 @@ class Reproving:
             timeout_s=_TIMEOUT_S,
             insecure=self.insecure,
             cacert=self.cacert,
+            identity=self.identity,
         )
         return server.model_sha256()
 
@@ -132,6 +135,7 @@ class Reproving:
                 headers=self.headers,
                 insecure=self.insecure,
                 cacert=self.cacert,
+                identity=self.identity,
             )
             made = test.measure(log, lambda line: None)
             why = unbelievable(made)

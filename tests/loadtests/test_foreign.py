@@ -29,7 +29,7 @@ from loadtests.http_call import v2_call
 from loadtests.judge import endpoint_faults
 from loadtests.payloads import Payloads
 from loadtests.records import OVERLOAD, FaultCode, LoadRun
-from loadtests.tls import trusting
+from loadtests.tls import Identity, trusting
 from serving.errors import BadInput
 from serving.records import Endpoint
 
@@ -106,11 +106,10 @@ def client(
     return ForeignServer(endpoint, headers or {}, timeout_s=timeout_s, **tls)
 
 
-@pytest.fixture
-def vouched(answering: Answering, tmp_path: Path) -> tuple[str, Path]:
-    """The address of the same server behind TLS, and the certificate that it signed itself."""
+def certified(folder: Path, common_name: str) -> tuple[Path, Path]:
+    """A certificate that signed itself, and its key, as PEM files named after it."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     now = datetime.now(UTC)
     names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
     certificate = (
@@ -125,15 +124,37 @@ def vouched(answering: Answering, tmp_path: Path) -> tuple[str, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem, secret = tmp_path / "ca.pem", tmp_path / "key.pem"
+    pem, secret = folder / f"{common_name}.pem", folder / f"{common_name}.key"
     pem.write_bytes(certificate.public_bytes(Encoding.PEM))
     secret.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    return pem, secret
+
+
+def behind_tls(
+    answering: Answering, folder: Path, knows: Path | None = None, **limits: Any
+) -> tuple[str, Path]:
+    """Have it speak TLS: its new address and certificate. It wants one that ``knows`` vouches for.
+
+    ``limits`` are attributes of its context.
+    """
+    pem, secret = certified(folder, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, secret)
+    if knows is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(knows)
+    for name, value in limits.items():
+        setattr(context, name, value)
     answering.socket = context.wrap_socket(answering.socket, server_side=True)
     return f"https://127.0.0.1:{answering.server_port}", pem
+
+
+@pytest.fixture
+def vouched(answering: Answering, tmp_path: Path) -> tuple[str, Path]:
+    """The address of the same server behind TLS, and the certificate that it signed itself."""
+    return behind_tls(answering, tmp_path)
 
 
 def test_a_certificate_is_held_against_its_authority(vouched: tuple[str, Path]) -> None:
@@ -156,9 +177,88 @@ def test_tls_options_that_cannot_be_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=says):
             client("https://127.0.0.1:9", **given)
-    for given, says in (({"insecure": True}, "--insecure"), ({"cacert": empty}, "--cacert")):
+    for given, says in (
+        ({"insecure": True}, "--insecure"),
+        ({"cacert": empty}, "--cacert"),
+        ({"identity": Identity(empty)}, "--cert"),
+    ):
         with pytest.raises(BadInput, match=f"{says} belongs to https"):
             client("http://127.0.0.1:9", **given)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_asks_who_we_are_is_told(
+    answering: Answering, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """Without a certificate, or with a stranger's, the error names the option; ours is let in.
+
+    Whether its key lies beside it or in the same file.
+    """
+    ours, stranger = certified(tmp_path, "ours"), certified(tmp_path, "stranger")
+    url, pem = behind_tls(answering, tmp_path, ours[0], maximum_version=version)
+    with pytest.raises(BadInput, match=r"asks for a client.s certificate.* --cert"):
+        client(url, cacert=pem).inputs()
+    with pytest.raises(BadInput, match=r"--cert"):
+        client(url, cacert=pem, identity=Identity(*stranger)).inputs()
+    assert answering.paths == []
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours[0].read_bytes() + ours[1].read_bytes())
+    for identity in (Identity(*ours), Identity(both)):
+        for given in ({"cacert": pem}, {"insecure": True}):
+            assert client(url, identity=identity, **given).inputs()[0].name == "x"
+
+
+def test_a_certificate_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    """A file that is missing, a folder, or no PEM; a key that is locked or does not fit."""
+    ours, other = certified(tmp_path, "ours"), certified(tmp_path, "other")
+    missing, empty, locked, cut = (tmp_path / name for name in ("no.pem", "empty", "locked", "cut"))
+    empty.touch()
+    cut.write_bytes(ours[0].read_bytes()[:200])
+    secret = serialization.load_pem_private_key(ours[1].read_bytes(), None)
+    locked.write_bytes(
+        secret.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"word")
+        )
+    )
+    for cert, key, says in (
+        (missing, ours[1], r"--cert .*no\.pem: No such file"),
+        (tmp_path, ours[1], r"--cert .*: Is a directory"),
+        (ours[0], missing, r"--key .*no\.pem: No such file"),
+        (empty, ours[1], r"--cert .*empty: no certificate in PEM form$"),
+        (ours[0], empty, r"--key .*empty: no private key in PEM form$"),
+        (ours[0], None, r"--cert .*ours\.pem: no private key in PEM form; give it with --key"),
+        (ours[0], other[1], r"--key .*other\.key: the key does not fit .*--cert .*ours\.pem"),
+        (ours[0], locked, r"--key .*locked: its key has a password; give one without"),
+        (cut, ours[1], r"certificate and key cannot be read"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            client("https://127.0.0.1:9", identity=Identity(cert, key))
+    with pytest.raises(BadInput, match="--key belongs to --cert"):
+        Identity.given(None, ours[1])
+    assert Identity.given(None, None) is None
+    assert Identity.given(*ours) == Identity(*ours)
+
+
+def test_an_error_that_no_certificate_changes_names_none() -> None:
+    """Nobody listens there: that is all that is said."""
+    with pytest.raises(BadInput, match="cannot be reached") as caught:
+        client("https://127.0.0.1:9").inputs()
+    assert "--cert" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_load_shows_what_the_metadata_show(answering: Answering, tmp_path: Path) -> None:
+    """All requests of a closed loop are answered by a server that demands our certificate."""
+    ours = certified(tmp_path, "ours")
+    url, pem = behind_tls(answering, tmp_path, ours[0])
+    run = LoadRun(mode="closed", batch=1, duration_s=0.5, users=1, timeout_s=2)
+    for identity in (Identity(*ours), None):
+        with trusting(pem), Fleet(tmp_path / "locust.log") as fleet:
+            stored = fleet.store("payloads", PAYLOADS)
+            endpoint = Endpoint(url=url, model_name="m")
+            result = fleet.run(run, endpoint, stored, identity=identity)
+        assert (result.ok > 0) == (identity is not None)
+        assert bool(result.errors) != (identity is not None)
 
 
 @pytest.mark.slow

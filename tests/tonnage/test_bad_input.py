@@ -130,6 +130,7 @@ UNUSED = {
     "budget of no search": [*VARIANT, "--rate", "9", "--budget", "9000"],
     "duration of a search": [*SEARCH, "--duration", "9s"],
     "authority of no endpoint": [*VARIANT, "--rate", "9", "--cacert", "ca.pem"],
+    "certificate for no endpoint": [*VARIANT, "--rate", "9", "--cert", "our.pem"],
     "confidence of no limit": [*VARIANT, "--rate", "9", "--confidence", "0.9"],
     "wait of no batch": [*VARIANT, "--rate", "9", "--batch-wait", "2ms"],
     "wait of one": [*VARIANT, "--rate", "9", "--max-batch", "1", "--batch-wait", "2ms"],

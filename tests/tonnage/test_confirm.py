@@ -528,6 +528,7 @@ def test_a_stage_from_the_folder_has_rows(stub_run: Runs) -> None:
         (["--name", "m"], "--name belongs to --endpoint"),
         (["--insecure"], "--insecure belongs to --endpoint"),
         (["--cacert", "ca.pem"], "--cacert belongs to --endpoint"),
+        (["--key", "our.key"], "--key belongs to --endpoint"),
         (["--no-kill", "--endpoint", "http://127.0.0.1:9"], "--no-kill belongs to a run"),
     ],
 )
