@@ -260,20 +260,23 @@ def test_overhead_stands_apart_from_the_model(bundle: Bundle) -> None:
 
 
 def _with_floors(bundle: Bundle, p99_s: dict[str, float]) -> Bundle:
-    """The open runs of batch 1 as those of no-ops, too, whose p99 are ``p99_s`` by size."""
+    """No-ops on the sizes of ``p99_s``, with these p99, at the rates of all sizes at batch 1."""
     runs = [m for m in bundle.measurements if m.role == "cell" and m.run.batch == 1]
+    sizes = {m.deployment.instance.name: m.deployment.instance for m in runs}
     floors = [
         m.model_copy(
             update={
                 "role": "floor",
                 "faults": (),
                 "offered": round(share * m.offered),
-                "due_to_done": Histogram.of([p99_s[m.deployment.instance.name]] * 300),
-                "sent_to_done": Histogram.of([p99_s[m.deployment.instance.name] / 2] * 300),
+                "deployment": m.deployment.model_copy(update={"instance": sizes[name]}),
+                "due_to_done": Histogram.of([seconds] * 300),
+                "sent_to_done": Histogram.of([seconds / 2] * 300),
             }
         )
         for m in runs
-        if m.deployment.instance.name in p99_s and m.run.mode != "closed"
+        if m.run.mode != "closed"
+        for name, seconds in p99_s.items()
         for share in (0.9, 1.1)
     ]
     cells = [m for m in bundle.measurements if m.role != "floor"]
