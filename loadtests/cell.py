@@ -25,7 +25,15 @@ from loadtests.judge import faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
 from loadtests.quantiles import QuantileInterval, fewest_n, quantiles_of
-from loadtests.records import HOST_NOISE, ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
+from loadtests.records import (
+    HOST_NOISE,
+    ROUND_TRIP,
+    CpuUse,
+    LadderEnd,
+    LoadRun,
+    Measurement,
+    Throttling,
+)
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
@@ -157,7 +165,7 @@ def idle_cores(context: CellContext, seconds: float) -> float:
 def ladder(
     context: CellContext, dwell: Dwell, single_rps: float, next_sequence: Callable[[], int]
 ) -> Iterator[Measurement]:
-    """Closed-loop rungs, users doubled until the gain is below 5 % for certain.
+    """Closed-loop rungs, users doubled until the gain is below 5 % for certain; the last says why.
 
     ``single_rps`` is about what one user gets; it sets how long a rung of a slow model takes.
     """
@@ -165,17 +173,19 @@ def ladder(
     previous: laws.Rung | None = None
     users = 1
     duration = max(dwell.rung_s, min(_RUNG_SAMPLES / single_rps, dwell.longest_rung_s))
-    while users <= dwell.most_users:
+    end: LadderEnd | None = None
+    while end is None:
         run = closed(context, duration, users)
         measurement, result = observe(context, run, next_sequence())
         rung = _rung(measurement, result)
         broken = tuple(map(str, laws.violations(rung, first)))
-        yield measurement.model_copy(update={"broken_laws": broken})
-        if previous is not None and laws.worth_doubling(previous, rung) is False:
-            break
+        end = laws.ladder_end(previous, rung) if previous else None
+        users *= 2
+        if end is None and users > dwell.most_users:
+            end = LadderEnd.MOST_USERS
+        yield measurement.model_copy(update={"broken_laws": broken, "ladder_end": end})
         first = first or (rung if rung.completed else None)
         previous = rung
-        users *= 2
 
 
 def measure_reference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from loadtests import cell
-from loadtests.cell import FULL, QUICK, CellContext, observe
+from loadtests.cell import FULL, QUICK, CellContext, ladder, observe
 from loadtests.http_call import HttpCall
 from loadtests.monitor import Window
 from loadtests.quantiles import fewest_n, quantiles_in, quantiles_of
-from loadtests.records import LoadRun
+from loadtests.records import LadderEnd, LoadRun, Measurement
 from loadtests.samples import Samples
 from loadtests.summary import LoadResult, Workers, summarise
 from serving.records import Deployment, Endpoint, Grant, InstanceType, Replica, Variant
@@ -132,3 +133,37 @@ def test_open_runs_have_the_requests_that_a_p99_takes(rate: float) -> None:
     assert np.mean(counts >= fewest_n(0.99)) > 0.95
     assert cell._open_s(FULL, 1.0) == FULL.longest_open_s
     assert cell._open_s(QUICK, 1.0) == QUICK.open_s
+
+
+def in_step(run: LoadRun, rps: float) -> LoadResult:
+    """``users`` in step for a second, who together get ``rps`` answers."""
+    users = run.users or 1
+    took_s = users / rps
+    n = int(rps)
+    return answers(took_s * (np.arange(n) // users), np.full(n, took_s))
+
+
+@pytest.mark.parametrize(
+    ("rps", "dwell", "users", "end"),
+    [
+        (lambda users: 2_000 * min(users, 4), FULL, 8, LadderEnd.GAIN_SMALL),
+        (lambda users: {1: 2_000, 2: 3_900, 4: 3_000}[users], FULL, 4, LadderEnd.THROUGHPUT_FELL),
+        (lambda users: 500 * users, FULL, 32, LadderEnd.MOST_USERS),
+        (lambda users: 500 * users, QUICK, 4, LadderEnd.MOST_USERS),
+    ],
+)
+def test_the_last_rung_says_why_it_is_the_last(
+    context: Callable[..., CellContext],
+    rps: Callable[[int], float],
+    dwell: cell.Dwell,
+    users: int,
+    end: LadderEnd,
+) -> None:
+    """Saturated, overdriven, or out of users; the other rungs say nothing."""
+    cells = context(lambda run: in_step(run, rps(run.users or 1)))
+    rungs = list(ladder(cells, dwell, 100.0, count().__next__))
+    assert [m.run.users for m in rungs] == [1, 2, 4, 8, 16, 32][: len(rungs)]
+    assert rungs[-1].run.users == users
+    assert [m.ladder_end for m in rungs] == [None] * (len(rungs) - 1) + [end]
+    old = rungs[-1].model_dump(mode="json", exclude={"ladder_end", "quantiles"})
+    assert Measurement.model_validate(old).ladder_end is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.histogram import Histogram
+from loadtests.records import LadderEnd
 from loadtests.steady import Steady
 from reports import markdown, terminal
 from reports.bundle import Bundle
@@ -257,3 +258,15 @@ def test_overhead_stands_apart_from_the_model(bundle: Bundle) -> None:
     capacity = next(t for t in all_tables(changed) if t.name == "served_capacity")
     row = dict(zip(capacity.header, capacity.rows[0], strict=True))
     assert (row["Model p50 (ms)"], row["Overhead p50 (ms)"]) == ("3.00", "2.00")
+
+
+@pytest.mark.parametrize("end", [None, *LadderEnd])
+def test_a_capacity_says_why_its_ladder_ended(bundle: Bundle, end: LadderEnd | None) -> None:
+    """Out of users is not the same as out of capacity; records before it say nothing."""
+    rung = next(m for m in bundle.measurements if m.run.mode == "closed" and m.role == "cell")
+    for name, role, column in (("served_capacity", "cell", -1), ("floor", "floor", 2)):
+        made = rung.model_copy(update={"ladder_end": end, "role": role})
+        changed = bundle.model_copy(update={"measurements": (made,)})
+        (row,) = next(t for t in all_tables(changed) if t.name == name).rows
+        assert ("4 users: " in row[column]) == (end is not None)
+        assert ("more may bring more" in row[column]) == (end == LadderEnd.MOST_USERS)
