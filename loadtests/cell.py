@@ -7,6 +7,7 @@ half and at seven tenths of it, never at the knee, where a short window is mostl
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -23,19 +24,33 @@ from loadtests.http_call import HttpCall
 from loadtests.judge import faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
-from loadtests.records import HOST_NOISE, ROUND_TRIP, CpuUse, LoadRun, Measurement, Throttling
+from loadtests.quantiles import QuantileInterval, fewest_n, quantiles_of
+from loadtests.records import (
+    HOST_NOISE,
+    ROUND_TRIP,
+    CpuUse,
+    LadderEnd,
+    LoadRun,
+    Measurement,
+    Throttling,
+)
 from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
 
 _RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
 _TRIES = 3
+_SIGMAS = 2.0  # by which Poisson arrivals may be fewer than their mean
 _SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dwell:
-    """How long each part of a cell takes, in seconds, and the shares of capacity to try."""
+    """How long each part of a cell takes, in seconds, and the shares of capacity to try.
+
+    Open runs of a slow model are longer: as many requests as it takes at least to print
+    ``open_quantile``, down to 25 req/s.
+    """
 
     warmup_s: float = 0.4
     idle_s: float = 0.5
@@ -43,8 +58,8 @@ class Dwell:
     rung_s: float = 1.0
     longest_rung_s: float = 6.0
     open_s: float = 2.2
-    open_samples: int = 250
-    longest_open_s: float = 10.0
+    open_quantile: float | None = 0.99
+    longest_open_s: float = 18.0
     open_shares: tuple[float, ...] = (0.5, 0.7)
     most_users: int = 32
 
@@ -74,7 +89,7 @@ QUICK = Dwell(
     paced_s=0.6,
     rung_s=0.4,
     open_s=0.8,
-    open_samples=0,
+    open_quantile=None,
     open_shares=(0.5,),
     most_users=4,
     longest_rung_s=2.0,
@@ -123,6 +138,15 @@ def measure_cell(
         yield from _until_quiet(context, opened(context, dwell, share * best), next_sequence)
 
 
+def _open_s(dwell: Dwell, rate_rps: float) -> float:
+    """How long an open run is: a slow model's tail needs samples more than seconds."""
+    if dwell.open_quantile is None:
+        return dwell.open_s
+    samples = fewest_n(dwell.open_quantile)
+    samples += math.ceil(_SIGMAS * math.sqrt(samples))
+    return max(dwell.open_s, min(samples / rate_rps, dwell.longest_open_s))
+
+
 def _until_quiet(
     context: CellContext, run: LoadRun, next_sequence: Callable[[], int]
 ) -> Iterator[Measurement]:
@@ -146,7 +170,7 @@ def idle_cores(context: CellContext, seconds: float) -> float:
 def ladder(
     context: CellContext, dwell: Dwell, single_rps: float, next_sequence: Callable[[], int]
 ) -> Iterator[Measurement]:
-    """Closed-loop rungs, users doubled until the gain is below 5 % for certain.
+    """Closed-loop rungs, users doubled until the gain is below 5 % for certain; the last says why.
 
     ``single_rps`` is about what one user gets; it sets how long a rung of a slow model takes.
     """
@@ -154,17 +178,19 @@ def ladder(
     previous: laws.Rung | None = None
     users = 1
     duration = max(dwell.rung_s, min(_RUNG_SAMPLES / single_rps, dwell.longest_rung_s))
-    while users <= dwell.most_users:
+    end: LadderEnd | None = None
+    while end is None:
         run = closed(context, duration, users)
         measurement, result = observe(context, run, next_sequence())
         rung = _rung(measurement, result)
         broken = tuple(map(str, laws.violations(rung, first)))
-        yield measurement.model_copy(update={"broken_laws": broken})
-        if previous is not None and laws.worth_doubling(previous, rung) is False:
-            break
+        end = laws.ladder_end(previous, rung) if previous else None
+        users *= 2
+        if end is None and users > dwell.most_users:
+            end = LadderEnd.MOST_USERS
+        yield measurement.model_copy(update={"broken_laws": broken, "ladder_end": end})
         first = first or (rung if rung.completed else None)
         previous = rung
-        users *= 2
 
 
 def measure_reference(
@@ -225,7 +251,7 @@ def opened(context: CellContext, dwell: Dwell, rate_rps: float) -> LoadRun:
         mode="open",
         batch=context.batch,
         length=context.length,
-        duration_s=max(dwell.open_s, min(dwell.open_samples / rate_rps, dwell.longest_open_s)),
+        duration_s=_open_s(dwell, rate_rps),
         rate_rps=round(rate_rps, 3),
         seed=context.seed,
     )
@@ -285,6 +311,7 @@ def observe(
             # A server that is not ours does not say its service time; paced round trips,
             # which meet no queue, stand in for it.
             "service": result.sent_to_done if context.call else result.service,
+            "quantiles": _quantiles(result, round_trip=context.call is not None),
             "cpu": CpuUse(
                 replica_s=window.replica_s,
                 ingress_s=window.ingress_s,
@@ -316,6 +343,15 @@ def observe(
         broken = tuple(map(str, laws.violations(_rung(measurement, result))))
         measurement = measurement.model_copy(update={"broken_laws": broken})
     return measurement, result
+
+
+def _quantiles(result: LoadResult, *, round_trip: bool) -> tuple[QuantileInterval, ...]:
+    """Those of all histograms; where the round trip stands in for the service time, it has its."""
+    found = quantiles_of(result)
+    if not round_trip:
+        return found
+    trips = (one.model_copy(update={"of": "service"}) for one in found if one.of == "sent_to_done")
+    return (*(one for one in found if one.of != "service"), *trips)
 
 
 def _rung(measurement: Measurement, result: LoadResult) -> laws.Rung:

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from loadtests.records import LoadRun, Measurement
+from loadtests.records import LadderEnd, LoadRun, Measurement
 from loadtests.summary import LoadResult
 
 LITTLE_TOLERANCE = 0.03
@@ -207,6 +207,16 @@ def worth_doubling(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -
     if low > WORTH:
         return True
     return False if high < WORTH else None
+
+
+def ladder_end(previous: Rung, this: Rung) -> LadderEnd | None:
+    """Why ``this`` rung is the last of its ladder; None where the users are to be doubled again."""
+    if worth_doubling(previous, this) is not False:
+        return None
+    if not this.completed:
+        return LadderEnd.NO_ANSWERS
+    _, most = gain(previous, this)
+    return LadderEnd.THROUGHPUT_FELL if most < 1 else LadderEnd.GAIN_SMALL
 
 
 def _dispersion(counts: Sequence[int]) -> float:

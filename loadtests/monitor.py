@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +39,8 @@ class Snapshot:
 
     ``ingress`` and ``ours`` are by process: Ray starts HAProxy anew when a replica ends, so those
     at the end of a run need not be those of its beginning. ``reaped`` are the ended children of
-    the ingress' parents.
+    the ingress' parents. ``outside`` is what each replica had used before it entered its instance,
+    on the platform's cores: Ray starts a successor when a replica ends.
     """
 
     at: float
@@ -59,6 +60,7 @@ class Snapshot:
     pids: tuple[int, ...]
     own: OwnUsage
     threads: tuple[dict[int, ThreadTime], ...]
+    outside: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,13 @@ class Host(Protocol):
         """Everything that runs beside the replicas and is not one of them."""
         ...
 
+    def outside_s(self) -> Mapping[int, float]:
+        """CPU-seconds that replicas used before they entered their instance, by process.
+
+        Those of which it is not known are left out.
+        """
+        ...
+
     def fallback_sessions(self) -> int:
         """Requests so far that went round the ingress."""
         ...
@@ -160,6 +169,8 @@ class Monitor:
         pids = tuple(r.pid for r in self._endpoint.replicas if _alive(r.pid))
         tree = [] if usages else _with_children(pids)
         ingress = self._host.ingress_pids()
+        # Before the background: whoever enters in between is in neither, and never in both.
+        outside = self._host.outside_s()
         ours = [*self._host.background_pids(), *self._generator]
         cpus = read_cpus(per_cpu=self._per_cpu)
         return Snapshot(
@@ -184,6 +195,7 @@ class Monitor:
             pids=pids,
             own=read_own_usage(),
             threads=tuple(thread_times(r.pid) for r in self._endpoint.replicas),
+            outside=outside,
         )
 
     def between(self, before: Snapshot, after: Snapshot) -> Window:
@@ -192,7 +204,7 @@ class Monitor:
         # Without a group, what a replica that ended had used is gone with it.
         replica = max(0.0, after.replica_s - before.replica_s)
         ended = _ended_s(before, after)
-        ours = _used_s(before.ours, after.ours) + ended
+        ours = _used_s(before.ours, after.ours) + ended + _entering_s(before, after)
         platform = len(self._host.placement.platform_cpus) * wall
         platform_used = after.platform_cores_s - before.platform_cores_s
         others = max(0.0, self._used_around(before, after) - replica) / (self._replica_cores * wall)
@@ -277,6 +289,15 @@ def _ended_s(before: Snapshot, after: Snapshot) -> float:
     )
     known = sum(used for pid, used in before.ingress.items() if pid not in after.ingress)
     return max(0.0, reaped - known)
+
+
+def _entering_s(before: Snapshot, after: Snapshot) -> float:
+    """What replicas that entered their instance in between had used since then outside of it.
+
+    One that was there before, as a worker of Ray, is counted up to then among ours.
+    """
+    entered = {pid: s for pid, s in after.outside.items() if pid not in before.outside}
+    return _used_s(before.ours, entered)
 
 
 def _spent(before: dict[int, ThreadTime], after: dict[int, ThreadTime]) -> dict[int, ThreadTime]:

@@ -102,6 +102,20 @@ def required_n(quantile: float) -> int:
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(quantile))
 
 
+def fewest_n(quantile: float) -> int:
+    """Fewest samples of which :func:`quantiles_of` prints the quantile: those without correlation.
+
+    Requests that wait in one queue take a multiple of it.
+
+    >>> [fewest_n(q) for q in QUANTILES]
+    [6, 72, 399]
+    """
+    n = least = required_n(quantile)
+    while n >= batch_means.FEWEST and n < least * _doubt(n) ** 2:
+        n += 1
+    return n
+
+
 def effective_n(values: np.ndarray, quantile: float) -> float:
     """Independent values that would say as much of ``quantile`` as these, shape [n], in order.
 
@@ -112,14 +126,18 @@ def effective_n(values: np.ndarray, quantile: float) -> float:
     n, tail = len(values), 1 - quantile
     if n < batch_means.FEWEST:
         return float(n)
-    from scipy.special import ndtri, stdtrit  # slow to import, and most verbs measure nothing
-
     wider = min(_WIDER * tail, (1 + tail) / 2)
     own, lower = np.quantile(values, [quantile, 1 - wider], method="inverted_cdf")
     cost = max(batch_means.inflation(values > x) for x in (own, lower))
+    return float(n / (cost * _doubt(n) ** 2))
+
+
+def _doubt(n: int) -> float:
+    """How much wider an interval is because its variance is estimated: Student's t over normal."""
+    from scipy.special import ndtri, stdtrit  # slow to import, and most verbs measure nothing
+
     sure = (1 + CONFIDENCE) / 2
-    doubt = stdtrit(min(batch_means.BATCHES, n // 10) - 1, sure) / ndtri(sure)
-    return float(n / (cost * doubt**2))
+    return float(stdtrit(min(batch_means.BATCHES, n // 10) - 1, sure) / ndtri(sure))
 
 
 def _ranks(trials: int, quantile: float) -> tuple[int, int]:

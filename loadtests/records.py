@@ -105,6 +105,15 @@ HOST_NOISE = frozenset({FaultCode.CORES_SHARED, FaultCode.NOISY_HOST, FaultCode.
 """Somebody else was busy just then: the next try may be a good one."""
 
 
+class LadderEnd(StrEnum):
+    """Why a closed-loop ladder got no more users. A closed list."""
+
+    GAIN_SMALL = "gain_small"  # the last doubling brought less than 5 %, for certain
+    THROUGHPUT_FELL = "throughput_fell"  # it even cost some, for certain
+    NO_ANSWERS = "no_answers"  # the server answered fewer users, and these not at all
+    MOST_USERS = "most_users"  # as many as are tried: more might have brought more
+
+
 class Fault(Record):
     """One reason against a measurement, with the figures behind it."""
 
@@ -193,6 +202,9 @@ class Measurement(Record):
     environment: str = Field(description="hash of the Environment it was made in")
     broken_laws: tuple[str, ...] = Field(
         default=(), description="closed loop: operational laws that the figures break"
+    )
+    ladder_end: LadderEnd | None = Field(
+        default=None, description="last rung of a ladder: why; null in records before it"
     )
     verdicts: tuple[SloVerdict, ...] = Field(
         default=(), description="open loop: what this run says of the objectives asked for"

@@ -10,10 +10,17 @@ from typing import NamedTuple, Self
 from loadtests.floor import at_floor, floor_p50_s, has_floor
 from loadtests.histogram import Histogram
 from loadtests.quantiles import quantiles_in
-from loadtests.records import Measurement
+from loadtests.records import LadderEnd, Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
+
+_ENDED = {
+    LadderEnd.GAIN_SMALL: "the last doubling brought less than 5 %",
+    LadderEnd.THROUGHPUT_FELL: "the last doubling cost throughput",
+    LadderEnd.NO_ANSWERS: "nobody was answered",
+    LadderEnd.MOST_USERS: "the most that are tried, more may bring more",
+}
 
 
 class Cell(NamedTuple):
@@ -84,7 +91,8 @@ def capacities(bundle: Bundle) -> Table:
         mark=None,
         text_columns=(0, 1, 4 + lengths, 17 + lengths),
         notes=(
-            "Capacity is the best valid rung of a ladder of closed-loop users.",
+            "Capacity is the best valid rung of a ladder of closed-loop users, doubled until that "
+            "brings less than 5 %; a ladder that ended otherwise says how.",
             "Paced p50 is one request at a time from due to done; "
             "Model p50 is the time inside the replica in the same run.",
             "Overhead is p50 from sent to done less Model p50: generator, ingress and the "
@@ -192,6 +200,11 @@ def load_in_words(m: Measurement) -> str:
     return f"{m.run.mode} {f.given(m.run.rate_rps or 0)} req/s"
 
 
+def last_rung_in_words(m: Measurement) -> str:
+    """The traffic of a run and, where it is the last rung of a ladder, why: "8 users: ..."."""
+    return f"{load_in_words(m)}: {_ENDED[m.ladder_end]}" if m.ladder_end else load_in_words(m)
+
+
 def best_rung(runs: Iterable[Measurement]) -> Measurement | None:
     """Pick the valid closed-loop run that completed most requests per second."""
     closed = (m for m in runs if m.run.mode == "closed" and m.valid)
@@ -269,13 +282,15 @@ def _capacity_row(
 
 
 def _samples_and_faults(runs: list[Measurement]) -> str:
-    """Sum of the believed samples, then every run that is not believed, with why."""
+    """Sum of the believed samples, how users ended if unusually, then what is not believed."""
     if not any(m.run.mode == "closed" for m in runs):
         return "no closed-loop run"
     samples = sum(m.ok for m in runs if m.valid)
+    usual = (None, LadderEnd.GAIN_SMALL)
+    ended = (f"ladder ended at {last_rung_in_words(m)}" for m in runs if m.ladder_end not in usual)
     faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
     broken = (f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws)
-    return "; ".join((f"n = {f.count(samples)}", *faulty, *broken))
+    return "; ".join((f"n = {f.count(samples)}", *ended, *faulty, *broken))
 
 
 def _open_row(

@@ -6,7 +6,7 @@ from loadtests.ceiling import HIGHEST_SHARE, ceilings
 from loadtests.records import FaultCode, Measurement
 from reports import formatting as f
 from reports.bundle import Bundle
-from reports.served_tables import basis, load_in_words, over, quantiles_ms
+from reports.served_tables import basis, last_rung_in_words, load_in_words, over, quantiles_ms
 from reports.table import Table
 
 
@@ -67,7 +67,7 @@ def floors(bundle: Bundle) -> Table:
             (
                 m.deployment.instance.label,
                 f.count(m.run.batch),
-                load_in_words(m),
+                last_rung_in_words(m),
                 f.number(m.completed_rps if m.valid else None),
                 *(f.number(value) for value in shown),
                 basis(m),

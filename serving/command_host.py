@@ -28,6 +28,7 @@ from serving.ports import check_free, free_port
 from serving.private_folder import new_name, private_base, remove_stale_folders
 from serving.ray_host import enter_instance
 from serving.records import Deployment, Endpoint, Environment, Replica
+from serving.slots import read_slots
 from serving.supervised import Supervised
 
 # A server that answers, but wrongly, is given so long to come to its senses: some answer
@@ -135,7 +136,7 @@ class CommandHost:
         try:
             self._await_ready(deployment, process, groups, port)
             startup_s = time.monotonic() - started
-            pid = _audit(process, groups, port, json.loads(slots.read_text())[0]["pid"])
+            pid = _audit(process, groups, port, read_slots(slots)[0]["pid"])
             if groups and (found := groups[0].read_limits()) != grant:
                 raise Infrastructure(f"control group: asked were {grant}, in force is {found}")
         except BaseException:
@@ -183,6 +184,10 @@ class CommandHost:
     def background_pids(self) -> list[int]:
         """Nothing of ours runs beside the server."""
         return []
+
+    def outside_s(self) -> dict[int, float]:
+        """A command is started once, before anything is measured."""
+        return {}
 
     def fallback_sessions(self) -> int:
         """No ingress, hence no way round it."""

@@ -18,7 +18,6 @@ from loadtests.foreign import ForeignServer
 from loadtests.max_load import MaxLoad, MaxLoadSearch, Searched
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads, make_payloads
-from loadtests.quantiles import quantiles_of
 from loadtests.records import LoadRun, Measurement
 from serving.batcher import check_batches
 from serving.build import build_variants
@@ -68,7 +67,6 @@ class DeploymentTest:
             return judged.model_copy(
                 update={
                     "floor_p99_s": at_floor(judged, running.floor),
-                    "quantiles": quantiles_of(result),
                     "verdicts": self.load.verdicts_of(result, made.deployment.queueing_replicas),
                 }
             )

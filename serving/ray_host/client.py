@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import os
 import secrets
@@ -27,6 +26,7 @@ from serving.private_folder import new_name, private_base, remove_stale_folders
 from serving.ray_host import enter_instance, host
 from serving.ray_host.settings import admin_socket, host_environment
 from serving.records import Deployment, Endpoint, Environment, Grant, Replica
+from serving.slots import outside_s, read_slots, slots_in
 from serving.supervised import Supervised
 
 READY_TIMEOUT_S = 60.0
@@ -168,9 +168,7 @@ class RayHost:
         self._await_ready(name, deployment.cell_id)
         startup_s = time.monotonic() - started
         replicas, reports = [], []
-        for index, (slot, grant) in enumerate(
-            zip(json.loads(slots_file.read_text()), grants, strict=True)
-        ):
+        for index, (slot, grant) in enumerate(zip(read_slots(slots_file), grants, strict=True)):
             report = self._report(slot["pid"])
             reports.append(report)
             replicas.append(
@@ -318,9 +316,12 @@ class RayHost:
 
     def background_pids(self) -> list[int]:
         """Ids of everything this host runs besides model replicas: Ray, controller, ingress."""
-        slots = [json.loads(path.read_text()) for path in self.folder.glob("slots-*.json")]
-        replicas = {slot.get("pid") for slot in itertools.chain(*slots)}
+        replicas = {slot.get("pid") for slot in slots_in(self.folder)}
         return [pid for pid in self.process.pids() if pid not in replicas]
+
+    def outside_s(self) -> dict[int, float]:
+        """CPU-seconds that replicas used before they entered their instance, by their ids."""
+        return outside_s(slots_in(self.folder))
 
     def _kept_free(self) -> set[int]:
         """CPUs on which nothing but replicas may run; none where the two have to share."""

@@ -8,13 +8,16 @@ library only, executed by path.
     enter_instance.py SLOTS.json -- COMMAND ARGS...     any command, in the place of a worker
 
 SLOTS.json lists one slot per replica: ``{"procs": [...], "cpus": [...]}``. A replica
-claims the first slot whose owner is not alive, under a lock.
+claims the first slot whose owner is not alive, under a lock. It notes there its id (``pid``)
+and the CPU time that it has used so far (``outside_s``): Ray's start, which an exec does not reset
+and which the group, being entered only now, will never count.
 """
 
 import fcntl
 import json
 import os
 import sys
+import time
 
 
 def _alive(pid: int) -> bool:
@@ -35,7 +38,7 @@ def main() -> None:
         if not free:
             sys.exit(f"{path}: more replicas than slots")
         slot = free[0]
-        slot["pid"] = os.getpid()
+        slot["pid"], slot["outside_s"] = os.getpid(), time.process_time()
         for procs in slot["procs"]:
             with open(procs, "w") as group:
                 group.write(str(os.getpid()))

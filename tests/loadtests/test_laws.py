@@ -9,8 +9,8 @@ import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.judge import endpoint_faults
-from loadtests.laws import Law, Rung, gain, little, violations, worth_doubling
-from loadtests.records import CpuUse, FaultCode, LoadRun, Measurement, Throttling
+from loadtests.laws import Law, Rung, gain, ladder_end, little, violations, worth_doubling
+from loadtests.records import CpuUse, FaultCode, LadderEnd, LoadRun, Measurement, Throttling
 from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
 from serving.records import Deployment, Grant, InstanceType
@@ -222,3 +222,22 @@ def test_a_rung_is_read_from_a_measurement(make_stub: object) -> None:
     assert violations(rung) == []
     with pytest.raises(ValueError, match="closed-loop run, not a open"):
         Rung.of(measurement(make_stub, "open"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "end"),
+    [
+        (1_000, 2_000, None),
+        (1_000, 1_050, None),  # about 5 %: nobody can say on which side
+        (100_000, 101_000, LadderEnd.GAIN_SMALL),
+        (100_000, 90_000, LadderEnd.THROUGHPUT_FELL),
+        (1_000, 0, LadderEnd.NO_ANSWERS),
+        (0, 0, None),  # the first rungs of a slow model may all be too short
+    ],
+)
+def test_the_end_of_a_ladder_has_a_name(before: int, after: int, end: LadderEnd | None) -> None:
+    """What the last doubling did to the throughput, and only for certain."""
+    rung = replace(closed_loop(4, 1), counts=(), elapsed_s=10.0)
+    previous, this = (replace(rung, completed=n) for n in (before, after))
+    assert ladder_end(previous, this) == end
+    assert (end is None) == (worth_doubling(previous, this) is not False)

@@ -169,6 +169,9 @@ class FakeHost:
     def background_pids(self) -> list[int]:
         return []
 
+    def outside_s(self) -> dict[int, float]:
+        return {7: 0.6}
+
     def fallback_sessions(self) -> int:
         return 0
 
@@ -259,6 +262,32 @@ def test_an_ingress_that_was_started_anew_is_no_stranger() -> None:
     assert window.others_on_platform_cores == pytest.approx((0.9 - 0.87) / 2)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "ours_before", "explained"),
+    [
+        ({5: 0.6}, {5: 0.6, 6: 0.35}, {}, 0.35),
+        ({5: 0.6}, {6: 0.2, 7: 0.15}, {}, 0.35),
+        ({5: 0.6}, {6: 0.5}, {6: 0.15}, 0.35),  # begun before the run, as a worker of Ray
+        ({5: 0.6}, {5: 0.6}, {}, 0.0),
+        ({}, {}, {}, 0.0),  # a slot that lacks the figure
+        ({5: 0.6}, {6: 9.0}, {}, 0.4),  # never less than nothing
+    ],
+)
+def test_a_successors_start_is_no_stranger(
+    before: dict[int, float],
+    after: dict[int, float],
+    ours_before: dict[int, float],
+    explained: float,
+) -> None:
+    """What it used on the platform's cores before it entered its instance, and not a tick more."""
+    begin = replace(START, ours={**START.ours, **ours_before}, outside=before)
+    window = monitor().between(begin, replace(END, outside=after))
+    assert window.others_on_platform_cores == pytest.approx((0.4 - explained) / 2)
+    unexplained = monitor().between(START, END)
+    changed = replace(unexplained, others_on_platform_cores=window.others_on_platform_cores)
+    assert window == replace(changed, load_average=window.load_average)
+
+
 def test_steal_of_a_large_host_is_that_of_our_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the replica's CPU is a quarter of the two in use, on a host of 64 as well."""
     monkeypatch.setattr(monitor_module, "siblings", lambda _: set())
@@ -294,6 +323,7 @@ def test_a_real_snapshot_can_be_taken() -> None:
     """Every counter is readable on this host, and two of them make a window."""
     watch = monitor()
     before = watch.snapshot()
+    assert before.outside == {7: 0.6}
     time.sleep(0.05)
     window = watch.between(before, watch.snapshot())
     assert 0.05 <= window.wall_s < 5

@@ -70,7 +70,7 @@ def test_a_floor_is_a_short_cell_without_a_ladder(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(cell, "measure", measured)
     monkeypatch.setattr(cell, "_load", lambda *_: SimpleNamespace(ok=900, elapsed_s=1.0))
-    rates = (1200.0, 800.0, 600.0, 300.0)
+    rates = (1200.0, 900.0, 700.0, 500.0)
     context = cast(
         cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0, rates=(*rates, 25.0))
     )

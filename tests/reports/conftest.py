@@ -260,6 +260,7 @@ def _measurement(
             "worker_start_s": 1.4,
             "model_load_s": 0.02 * SPEEDS[variant.name],
             "environment": "abcdefabcdef",
+            "ladder_end": "gain_small" if (run.mode, role) == ("closed", "cell") else None,
             "faults": lag if lagging else (),
         }
     )

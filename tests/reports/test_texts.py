@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.histogram import Histogram
+from loadtests.records import LadderEnd
 from loadtests.steady import Steady
 from reports import markdown, terminal
 from reports.bundle import Bundle
@@ -327,3 +328,17 @@ def test_overhead_stands_beside_the_floor_of_its_size(bundle: Bundle) -> None:
     assert found["sim-0.25 (quota)", "1"] == "3.00"
     assert found["sim-1 (cpuset)", "1"] == "1.00"
     assert found["sim-0.5 (quota)", "1"] == found["sim-1 (cpuset)", "100"] == "-"
+
+
+@pytest.mark.parametrize("end", [None, *LadderEnd])
+def test_a_capacity_says_why_its_ladder_ended(bundle: Bundle, end: LadderEnd | None) -> None:
+    """Out of users is not the same as out of capacity; records before it say nothing."""
+    rung = next(m for m in bundle.measurements if m.run.mode == "closed" and m.role == "cell")
+    usual = (None, LadderEnd.GAIN_SMALL)  # of which the capacities' note speaks
+    for name, role, column in (("served_capacity", "cell", -1), ("floor", "floor", 2)):
+        made = rung.model_copy(update={"ladder_end": end, "role": role})
+        changed = bundle.model_copy(update={"measurements": (made,)})
+        (row,) = next(t for t in all_tables(changed) if t.name == name).rows
+        silent = usual if name == "served_capacity" else (None,)
+        assert ("4 users: " in row[column]) == (end not in silent)
+        assert ("more may bring more" in row[column]) == (end == LadderEnd.MOST_USERS)
