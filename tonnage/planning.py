@@ -12,7 +12,7 @@ from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.lengths import at_length, predicted_at
-from planner.mixture import mixed_profiles
+from planner.mixture import MixedProfile, mixed_curve, mixed_of, mixed_profiles
 from planner.prices import load_prices, staleness
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
@@ -118,7 +118,7 @@ def plan(
             demand, profiles, refused, bundle.variants, catalogue, measure_with
         )
         rests_on, lacks = mixed_profiles(
-            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with
+            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with, evidence
         )
         answer = recommend(
             demand,
@@ -208,23 +208,30 @@ def _know_surfaces(folder: RunFolder, profiles: Sequence[ServiceProfile], seed: 
 def curves_of(
     profiles: Sequence[ServiceProfile], answers: Sequence[Recommendation], seed: int
 ) -> list[Curve]:
-    """Curves the report draws: every size at the demanded batches, and the chosen plans."""
-    wanted: dict[tuple[str, str, int, int, int | None, int], ServiceProfile] = {}
+    """Curves the report draws: every size at the demanded batches or mix, and the chosen plans."""
+    wanted: dict[tuple[object, ...], tuple[ServiceProfile, int]] = {}
     for answer in answers:
-        best = best_on_host(answer)
-        for profile in profiles:
-            asked = (profile.batch, profile.length)
-            if answer.demand.mix is not None or asked != answer.demand.request:
+        demand, best = answer.demand, best_on_host(answer)
+        for profile in profiles if demand.mix is None else mixed_of(demand, profiles, seed):
+            if (profile.batch, profile.length) != demand.request:
                 continue
-            key = (profile.variant.name, profile.instance.label, profile.threads, *asked)
-            wanted[(*key, 1)] = profile
+            shares = demand.mix and tuple(demand.mix.shares.items())
+            cell = profile.variant.name, profile.instance.label, profile.threads
+            key = (*cell, shares, *demand.request)
+            wanted[(*key, 1)] = profile, 1
             if best and (best.candidate.variant, best.candidate.size, best.candidate.threads) == (
                 profile.variant.name,
                 profile.instance.name,
                 profile.threads,
             ):
-                wanted[(*key, best.replicas)] = profile
-    return [curve(profile, key[-1], seed) for key, profile in wanted.items()]
+                wanted[(*key, best.replicas)] = profile, best.replicas
+    return [_curve(profile, replicas, seed) for profile, replicas in wanted.values()]
+
+
+def _curve(profile: ServiceProfile, replicas: int, seed: int) -> Curve:
+    if isinstance(profile, MixedProfile):
+        return mixed_curve(profile, replicas, seed)
+    return curve(profile, replicas, seed)
 
 
 def _unmeasured(
