@@ -164,7 +164,7 @@ class Mix(Record):
 
     def __str__(self) -> str:
         """``batch 1 (70 %), 100 (30 %)``."""
-        return "batch " + ", ".join(f"{b:,} ({100 * s:.3g} %)" for b, s in self.shares.items())
+        return "batch " + ", ".join(f"{b:,} ({100 * s:g} %)" for b, s in self.shares.items())
 
 
 MaybeMix = Annotated[

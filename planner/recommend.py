@@ -60,11 +60,10 @@ def recommend(
     have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
     predicted one: one scales out before one guesses. Plans and rejections together are exactly the
     candidates without batching; with ``batching`` the cheapest that shares calls is a plan besides,
-    where it is strictly cheaper than the best of them, and of a mix a rejection besides that says
-    where none was tried. ``quality_loss`` is that of each variant
-    against the baseline, as a fraction of one; ``measure_with`` as in
-    :func:`planner.measuring.measure_command`. BadInput when the price list and the catalogue
-    contradict each other.
+    where it is strictly cheaper than the best of them, and of a mix a rejection besides says where
+    none was tried. ``quality_loss`` is that of each variant against the baseline, as a fraction of
+    one; ``measure_with`` as in :func:`planner.measuring.measure_command`. BadInput when the price
+    list and the catalogue contradict each other.
     """
     losses = quality_loss or {}
     reject = partial(_rejected, demand=demand, measure_with=measure_with)
@@ -89,7 +88,8 @@ def recommend(
     choice = None
     if batching:
         batchings = Batchings(demand, known, seed)
-        rejections += _unshared(batchings, placements, kinds)
+        may = [p for p in placements if demand.mix and sizings.of(p).fast_enough]
+        rejections += _unshared(batchings, may, kinds)
         found, kind = _batched(batchings, placements, kinds)
         if found is not None:
             without = kind[0][0].replicas if kind else None
@@ -201,7 +201,10 @@ def _unshared(
     placements: Sequence[Placement],
     kinds: Sequence[list[tuple[Plan, Option]]],
 ) -> list[Rejection]:
-    """Of a mix, where calls would have been shared: beside the plans that there are, or instead."""
+    """Of a mix, where sharing calls would have been tried: against the best plan, or without one.
+
+    ``placements`` are those that sharing calls may help.
+    """
     for kind, priced in zip(kinds, (True, False), strict=True):
         if kind:
             plan, option = kind[0]

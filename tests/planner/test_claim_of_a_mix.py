@@ -203,7 +203,7 @@ def test_the_sentence_names_the_mix(claim: Claim) -> None:
     rows = Claim.of(**(dict(claim) | {"length": 64}))
     assert " req/s of batch 1 (70 %), 100 (30 %) of 64 tokens on " in rows.sentence
     rare = Mix(batches=(6000, 1), weights=(1, 1999))
-    assert str(rare) == "batch 1 (99.9 %), 6,000 (0.05 %)"
+    assert str(rare) == "batch 1 (99.95 %), 6,000 (0.05 %)"
 
 
 def test_its_file_comes_back_and_others_are_as_they_were(claim: Claim) -> None:

@@ -79,7 +79,7 @@ def test_calls_are_not_shared_and_the_rejection_says_so(mixed_run: Runs) -> None
 @pytest.mark.parametrize("size", ["sim-1", "sim-0.5"])
 def test_calls_that_would_not_be_tried_are_not_refused(mixed_run: Runs, size: str) -> None:
     """A plan of one machine, and shares of a CPU, of which the law knows no stalls."""
-    rate = 200 if size == "sim-0.5" else 20
+    rate = 100 if size == "sim-0.5" else 20
     (answer, _) = mixed_run(size, rate).bundle().recommendations
     assert answer.best is not None
     assert (answer.best.replicas > 1) == (size == "sim-0.5")
