@@ -144,7 +144,7 @@ def test_laws(world: World, demand: Build, limit: float, most: int) -> None:
 def test_of_a_mix_it_is_the_edge_of_what_its_mixture_holds(world: World, demand: Build) -> None:
     """One reach, of its own rows; a rate above that of batch 4 alone and below that of 1."""
     mix = Mix(batches=(1, 4), weights=(1, 1))
-    asked = demand(60, 80, batch=4, batch_range=(1, 4), mix=mix, max_replicas=4)
+    asked = demand(60, 200, batch=4, batch_range=(1, 4), mix=mix, max_replicas=4)
     profiles = mixed_of(asked, world.profiles, 0)
     assert len(profiles) == 2
     rest = (world.variants, world.instances)
@@ -158,7 +158,7 @@ def test_of_a_mix_it_is_the_edge_of_what_its_mixture_holds(world: World, demand:
     assert holds(reach.rate_rps)
     assert not holds(1.01 * reach.rate_rps)
     assert (reach.mix, reach.rows_per_s) == (mix, 2.5 * reach.rate_rps)
-    one, four = world.reaches(demand(60, 80, batch_range=(1, 4), max_replicas=4))
+    one, four = world.reaches(demand(60, 200, batch_range=(1, 4), max_replicas=4))
     assert four.rate_rps < reach.rate_rps < one.rate_rps
 
 

@@ -438,11 +438,11 @@ MIX = Mix(batches=(1, 8), weights=(3, 1))
 def test_a_mix_is_driven_and_said(mixed_run: Runs, prove: Prove) -> None:
     """Every run asks for it, with a replica killed, too; claim, file and track record name it."""
     script = Script(good)
-    folder = mixed_run()
+    folder = mixed_run(rate_rps=20)
     (claim,) = prove(folder, script)
     assert claim.sentence == (
-        "p99 <= 200 ms at 60 req/s of batch 1 (75 %), 8 (25 %) on 1 x sim-1 (cpuset) with stub: "
-        "holds at 99 %, n = 10,800, 0 over, 3 deployments; no replica was killed: one replica only"
+        "p99 <= 200 ms at 20 req/s of batch 1 (75 %), 8 (25 %) on 1 x sim-1 (cpuset) with stub: "
+        "holds at 99 %, n = 7,200, 0 over, 3 deployments; no replica was killed: one replica only"
     )
     assert {(run.batch, run.mix) for run, _ in script.made} == {(8, MIX)}
     assert claim.predicted is not None
@@ -450,14 +450,22 @@ def test_a_mix_is_driven_and_said(mixed_run: Runs, prove: Prove) -> None:
     assert Claim.model_validate_json(written) == claim
     (point,) = read_lines(folder.path / TRACK_RECORD, TrackPoint)
     assert point.mix == MIX
-    assert "batch 1 (75 %), 8 (25 %) at 60 req/s" in (folder.path / "report.md").read_text()
+    assert "batch 1 (75 %), 8 (25 %) at 20 req/s" in (folder.path / "report.md").read_text()
     assert prove(folder, Script(good)) == [claim]
+
+
+def test_a_mix_is_driven_when_a_replica_is_killed(mixed_run: Runs, prove: Prove) -> None:
+    """The loss is one of the mix as well."""
+    script = Script(good)
+    (claim,) = prove(mixed_run(rate_rps=60), script)
+    assert [(run.mix, kill) for run, kill in script.made] == [(MIX, k) for k in (0, 0, 0, 1)]
+    assert (claim.held_replicas, claim.killed is not None) == (2, True)
 
 
 def test_a_mix_that_fails_teaches_its_mixture(mixed_run: Runs, prove: Prove) -> None:
     """Late in a single replica at this load: what is offered instead has more of them."""
     script = Script(lambda run, number, kill: {"late": 300, "faults": ()})
-    folder = mixed_run()
+    folder = mixed_run(rate_rps=20)
     (claim,) = prove(folder, script)
     assert (claim.verdict, claim.replicas) == ("fails", 1)
     assert claim.instead.startswith("with these runs as evidence ")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loadtests.arrivals import Mix
+from loadtests.objective import Slo
+from loadtests.schedule import make_schedule
 from planner.batch_choice import OF_A_MIX
+from planner.claim import Claim
 from planner.curve import predict_quantile
 from planner.mixture import mixed_of
 from planner.records import Bottleneck
@@ -16,6 +21,8 @@ from reports.gpu_table import reach_table
 from reports.lines import latency_lines
 from reports.plots import figures
 from serving.instances import load_instances
+from serving.records import Endpoint
+from tonnage.reproving import Reproving
 from tonnage.run_folder import RunFolder
 
 Runs = Callable[..., RunFolder]
@@ -95,3 +102,21 @@ def test_its_export_carries_what_all_batches_need(mixed_run: Runs) -> None:
     assert ingress[8] > ingress[1]
     assert proven.ingress_cpu_ms == pytest.approx(0.75 * ingress[1] + 0.25 * ingress[8])
     assert proven.demand.mix == MIX
+
+
+def test_a_claim_is_put_to_a_server_elsewhere_with_its_mix() -> None:
+    """Classes in the mix's order, each of the payload's rows; without a mix one class."""
+    mix = Mix(batches=(8, 1), weights=(1, 2))
+    claim = Claim.model_construct(
+        batch=8, mix=mix, slo=Slo(limit_ms=200), rate_rps=60.0, replicas=1, length=None
+    )
+    there = Endpoint(url="http://127.0.0.1:9", model_name="m")
+    rows = Path("rows.npz")
+    load = Reproving(claim=claim, endpoint=there, headers={}, payload=rows)._load(100, 3)
+    assert load.classes == ((8, rows), (1, rows))
+    assert (load.run.batch, load.run.mix, load.run.rate_rps) == (8, mix, 60)
+    schedule = make_schedule(load.run, np.arange(2))
+    assert np.mean(schedule.body == 0) == pytest.approx(1 / 3, abs=0.02)
+    alone = claim.model_copy(update={"mix": None})
+    load = Reproving(claim=alone, endpoint=there, headers={}, payload=rows)._load(100, 3)
+    assert (load.classes, load.run.mix) == (((8, rows),), None)
