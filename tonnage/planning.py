@@ -108,7 +108,8 @@ def plan(
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles([*bundle.measurements, *evidence])
     predicted = predicted_of(profiles, study, study_path, demands)
-    _know_surfaces(folder, [*profiles, *predicted], study.seed)
+    kept = _kept_surfaces(folder)
+    _know(kept, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
     measure_with = _measured_with(bundle, study, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
@@ -120,6 +121,7 @@ def plan(
         rests_on, lacks = mixed_profiles(
             demand, there, absent, bundle.variants, catalogue, study.seed, measure_with, evidence
         )
+        _know(kept, [p for p in rests_on if isinstance(p, MixedProfile)], study.seed)
         answer = recommend(
             demand,
             rests_on,
@@ -188,19 +190,33 @@ def predicted_of(
     return found
 
 
+def planned_from(
+    profiles: Sequence[ServiceProfile],
+    study: Study,
+    study_path: Path,
+    demands: Sequence[Demand],
+) -> list[ServiceProfile]:
+    """All that plans for the demands are made from: measured, predicted, and mixed of those."""
+    mixes = [p for demand in demands for p in mixed_of(demand, profiles, study.seed)]
+    return [*profiles, *predicted_of(profiles, study, study_path, demands), *mixes]
+
+
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:
     """All surfaces that plans from these profiles can ask for, at the usual quantiles."""
     return [predictor(p, seed).surface(k) for p in profiles for k in SIMULATED_REPLICAS]
 
 
-def _know_surfaces(folder: RunFolder, profiles: Sequence[ServiceProfile], seed: int) -> None:
-    """Take up what the run has simulated; without it a plan only takes longer."""
+def _kept_surfaces(folder: RunFolder) -> list[Surface]:
+    """What the run has simulated; without it a plan only takes longer."""
     try:
-        surfaces = read_lines(folder.path / SURFACES, Surface)
+        return list(read_lines(folder.path / SURFACES, Surface))
     except BadInput:  # of another version
-        return
+        return []
+
+
+def _know(kept: Sequence[Surface], profiles: Sequence[ServiceProfile], seed: int) -> None:
     by_profile = {p.content_hash(): p for p in profiles}
-    for surface in surfaces:
+    for surface in kept:
         if surface.profile in by_profile:
             predictor(by_profile[surface.profile], seed).know(surface)
 

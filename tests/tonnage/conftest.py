@@ -21,7 +21,14 @@ from serving.ray_host.settings import SERVE_SETTINGS
 from serving.records import Deployment, Environment, Grant, InstanceType, Variant
 from serving.stub_variant import stub_variant
 from tonnage.config import load_study, shipped
-from tonnage.planning import SURFACES, curves_of, plan, study_demands, surfaces_of
+from tonnage.planning import (
+    SURFACES,
+    curves_of,
+    plan,
+    planned_from,
+    study_demands,
+    surfaces_of,
+)
 from tonnage.run_folder import RunFolder
 
 SERVICE_MS, CAPACITY_RPS = 5.0, 180.0
@@ -215,6 +222,8 @@ def finished_mixed_run(
         folder.write_lines("profiles.jsonl", profiles)
         folder.write_lines("recommendations.jsonl", answers)
         folder.write_lines("curves.jsonl", curves_of(profiles, answers, study.seed))
+        every = planned_from(profiles, study, study_path, demands)
+        folder.write_lines(SURFACES, surfaces_of(every, study.seed))
         return path
 
     return planned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,21 @@ import pytest
 from loadtests.arrivals import Mix
 from loadtests.objective import Slo
 from loadtests.schedule import make_schedule
+from planner import curve as curve_module
 from planner.batch_choice import OF_A_MIX
 from planner.claim import Claim
 from planner.curve import predict_quantile
 from planner.mixture import mixed_of
-from planner.records import Bottleneck
+from planner.records import Bottleneck, ServiceProfile
+from planner.surface import Surface
 from reports.export.proven import Proven
 from reports.gpu_table import reach_table
 from reports.lines import latency_lines
 from reports.plots import figures
 from serving.instances import load_instances
 from serving.records import Endpoint
+from tonnage.config import load_study
+from tonnage.planning import plan, study_demands
 from tonnage.reproving import Reproving
 from tonnage.run_folder import RunFolder
 
@@ -120,3 +125,24 @@ def test_a_claim_is_put_to_a_server_elsewhere_with_its_mix() -> None:
     alone = claim.model_copy(update={"mix": None})
     load = Reproving(claim=alone, endpoint=there, headers={}, payload=rows)._load(100, 3)
     assert (load.classes, load.run.mix) == (((8, rows),), None)
+
+
+def test_what_the_run_simulated_of_a_mix_is_not_simulated_again(
+    mixed_run: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planning anew makes one surface, on which the mixture's measured points stand."""
+    folder = mixed_run()
+    study, path = load_study(str(folder.path / "study.toml"))
+    demands = [d for d in study_demands(study, path) if d.mix]
+    made: list[int] = []
+    simulate = curve_module.simulate_surface
+
+    def counted(profile: ServiceProfile, replicas: int, *rest: Any) -> Surface:
+        made.append(replicas)
+        return simulate(profile, replicas, *rest)
+
+    monkeypatch.setattr(curve_module, "simulate_surface", counted)
+    curve_module.predictor.cache_clear()
+    _, (answer,), _ = plan(folder, study, path, demands)
+    assert answer == folder.bundle().recommendations[0]
+    assert made == [1]
