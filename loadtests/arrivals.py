@@ -154,6 +154,34 @@ class Mix(Record):
         """Rows of a request on average."""
         return float(np.average(self.batches, weights=self.weights))
 
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of all requests by batch size, the smallest first; rounded to twelve digits."""
+        found = dict.fromkeys(sorted(self.batches), 0.0)
+        for batch, weight in zip(self.batches, self.weights, strict=True):
+            found[batch] += weight / sum(self.weights)
+        return {batch: round(share, 12) for batch, share in found.items()}
+
+    def __str__(self) -> str:
+        """``batch 1 (70 %), 100 (30 %)``."""
+        return "batch " + ", ".join(f"{b:,} ({100 * s:g} %)" for b, s in self.shares.items())
+
+
+MaybeMix = Annotated[
+    Mix | None,
+    Field(
+        exclude_if=lambda value: value is None,
+        description="absent where every request has 'batch' rows",
+    ),
+]
+
+
+def alike(one: Mix | None, other: Mix | None) -> bool:
+    """Whether both ask for the same batch sizes in the same shares: 7 to 3 is 0.7 to 0.3."""
+    if one is None or other is None:
+        return one is other
+    return one.shares == other.shares
+
 
 def parse_arrivals(raw: Mapping[str, Any], where: str) -> Made:
     """The record of a table such as ``{kind = "ramp", from_rps = 10, to_rps = 90}``.

@@ -5,11 +5,12 @@ A measurement near it says how fast the platform is, not the model, and is not b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
+from loadtests.arrivals import MaybeMix, Mix
 from loadtests.laws import WORTH
 from loadtests.records import Fault, FaultCode, Measurement
 from serving.records import Record
@@ -22,7 +23,7 @@ _PLATFORM_FULL = 0.95
 
 
 class Ceiling(Record):
-    """Requests per second that generator and ingress carry at one batch size.
+    """Requests per second that generator and ingress carry at one batch size, or of a mix.
 
     Measured where their cores were full, or where more users brought nothing although the
     no-op replica was not full. Else there was room left, and their ceiling follows from how
@@ -30,6 +31,7 @@ class Ceiling(Record):
     """
 
     batch: int = Field(ge=1)
+    mix: MaybeMix = None
     rate_rps: float = Field(gt=0)
     basis: Literal["measured", "extrapolated"]
     measured_rps: float = Field(gt=0)
@@ -41,6 +43,8 @@ class Ceiling(Record):
         return HIGHEST_SHARE * self.rate_rps
 
     def __str__(self) -> str:
+        if self.mix is not None:
+            return f"about {self.rate_rps:,.0f} req/s of {self.mix}, by that of each batch size"
         if self.basis == "measured":
             return f"{self.rate_rps:,.0f} req/s"
         return (
@@ -63,10 +67,36 @@ def ceilings(measurements: Iterable[Measurement]) -> dict[int, Ceiling]:
     return found
 
 
+def ceiling_of(known: Mapping[int, Ceiling], batch: int, mix: Mix | None) -> Ceiling | None:
+    """The ceiling of requests of ``batch`` rows, or of a mix, ``batch`` its largest.
+
+    Of a mix a request costs generator and ingress the mean of what each batch size costs them:
+    1 / X = sum w(b) / X(b). A batch size without a ceiling has that of the next larger one, which
+    is on the safe side. None where the largest has none.
+    """
+    if mix is None or batch not in known:
+        return known.get(batch)
+    of_each = {b: known[min(k for k in known if k >= b)] for b in mix.shares}
+    if len({c.batch for c in of_each.values()}) == 1:
+        return known[batch]
+
+    def carried(rate: Callable[[Ceiling], float]) -> float:
+        return 1 / sum(share / rate(of_each[b]) for b, share in mix.shares.items())
+
+    return Ceiling(
+        batch=batch,
+        mix=mix,
+        rate_rps=carried(lambda c: c.rate_rps),
+        basis="extrapolated",
+        measured_rps=carried(lambda c: c.measured_rps),
+        platform_busy=max(c.platform_busy for c in of_each.values()),
+    )
+
+
 def with_ceiling(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Mark every measurement of a model that came too near the ceiling of its batch size."""
+    """Mark every measurement of a model that came too near the ceiling of its batch sizes."""
     known = ceilings(measurements)
-    return [_judged(m, known.get(m.run.batch)) for m in measurements]
+    return [_judged(m, ceiling_of(known, m.run.batch, m.run.mix)) for m in measurements]
 
 
 def _ceiling(rungs: Sequence[Measurement]) -> Ceiling | None:

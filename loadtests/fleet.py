@@ -176,4 +176,5 @@ class Fleet:
             lost,
             scheduled=None if run.mode == "closed" else len(schedule.due_s),
             stationary=run.stationary,
+            classes=self._stored[payloads].classes,
         )

@@ -26,7 +26,7 @@ class LoadResult:
     ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
     was starved most wanted a CPU and had none. ``silence_s`` is the longest
     time without an answer while requests waited, ``silence_p99_s`` the 99th percentile of all
-    the others, ``usual_s`` what one request takes.
+    the others, ``usual_s`` what one request takes, of several classes the slowest's.
     """
 
     scheduled: int | None
@@ -87,12 +87,13 @@ def summarise(
     *,
     scheduled: int | None = None,
     stationary: bool = True,
+    classes: np.ndarray | None = None,
 ) -> LoadResult:
     """Sum up one run of ``duration_s`` seconds; ``lost`` requests have no sample at all.
 
     ``scheduled`` is how many were to fall due, where that is known. Where arrivals change over
     the run (``stationary`` false) a hot start is traffic that was asked for, and nothing is left
-    out as warm-up.
+    out as warm-up. ``classes`` are those of the bodies, shape [bodies], where there are several.
     """
     errors = Counter(samples.error[samples.error != ""].tolist())
     answered = (samples.error == "") & (samples.status != UNSENT)
@@ -103,7 +104,6 @@ def summarise(
     used, sent = good.take(good.due_s >= cut), sent.take(sent.due_s >= cut)
     elapsed = float(np.max(sent.done_s[~np.isnan(sent.done_s)], initial=0.0)) or duration_s
     silent = np.sort(silences_s(samples))
-    known = used.service_s[~np.isnan(used.service_s)]
     return LoadResult(
         scheduled=scheduled,
         offered=len(samples) + lost,
@@ -123,9 +123,7 @@ def summarise(
         silence_p99_s=float(np.quantile(silent[:-1], 0.99, method="higher"))
         if len(silent) > 1
         else 0.0,
-        usual_s=float(np.median(known if len(known) else used.done_s - used.sent_s))
-        if len(used)
-        else 0.0,
+        usual_s=_usual_s(used, classes),
         backwards=_backwards(sent),
         generator_cpu_s=sum(workers.cpu_s),
         busiest_worker=max(workers.cpu_s, default=0.0) / max(elapsed, duration_s),
@@ -138,7 +136,7 @@ def summarise(
         sent_to_done=Histogram.of(used.done_s - used.sent_s),
         dispatch_lag=Histogram.of((sent.sent_s - sent.due_s)[~sent.waited]),
         queue=Histogram.of(used.queue_s[~np.isnan(used.queue_s)]),
-        service=Histogram.of(known),
+        service=Histogram.of(used.service_s[~np.isnan(used.service_s)]),
         samples=samples,
     )
 
@@ -154,6 +152,21 @@ def backlog_growth(samples: Samples, duration_s: float) -> float:
     at = np.linspace(duration_s / 5, duration_s, 50)
     backlog = np.searchsorted(samples.due_s, at) - np.searchsorted(done, at)
     return float(np.polyfit(at, backlog, 1)[0])
+
+
+def _usual_s(used: Samples, classes: np.ndarray | None) -> float:
+    """Median time of a request in the class where it is longest; 0 without any.
+
+    Large requests may be so few that the p99 of the silences knows nothing of them, and each of
+    them is silent for as long as it takes.
+    """
+    if not len(used):
+        return 0.0
+    told = not np.isnan(used.service_s).all()
+    took = used.service_s if told else used.done_s - used.sent_s
+    known = ~np.isnan(took)
+    of = np.zeros(len(used), dtype=int) if classes is None else classes[used.body]
+    return max(float(np.median(took[known & (of == one)])) for one in np.unique(of[known]))
 
 
 def silences_s(samples: Samples) -> np.ndarray:

@@ -27,10 +27,12 @@ from planner.options import Cost, Option, cost_of, names_of
 from planner.records import (
     HOURS_PER_MONTH,
     BatchChoice,
+    Bottleneck,
     Candidate,
     Demand,
     Interval,
     PredictedProfile,
+    Rejection,
     ServiceProfile,
 )
 from planner.row_law import FEWEST
@@ -49,6 +51,14 @@ COMPANY = "int8 dynamic"
 """In the method of a variant whose answers depend on the rows that share a call: it chooses its
 scales by call."""
 
+OF_A_MIX = (
+    "calls that answer several requests were not tried: the law of a shared call is one of "
+    "requests of equal size, and those of a mix are not"
+)
+
+_FEWEST_A_CALL = 2
+"""What is refused of a mix is refused from here on."""
+
 _WORTH = 1.05
 """A larger call has to carry so many times as much as a smaller one to be tried as well."""
 
@@ -64,8 +74,7 @@ class Found(NamedTuple):
 class Batchings:
     """The candidates with batching of one demand; queues and sizings are made once.
 
-    ``profiles`` are all that were measured. Of a mix there are none: the law is one of equal
-    requests.
+    ``profiles`` are all that were measured. Of a mix there are none, see :meth:`refused`.
     """
 
     def __init__(self, demand: Demand, profiles: Iterable[ServiceProfile], seed: int) -> None:
@@ -105,6 +114,36 @@ class Batchings:
             if self._simulations >= MOST_SIMULATIONS:
                 break
         return best
+
+    def refused(self, placements: Iterable[Placement], below: Cost | None) -> list[Rejection]:
+        """Of a mix, what would have been tried: a rejection for each variant, size and threads.
+
+        Those whose calls may be shared, where the fewest instances that may be are strictly cheaper
+        than ``below``, if it is not None. None without a mix.
+        """
+        if self._demand.mix is None:
+            return []
+        found: dict[tuple[str, str, int], tuple[Cost, Candidate]] = {}
+        for placement in placements:
+            profile, candidate = placement.profile, placement.candidate
+            if isinstance(profile, PredictedProfile) or quota_of(profile) is not None:
+                continue
+            if not may_share(profile.variant):
+                continue
+            fewest = math.ceil((1 + self._demand.spare_replicas) / candidate.replicas_per_instance)
+            cost, cell = cost_of(placement, fewest), _cell(profile)
+            if below is not None and not _less(placement, cost, below):
+                continue
+            if cell not in found or cost < found[cell][0]:
+                found[cell] = cost, candidate
+        return [
+            Rejection(
+                candidate=candidate.model_copy(update={"max_batch": _FEWEST_A_CALL}),
+                bottleneck=Bottleneck.UNMEASURED,
+                reason=OF_A_MIX,
+            )
+            for _, candidate in found.values()
+        ]
 
     @property
     def _simulations(self) -> int:
@@ -242,7 +281,11 @@ def _shared(placement: Placement, queue: BatchedQueue, held: int) -> Placement:
 
 def _cheaper(option: Option, cost: Cost, than: Cost) -> bool:
     """Strictly: in dollars, or in vCPUs where there is no price."""
-    at = 2 if option.placement.price is None else 0
+    return _less(option.placement, cost, than)
+
+
+def _less(placement: Placement, cost: Cost, than: Cost) -> bool:
+    at = 2 if placement.price is None else 0
     return cost[at] < than[at] * (1 - 1e-9)
 
 

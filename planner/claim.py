@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loadtests.arrivals import MaybeMix, alike
 from loadtests.objective import Slo
 from planner.records import Candidate, Demand, Interval, Plan
 from serving.records import SCHEMA_VERSION, Environment, InstanceType, Length, Record, Variant
@@ -70,7 +71,8 @@ class Claim(Record):
     verdict: VerdictName
     reason: str
     slo: Slo
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, description="of a mix the largest")
+    mix: MaybeMix = None
     length: Length = None
     rate_rps: float = Field(gt=0, description="of the whole plan")
     held_rps: float = Field(gt=0)
@@ -146,10 +148,11 @@ class Claim(Record):
                 f" ({self.held_replicas} of {self.replicas} replicas at "
                 f"{self.held_replicas}/{self.replicas} of {self.rate_rps:,.6g} req/s)"
             )
-        tokens = f" of {self.length:,} tokens" if self.length is not None else ""
+        rows = f" of {self.mix}" if self.mix is not None else ""
+        rows += f" of {self.length:,} tokens" if self.length is not None else ""
         return (
             f"{self.slo} at {self.held_rps:,.6g} "
-            f"req/s{tokens} on {self.held_replicas} x {size} with {c.variant}{shared}{of_plan}: "
+            f"req/s{rows} on {self.held_replicas} x {size} with {c.variant}{shared}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
             f"{_beside_in_words(self.beside)}{self._loss_in_words()}"
@@ -195,11 +198,13 @@ def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list
     objectives = (claim.slo, *(one.slo for one in claim.beside))
     claimed = (objectives, claim.batch, claim.length, claim.rate_rps, claim.spare_replicas)
     asked = (demand.objectives, demand.batch, demand.length)
-    if claimed != (*asked, demand.rate_rps, demand.spare_replicas):
+    same = claimed == (*asked, demand.rate_rps, demand.spare_replicas)
+    if not (same and alike(claim.mix, demand.mix)):
+        rows = str(demand.mix or f"batch {demand.batch:,}")
         tokens = "" if demand.length is None else f" of {demand.length:,} tokens"
         reasons.append(
-            f"{', '.join(map(str, demand.objectives))} at {demand.rate_rps:,.6g} req/s of batch "
-            f"{demand.batch:,}{tokens}, {demand.spare_replicas} to spare, is demanded now"
+            f"{', '.join(map(str, demand.objectives))} at {demand.rate_rps:,.6g} req/s of "
+            f"{rows}{tokens}, {demand.spare_replicas} to spare, is demanded now"
         )
     if not any((p.candidate, p.replicas) == (claim.candidate, claim.replicas) for p in plans):
         reasons.append("another plan is recommended now")

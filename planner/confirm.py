@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+from loadtests.arrivals import alike
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import FaultCode, Measurement
 from planner.claim import LAPSE_AFTER_DAYS, Beside, Claim, Judged
@@ -48,14 +49,14 @@ def judge_confirmation(
 ) -> Claim:
     """Judge a plan by open-loop runs, one for each redeployment of the share that was held.
 
-    Late requests are those beyond the limit, failed and unsent ones included; those of all
-    deployments are pooled and judged by the binomial rule. The claim holds when the pool
-    does, no deployment fails by itself, there are at least three, and, where the demand has
-    spare replicas and more than one is held, the runs with a ``killed`` one hold, too. It
-    fails when the pool, a deployment or those runs fail. Give the ``verdicts`` of
-    :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and without a
-    replay, so that correlation between requests counts; without them requests are taken as
-    independent. Those with a ``killed`` one are judged by their own, all of them together: what
+    Late requests are those beyond the limit, failed and unsent ones included, and of whatever batch
+    size where the demand mixes several; those of all deployments are pooled and judged by the
+    binomial rule. The claim holds when the pool does, no deployment fails by itself, there are at
+    least three, and, where the demand has spare replicas and more than one is held, the runs with a
+    ``killed`` one hold, too. It fails when the pool, a deployment or those runs fail. Give the
+    ``verdicts`` of :func:`loadtests.slo.judge_slo` on the raw latencies, one for each run and
+    without a replay, so that correlation between requests counts; without them requests are taken
+    as independent. Those with a ``killed`` one are judged by their own, all of them together: what
     is late after a loss is late together.
     ``look`` counts, from 1, how often a confirmation that goes on was judged, see
     :func:`planner.pooled.confidence_of_look`; looks at ``discarded`` attempts, whose runs were
@@ -135,6 +136,7 @@ def judge_confirmation(
         reason=reason,
         slo=slo,
         batch=demand.batch,
+        mix=demand.mix,
         length=demand.length,
         rate_rps=demand.rate_rps,
         held_rps=held_rps,
@@ -218,6 +220,9 @@ def _check_load(run: Measurement, demand: Demand, held_rps: float) -> None:
         )
     if run.run.batch != demand.batch:
         raise BadInput(f"run {run.id} has batch {run.run.batch}, the demand {demand.batch}")
+    if not alike(run.run.mix, demand.mix):
+        had, asked = (one or "one batch size alone" for one in (run.run.mix, demand.mix))
+        raise BadInput(f"run {run.id} has {had}, the demand {asked}; drive what is demanded")
     if run.run.length != demand.length:
         raise BadInput(f"run {run.id} has length {run.run.length}, the demand {demand.length}")
     if run.run.rate_rps < held_rps * (1 - _RATE_TOLERANCE):

@@ -32,12 +32,12 @@ def cpu_reaches(
 ) -> tuple[CpuReach, ...]:
     """How far CPUs reach at the demanded batch and at each measured one in its range.
 
-    Not of a mix, of which no GPU is measured either.
+    Of a mix, whose profiles are those of :mod:`planner.mixture`, with that mix alone.
     """
-    if demand.mix is not None:
-        return ()
     low, high = demand.batch_range
     batches = sorted({demand.batch} | {p.batch for p in profiles if low <= p.batch <= high})
+    if demand.mix is not None:
+        batches = [demand.batch]
     return tuple(
         _reach(
             demand.model_copy(update={"batch": batch}),
@@ -50,6 +50,20 @@ def cpu_reaches(
         )
         for batch in batches
     )
+
+
+def rows_per_s_of(reach: CpuReach, of_each: Mapping[int, float]) -> float | None:
+    """Rows a second of something that serves a reach's requests one call after the other.
+
+    ``of_each`` is that at each batch size alone. Of a mix a request takes the mean of the times of
+    its batch sizes, so rows over time is sum w(b) b / sum w(b) b / R(b). None where one lacks.
+    """
+    if reach.mix is None:
+        return of_each.get(reach.batch)
+    shares = reach.mix.shares
+    if not shares.keys() <= of_each.keys():
+        return None
+    return reach.mix.mean_batch / sum(s * b / of_each[b] for b, s in shares.items())
 
 
 def gpus_needed(reach: CpuReach, gpu_rows_per_s: float) -> int:
@@ -79,7 +93,9 @@ def _reach(
     # A rate that can be bought says more than one that only this host can show.
     priced = [p for p in placements if p.price is not None]
     rate = highest_rate(priced, demand, seed) or highest_rate(placements, demand, seed)
-    none = CpuReach(batch=demand.batch, rate_rps=0, spare_replicas=demand.spare_replicas)
+    none = CpuReach(
+        batch=demand.batch, mix=demand.mix, rate_rps=0, spare_replicas=demand.spare_replicas
+    )
     if not rate:
         return none
 

@@ -12,6 +12,8 @@ A request has batch b with probability w(b), independently of the others. So
 Two things are taken on the safe side, as one number stands for all batches: what the round
 trip adds outside of a replica is that of the batch of which it is most, and what measured runs
 exceeded their prediction by is, at each utilisation, that of the batch of which it is most.
+Open-loop runs of the mix itself, which a confirmation makes, teach a mixture what they teach a
+profile: a bound of the capacity, and those of one replica by how much they exceeded theirs.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from loadtests.arrivals import Mix
+from loadtests.arrivals import Mix, alike
 from loadtests.histogram import Histogram
+from loadtests.records import Measurement
 from planner.candidates import size_name
-from planner.curve import QUANTILES, predictor
+from planner.curve import QUANTILES, curve, predictor
 from planner.measuring import MEASURE_IT, measure_command
 from planner.occupancy import occupancy
-from planner.profile import Refusal
-from planner.records import Candidate, Demand, Interval, MeasuredPoint, ServiceProfile
+from planner.profile import Refusal, cpu_bound_rps, points_of, told_by
+from planner.records import Candidate, Curve, Demand, Interval, MeasuredPoint, ServiceProfile
 from planner.surface import HIGHEST_UTILISATION
 from serving.records import InstanceType, Variant
 
@@ -40,17 +43,26 @@ _PLACES = (np.arange(400) + 0.5) / 400
 class MixedProfile(ServiceProfile):
     """The profile of a mix of batch sizes; ``batch`` is the largest of them.
 
-    Nothing of it was measured as it is. ``service`` is the time for which a request that
-    follows another keeps its replica, and what waking it takes is in ``first_cpu_ms`` as it
-    would be seen there. ``measured_points`` are where runs of the mix would lie if they
-    exceeded their prediction by as much as the worst of its parts.
+    Nothing of it was measured as it is, but where runs of it came later. ``service`` is the time
+    for which a request that follows another keeps its replica, and what waking it takes is in
+    ``first_cpu_ms`` as it would be seen there. ``measured_points`` are where runs of the mix would
+    lie if they exceeded their prediction by as much as the worst of its parts, and those that came
+    later.
     """
 
     mix: Mix
 
 
-def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProfile:
-    """One profile of ``mix`` from those of its batches, all of one deployment size."""
+def mixed(
+    mix: Mix,
+    parts: Mapping[int, ServiceProfile],
+    seed: int,
+    runs: Sequence[Measurement] = (),
+) -> MixedProfile:
+    """One profile of ``mix`` from those of its batches, all of one deployment size.
+
+    ``runs`` are open-loop runs of the mix on that size.
+    """
     profiles = [parts[batch] for batch in mix.batches]
     weights = np.array(mix.weights) / sum(mix.weights)
     found = [occupancy(p, *p.service.values(), p.capacity_rps) for p in profiles]
@@ -69,7 +81,10 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
         return float(np.dot(weights, [getattr(p, name) for p in profiles]))
 
     startups = [p.startup_s for p in profiles if p.startup_s is not None]
-    capacity = _harmonic(weights, [p.capacity_rps for p in profiles])
+    summed = _harmonic(weights, [p.capacity_rps for p in profiles])
+    told = told_by(runs)
+    capacity = min([summed, *map(cpu_bound_rps, told)])
+    less = capacity / summed
     granted = min((o.quota for o in found if o.quota is not None), default=1.0)
     figures = dict(largest) | {
         "service": busy,
@@ -77,9 +92,9 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
         "cpu_ms": mean("cpu_ms"),
         "capacity_rps": capacity,
         "capacity_interval": Interval(
-            low=_harmonic(weights, [p.capacity_interval.low for p in profiles]),
+            low=less * _harmonic(weights, [p.capacity_interval.low for p in profiles]),
             mid=capacity,
-            high=_harmonic(weights, [p.capacity_interval.high for p in profiles]),
+            high=less * _harmonic(weights, [p.capacity_interval.high for p in profiles]),
         ),
         "ingress_cpu_ms": mean("ingress_cpu_ms"),
         "peak_memory_bytes": max(p.peak_memory_bytes for p in profiles),
@@ -94,7 +109,7 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
         "mix": mix,
     }
     bare = MixedProfile.model_validate(figures)
-    points = tuple(_points(bare, profiles, seed))
+    points = (*_points(bare, profiles, seed), *points_of(told, capacity))
     if not points:
         return bare
     made = bare.model_copy(update={"measured_points": points})
@@ -102,6 +117,23 @@ def mixed(mix: Mix, parts: Mapping[int, ServiceProfile], seed: int) -> MixedProf
     simulated = predictor(bare, seed).surface(1)
     predictor(made, seed).know(simulated.model_copy(update={"profile": made.content_hash()}))
     return made
+
+
+def mixed_of(demand: Demand, profiles: Sequence[ServiceProfile], seed: int) -> list[MixedProfile]:
+    """The demand's mix on every size of which each batch was measured at its length, by size."""
+    if demand.mix is None:
+        return []
+    there = [p for p in profiles if p.length == demand.length]
+    cells = _parts(there, demand.mix)
+    whole = [parts for parts in cells.values() if len(parts) == len(demand.mix.batches)]
+    return [mixed(demand.mix, parts, seed) for parts in whole]
+
+
+def mixed_curve(profile: MixedProfile, replicas: int, seed: int) -> Curve:
+    """Latency of a mix against rate; its measured range is empty, as no run was of it."""
+    made = curve(profile, replicas, seed)
+    unmeasured = {"mix": profile.mix, "measured_from_rps": 0.0, "measured_to_rps": 0.0}
+    return made.model_copy(update=unmeasured)
 
 
 def mixed_profiles(
@@ -112,21 +144,19 @@ def mixed_profiles(
     instances: Mapping[str, InstanceType],
     seed: int,
     measure_with: str | None = None,
+    runs: Sequence[Measurement] = (),
 ) -> tuple[list[ServiceProfile], list[Refusal]]:
     """What a demand is planned from: its mix of each deployment size, at the demand's batch.
 
     A size that lacks one of the batches is refused, with the command that measures it;
-    ``measure_with`` is that of :func:`planner.probes.measure_command`. Without a mix, all
-    profiles and refusals as they are.
+    ``measure_with`` is that of :func:`planner.probes.measure_command`; ``runs`` are what was
+    measured since, of which those of the mix count. Without a mix, all profiles and refusals as
+    they are.
     """
     if demand.mix is None:
         return list(profiles), list(refused)
     batches = demand.mix.batches
-    cells: dict[tuple[str, str, int], dict[int, ServiceProfile]] = {}
-    for p in profiles:
-        if p.batch in batches:
-            key = p.variant.name, p.instance.label, p.threads
-            cells.setdefault(key, {})[p.batch] = p
+    cells = _parts(profiles, demand.mix)
     reasons = {r.key: r.reason for r in refused if r.key[3] in batches}
     for name, label, threads, _ in reasons:
         cells.setdefault((name, label, threads), {})
@@ -136,7 +166,8 @@ def mixed_profiles(
     for (name, label, threads), parts in cells.items():
         lacking = next((batch for batch in batches if batch not in parts), None)
         if lacking is None:
-            made.append(mixed(demand.mix, parts, seed))
+            cell = name, label, threads
+            made.append(mixed(demand.mix, parts, seed, _runs_of(demand, cell, runs)))
             continue
         reason = reasons.get((name, label, threads, lacking))
         if reason is not None:
@@ -153,6 +184,31 @@ def mixed_profiles(
         whole = (name, label, threads, demand.batch)
         refusals.append(Refusal(whole, reason, demand.length))
     return made, refusals
+
+
+def _parts(
+    profiles: Sequence[ServiceProfile], mix: Mix
+) -> dict[tuple[str, str, int], dict[int, ServiceProfile]]:
+    """By variant, instance label and threads the profiles of a mix's batch sizes, by these."""
+    cells: dict[tuple[str, str, int], dict[int, ServiceProfile]] = {}
+    for p in profiles:
+        if p.batch in mix.batches:
+            key = p.variant.name, p.instance.label, p.threads
+            cells.setdefault(key, {})[p.batch] = p
+    return cells
+
+
+def _runs_of(
+    demand: Demand, cell: tuple[str, str, int], runs: Sequence[Measurement]
+) -> list[Measurement]:
+    """The runs of one size that were of the demand's mix and length, one request a call."""
+    return [
+        m
+        for m in runs
+        if demand.mix is not None
+        and alike(m.run.mix, demand.mix)
+        and (m.key[:3], m.run.length, m.deployment.max_batch) == (cell, demand.length, 1)
+    ]
 
 
 def _harmonic(weights: np.ndarray, rates: Sequence[float]) -> float:

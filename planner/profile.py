@@ -53,7 +53,8 @@ def build_profiles(
     """Profiles by key and length, sorted, and those that give none, each with its reason.
 
     Floors (no-op replicas) are left out, and so are runs of shared calls, which say nothing of one
-    request at a time, and every measurement with faults. BadInput when the measurements come from
+    request at a time, those of a mix, which say nothing of one batch size, and every measurement
+    with faults. BadInput when the measurements come from
     unlike environments or unlike files of one variant.
     """
     relevant = [
@@ -62,6 +63,8 @@ def build_profiles(
     _refuse_mixtures(relevant)
     groups: dict[tuple[Key, int], list[Measurement]] = {}
     for measurement in relevant:
+        if measurement.run.mix is not None:
+            continue
         asked = measurement.key, measurement.run.length or 0
         groups.setdefault(asked, []).append(measurement)
     unsteady = host_unsteadiness(relevant)
@@ -143,7 +146,7 @@ def _profile(
     service = Histogram.merge(m.service for m in paced)
     best = closed[0]
     opened = [*_of_mode(valid, "open"), *(m for m in overloaded if m.ok)]
-    capacity = min([_per_replica_rps(best), *map(_cpu_bound_rps, opened)])
+    capacity = min([_per_replica_rps(best), *map(cpu_bound_rps, opened)])
     startups = [m.startup_s for m in valid if m.startup_s is not None]
     deployment = best.deployment
     return ServiceProfile(
@@ -167,9 +170,14 @@ def _profile(
         beyond=_beyond(paced, service),
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
         startup_s=statistics.median(startups) if startups else None,
-        measured_points=_points(opened, capacity),
+        measured_points=points_of(opened, capacity),
         measurement_ids=tuple(m.id for m in valid),
     )
+
+
+def told_by(runs: Iterable[Measurement]) -> list[Measurement]:
+    """The open-loop runs that say something: valid ones, and those the server fell behind in."""
+    return [m for m in runs if m.run.mode == "open" and m.ok and (_usable(m) or fell_behind(m))]
 
 
 def _of_mode(measurements: Sequence[Measurement], mode: Mode) -> list[Measurement]:
@@ -180,7 +188,7 @@ def _per_replica_rps(measurement: Measurement) -> float:
     return measurement.completed_rps / measurement.deployment.replicas
 
 
-def _cpu_bound_rps(measurement: Measurement) -> float:
+def cpu_bound_rps(measurement: Measurement) -> float:
     """Rate per replica at which an open-loop run would have used all the CPU granted.
 
     Utilisation law: U = X D. A tight closed loop keeps caches warm and shares wake-ups
@@ -263,7 +271,7 @@ def _capacity_interval(rungs: Sequence[float], capacity: float, unsteady: float)
     return Interval(low=capacity * (1 - share), mid=capacity, high=capacity * (1 + share))
 
 
-def _points(runs: Sequence[Measurement], capacity_rps: float) -> tuple[MeasuredPoint, ...]:
+def points_of(runs: Sequence[Measurement], capacity_rps: float) -> tuple[MeasuredPoint, ...]:
     """Open-loop runs against one replica, by rate; several replicas queue otherwise."""
     single = sorted((m for m in runs if m.deployment.replicas == 1), key=lambda m: m.offered_rps)
     return tuple(_point(m, capacity_rps) for m in single)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from loadtests.arrivals import MaybeMix
 from serving.records import Record
 
 
 class CpuReach(Record):
     """The highest rate at which a CPU plan holds the demand's objective at one batch size.
 
+    Or of its mix, ``batch`` the largest.
+
     ``usd_per_hour`` is that of the cheapest plan at this rate, null without a price.
     """
 
     batch: int = Field(ge=1)
+    mix: MaybeMix = None
     rate_rps: float = Field(ge=0, description="0: no plan holds at any rate")
     variant: str = ""
     instance: str = ""
@@ -26,7 +30,7 @@ class CpuReach(Record):
     @property
     def rows_per_s(self) -> float:
         """Rows per second at that rate."""
-        return self.rate_rps * self.batch
+        return self.rate_rps * (self.batch if self.mix is None else self.mix.mean_batch)
 
     @property
     def gpu_usd_per_hour(self) -> float | None:

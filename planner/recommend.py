@@ -60,10 +60,10 @@ def recommend(
     have no price, follow by vCPUs and memory. At equal cost a measured size comes before a
     predicted one: one scales out before one guesses. Plans and rejections together are exactly the
     candidates without batching; with ``batching`` the cheapest that shares calls is a plan besides,
-    where it is strictly cheaper than the best of them. ``quality_loss`` is that of each variant
-    against the baseline, as a fraction of one; ``measure_with`` as in
-    :func:`planner.measuring.measure_command`. BadInput when the price list and the catalogue
-    contradict each other.
+    where it is strictly cheaper than the best of them, and of a mix a rejection besides says where
+    none was tried. ``quality_loss`` is that of each variant against the baseline, as a fraction of
+    one; ``measure_with`` as in :func:`planner.measuring.measure_command`. BadInput when the price
+    list and the catalogue contradict each other.
     """
     losses = quality_loss or {}
     reject = partial(_rejected, demand=demand, measure_with=measure_with)
@@ -87,7 +87,10 @@ def recommend(
     ]
     choice = None
     if batching:
-        found, kind = _batched(Batchings(demand, known, seed), placements, kinds)
+        batchings = Batchings(demand, known, seed)
+        may = [p for p in placements if demand.mix and sizings.of(p).fast_enough]
+        rejections += _unshared(batchings, may, kinds)
+        found, kind = _batched(batchings, placements, kinds)
         if found is not None:
             without = kind[0][0].replicas if kind else None
             choice = batch_choice(found, demand, without)
@@ -191,6 +194,23 @@ def _batched(
         if found is not None or best is not None:
             return found, kind
     return None, kinds[0]
+
+
+def _unshared(
+    batchings: Batchings,
+    placements: Sequence[Placement],
+    kinds: Sequence[list[tuple[Plan, Option]]],
+) -> list[Rejection]:
+    """Of a mix, where sharing calls would have been tried: against the best plan, or without one.
+
+    ``placements`` are those that sharing calls may help.
+    """
+    for kind, priced in zip(kinds, (True, False), strict=True):
+        if kind:
+            plan, option = kind[0]
+            own = [p for p in placements if (p.price is not None) == priced]
+            return batchings.refused(own, cost_of(option.placement, plan.instances))
+    return batchings.refused(placements, None)
 
 
 def _rejected(

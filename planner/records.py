@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loadtests.arrivals import Mix
+from loadtests.arrivals import MaybeMix, Mix
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal
@@ -221,6 +221,7 @@ class Curve(Record):
     instance: str
     threads: int
     batch: int
+    mix: MaybeMix = None
     length: Length = None
     replicas: int
     points: tuple[CurvePoint, ...]

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loadtests.arrivals import MaybeMix
 from loadtests.objective import Slo
 from planner.claim import Judged, VerdictName
 from serving.records import SCHEMA_VERSION, Record
@@ -27,7 +28,8 @@ class Reproof(Record):
     url: str
     model_name: str
     slo: Slo
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, description="of a mix the largest")
+    mix: MaybeMix = None
     rate_rps: float = Field(gt=0)
     confidence: float = Field(gt=0.5, lt=1)
     looks: int = Field(ge=1)
@@ -49,8 +51,9 @@ class Reproof(Record):
         return cls.model_validate({**figures, "sentence": draft._in_words()})
 
     def _in_words(self) -> str:
+        rows = f" of {self.mix}" if self.mix is not None else ""
         return (
-            f"{self.slo} at {self.rate_rps:,.6g} req/s on {self.model_name} "
+            f"{self.slo} at {self.rate_rps:,.6g} req/s{rows} on {self.model_name} "
             f"at {self.url}: {self.verdict} at {100 * self.confidence:g} %, "
             f"n = {self.judged.n:,}, {self.judged.over:,} over, 1 deployment as it stands"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+from loadtests.arrivals import alike
 from loadtests.records import EndpointMeasurement
 from planner.claim import Claim
 from planner.pooled import confidence_of_look, judged, missing, unbelievable
@@ -41,10 +42,12 @@ def judge_reproof(
         if (why := unbelievable(run)) is not None:
             raise InvalidMeasurement(f"{run.url}: a run cannot be believed: {why}; repeat it")
         same = (run.url, run.model_name) == (first.url, first.model_name)
-        if not same or run.run.batch != claim.batch or run.run.rate_rps != rate_rps:
+        asked = run.run.batch == claim.batch and alike(run.run.mix, claim.mix)
+        if not same or not asked or run.run.rate_rps != rate_rps:
+            had, claimed = (one.mix or f"batch {one.batch}" for one in (run.run, claim))
             raise BadInput(
-                f"{run.url}: a run of batch {run.run.batch} at {run.run.rate_rps} req/s does not "
-                f"belong to a claim about batch {claim.batch}, driven at {rate_rps:g} req/s"
+                f"{run.url}: a run of {had} at {run.run.rate_rps} req/s does not "
+                f"belong to a claim about {claimed}, driven at {rate_rps:g} req/s"
             )
     verdicts = [v for run in runs for v in run.verdicts if v.slo == claim.slo]
     looks = len(runs)
@@ -64,6 +67,7 @@ def judge_reproof(
         model_name=first.model_name,
         slo=claim.slo,
         batch=claim.batch,
+        mix=claim.mix,
         rate_rps=rate_rps,
         confidence=claim.confidence,
         looks=looks,

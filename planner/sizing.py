@@ -78,14 +78,12 @@ class Sizing:
     def hopeless(self) -> Shortage | None:
         """What no number of instances cures; found without simulating anything."""
         demand = self._demand
-        for slo in demand.slos:
-            floor = self.floor_ms(slo.quantile)
-            if floor > slo.limit_ms:
-                return Shortage(
-                    Bottleneck.LATENCY,
-                    f"{quantile_name(slo)} is {floor:.3g} ms without any load, "
-                    f"over the limit of {slo.limit_ms:g} ms",
-                )
+        if (slo := self._out_of_reach) is not None:
+            return Shortage(
+                Bottleneck.LATENCY,
+                f"{quantile_name(slo)} is {self.floor_ms(slo.quantile):.3g} ms without any load, "
+                f"over the limit of {slo.limit_ms:g} ms",
+            )
         working = self._most * self._held - demand.spare_replicas
         if working < self.needed:
             each = self._replica_rps
@@ -99,6 +97,11 @@ class Sizing:
                 f"lower bound), {max(working, 0)} fit into max_replicas = {demand.max_replicas}",
             )
         return None
+
+    @property
+    def fast_enough(self) -> bool:
+        """Whether a request that meets no other one is within every limit."""
+        return self._out_of_reach is None
 
     @cached_property
     def smallest(self) -> int | Shortage:
@@ -225,6 +228,12 @@ class Sizing:
             return UTILISATION_CAP
         allowed = carried(replicas, self._may_wait) / replicas
         return min(max(UTILISATION_CAP, allowed), HIGHEST_UTILISATION)
+
+    @cached_property
+    def _out_of_reach(self) -> Slo | None:
+        """The first objective that not even a request without company meets."""
+        slos = self._demand.slos
+        return next((s for s in slos if self.floor_ms(s.quantile) > s.limit_ms), None)
 
     def _over(self, number: int) -> bool:
         return self._missed(number) is not None

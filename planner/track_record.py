@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
+from loadtests.arrivals import MaybeMix
 from planner.claim import Claim, VerdictName
 from planner.records import Interval
 from serving.records import SCHEMA_VERSION, Length, Record
@@ -25,6 +26,7 @@ class TrackPoint(Record):
     instance: str
     threads: int
     batch: int
+    mix: MaybeMix = None
     length: Length = None
     replicas: int
     rate_rps: float
@@ -56,6 +58,7 @@ class TrackPoint(Record):
             instance=claim.instance.label,
             threads=claim.candidate.threads,
             batch=claim.batch,
+            mix=claim.mix,
             length=claim.length,
             replicas=claim.held_replicas,
             rate_rps=claim.held_rps,

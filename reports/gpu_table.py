@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from planner.gpu import break_even_usd_per_hour, gpus_needed
+from collections.abc import Iterator, Mapping
+
+from planner.gpu import break_even_usd_per_hour, gpus_needed, rows_per_s_of
 from planner.reach import CpuReach
 from planner.records import Demand
 from reports import formatting as f
+from reports import words
 from reports.bundle import Bundle
 from reports.table import Mark, Table, marked
+from serving.records import BenchRow
 
 
 def verdict(bundle: Bundle) -> tuple[str, ...]:
@@ -20,9 +24,12 @@ def verdict(bundle: Bundle) -> tuple[str, ...]:
         return () if measured else (none, unknown)
     wanted, reach = max(reaches, key=lambda found: found[1].rows_per_s)
     price = reach.gpu_usd_per_hour
+    rows = f"{f.count(reach.batch)} row{'s' if reach.batch > 1 else ''}"
+    if reach.mix is not None:
+        rows = words.requests(reach.batch, reach.mix)
     said = (
-        f"CPUs hold up to {f.rate(reach.rate_rps)} of {f.count(reach.batch)} "
-        f"row{'s' if reach.batch > 1 else ''} ({wanted.title}), {f.rows(reach.rows_per_s)}, with "
+        f"CPUs hold up to {f.rate(reach.rate_rps)} of {rows} "
+        f"({wanted.title}), {f.rows(reach.rows_per_s)}, with "
         f"{f.count_of(reach.replicas, 'replica')}"
     )
     if price is None:
@@ -33,7 +40,8 @@ def verdict(bundle: Bundle) -> tuple[str, ...]:
             "hour cannot be cheaper up to there, however fast it is; below that price, or above "
             "that rate, one is worth measuring"
         )
-    return (marked(said, Mark.PREDICTED), *(() if measured else (none,)))
+    refused = _refused(bundle) if measured else (none,)
+    return (marked(said, Mark.PREDICTED), *refused)
 
 
 def reach_table(bundle: Bundle) -> Table:
@@ -45,7 +53,7 @@ def reach_table(bundle: Bundle) -> Table:
             (
                 wanted.title,
                 ", ".join(f.objective(slo) for slo in wanted.slos),
-                f.count(reach.batch),
+                _batch(reach),
                 f.number(demanded),
                 f.number(reach.rate_rps) if reach.rate_rps else "none",
                 f.compact(reach.rows_per_s) if reach.rate_rps else f.NOTHING,
@@ -85,26 +93,24 @@ def measured_table(bundle: Bundle) -> Table:
     """What GPUs did in process, where there are any, beside the CPU."""
     rows = []
     for wanted, reach in _reaches(bundle):
-        for gpu in bundle.bench:
-            asked = (reach.batch, wanted.length)
-            if gpu.device != "gpu" or (gpu.batch, gpu.length) != asked or not reach.rate_rps:
+        for variant, gpu in _gpus(bundle, wanted, reach):
+            if not reach.rate_rps:
                 continue
-            here = [
-                r.rows_per_s
-                for r in bundle.cpu_bench
-                if (r.variant, r.batch) == (gpu.variant, gpu.batch)
-            ]
-            faster = gpu.rows_per_s / max(here) if here else None
+            p50_ms = gpu[reach.batch].p50_ms if reach.mix is None else None  # that of no request
+            rows_per_s = _rows_per_s(gpu, reach)
+            if rows_per_s is None:
+                continue
+            here = _fastest_cpu(bundle, variant, reach)
             rows.append(
                 (
                     wanted.title,
-                    gpu.variant,
-                    f.count(gpu.batch),
-                    marked(f.number(gpu.p50_ms), Mark.MEASURED),
-                    marked(f.compact(gpu.rows_per_s), Mark.MEASURED),
-                    marked(f.ratio(faster), Mark.MEASURED),
-                    marked(f.count(gpus_needed(reach, gpu.rows_per_s)), Mark.PREDICTED),
-                    marked(f.usd(break_even_usd_per_hour(reach, gpu.rows_per_s)), Mark.PREDICTED),
+                    variant,
+                    _batch(reach),
+                    marked(f.number(p50_ms), Mark.MEASURED) if p50_ms else f.NOTHING,
+                    marked(f.compact(rows_per_s), Mark.MEASURED),
+                    marked(f.ratio(rows_per_s / here if here else None), Mark.MEASURED),
+                    marked(f.count(gpus_needed(reach, rows_per_s)), Mark.PREDICTED),
+                    marked(f.usd(break_even_usd_per_hour(reach, rows_per_s)), Mark.PREDICTED),
                 )
             )
     return Table(
@@ -123,12 +129,63 @@ def measured_table(bundle: Bundle) -> Table:
         rows=tuple(rows),
         mark=None,
         text_columns=(0, 1),
-        notes=("In process: what serving adds is not in it.",),
+        notes=(
+            "In process: what serving adds is not in it. Of a mix, rows per second are those of "
+            "its batch sizes one after the other, by weight.",
+        )
+        if any(reach.mix for _, reach in _reaches(bundle))
+        else ("In process: what serving adds is not in it.",),
     )
 
 
 def _reaches(bundle: Bundle) -> list[tuple[Demand, CpuReach]]:
     return [(a.demand, reach) for a in bundle.recommendations for reach in a.cpu_reaches]
+
+
+def _gpus(
+    bundle: Bundle, wanted: Demand, reach: CpuReach
+) -> Iterator[tuple[str, dict[int, BenchRow]]]:
+    """A variant, and what a GPU did at the batch sizes of a reach with so many threads."""
+    batches = (reach.batch,) if reach.mix is None else reach.mix.batches
+    found: dict[tuple[str, int], dict[int, BenchRow]] = {}
+    for row in bundle.bench:
+        if row.device == "gpu" and row.batch in batches and row.length == wanted.length:
+            found.setdefault((row.variant, row.threads), {})[row.batch] = row
+    yield from ((variant, benched) for (variant, _), benched in found.items())
+
+
+def _rows_per_s(benched: Mapping[int, BenchRow], reach: CpuReach) -> float | None:
+    return rows_per_s_of(reach, {batch: row.rows_per_s for batch, row in benched.items()})
+
+
+def _fastest_cpu(bundle: Bundle, variant: str, reach: CpuReach) -> float | None:
+    """Rows a second of the variant on CPUs, with the best number of threads."""
+    by_threads: dict[int, dict[int, BenchRow]] = {}
+    for row in bundle.cpu_bench:
+        if row.variant == variant:
+            by_threads.setdefault(row.threads, {})[row.batch] = row
+    found = (_rows_per_s(benched, reach) for benched in by_threads.values())
+    return max((rate for rate in found if rate is not None), default=None)
+
+
+def _refused(bundle: Bundle) -> tuple[str, ...]:
+    """A sentence for each mix of which no GPU was measured at every batch size."""
+    said = []
+    for wanted, reach in _reaches(bundle):
+        if reach.mix is None or not reach.rate_rps:
+            continue
+        gpus = list(_gpus(bundle, wanted, reach))
+        if not any(_rows_per_s(gpu, reach) for _, gpu in gpus):
+            said.append(
+                f"{wanted.title}: no GPU was measured at every batch size of the mix, so nothing "
+                "says how many it would take."
+            )
+    return tuple(marked(line, Mark.REFUSED) for line in said)
+
+
+def _batch(reach: CpuReach) -> str:
+    said = words.requests(reach.batch, reach.mix)
+    return said.removeprefix("batch ")
 
 
 def _machines(reach: CpuReach) -> str:

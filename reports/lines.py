@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loadtests.arrivals import alike
 from planner.recommend import best_on_host
 from planner.records import Curve, MeasuredPoint, Plan, Recommendation
 from reports import formatting as f
@@ -24,6 +25,8 @@ class Line:
     def measured_range(self) -> str:
         """Where the curve is interpolation, in words."""
         low, high = self.curve.measured_from_rps, self.curve.measured_to_rps
+        if self.curve.mix is not None:
+            return f"{self.name}: made of runs of each batch size, none of the mix"
         if not high:
             return f"{self.name}: no open-loop run"
         return f"{self.name}: measured from {f.number(low)} to {f.rate(high)}"
@@ -33,13 +36,14 @@ def latency_lines(bundle: Bundle, answer: Recommendation) -> tuple[Line, ...]:
     """Curves of the recommended plan and of the best one on the host's own sizes.
 
     Each is shown as deployed; one replica is shown too, as that is what was measured.
-    Without a plan, the first curves of the profile's batch and length show what there is. None
-    of a mix.
+    Without a plan, the first curves of the profile's batch (or mix) and length show what there is.
     """
-    if answer.demand.mix is not None:  # curves are of one batch
-        return ()
-    asked = answer.demand.request
-    at_batch = [c for c in bundle.curves if (c.batch, c.length) == asked and c.points]
+    wanted_mix, asked = answer.demand.mix, answer.demand.request
+    at_batch = [
+        c
+        for c in bundle.curves
+        if (c.batch, c.length) == asked and alike(c.mix, wanted_mix) and c.points
+    ]
     plans = [p for p in (answer.best, best_on_host(answer)) if p]
     candidates = [p.candidate for p in (*plans, *answer.alternatives)]
     candidates += [r.candidate for r in answer.rejections]
@@ -78,8 +82,8 @@ def _name(curve: Curve) -> str:
 
 
 def _points(bundle: Bundle, curve: Curve) -> tuple[MeasuredPoint, ...]:
-    """Measured points of one replica: they say nothing about a pool of several."""
-    if curve.replicas != 1:
+    """Measured points of one replica: they say nothing about a pool of several, or a mix."""
+    if curve.replicas != 1 or curve.mix is not None:
         return ()
     key = (curve.variant, curve.threads, curve.batch, curve.length)
     return tuple(

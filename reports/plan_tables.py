@@ -161,7 +161,7 @@ def _properties(bundle: Bundle, answer: Recommendation, plan: Plan) -> dict[str,
         "In process": words.in_process(bundle, wanted, plan),
         "Demanded throughput": marked(f.rows(plan.rows_per_s), Mark.STATED),
         "Capacity, at least": marked(
-            f"{f.rate(plan.capacity_rps)}, {f.rows(plan.capacity_rps * wanted.batch)}",
+            f"{f.rate(plan.capacity_rps)}, {f.rows(plan.capacity_rps * wanted.mean_batch)}",
             Mark.PREDICTED,
         ),
         "Staffing": marked(plan.staffing, Mark.PREDICTED) if plan.staffing else "",

@@ -9,6 +9,7 @@ from html import escape
 from planner.records import Interval, Recommendation, ServiceProfile
 from reports import formatting as f
 from reports import plot_parts as draw
+from reports import words
 from reports.bundle import Bundle
 from reports.lines import Line, latency_lines
 from reports.plot_parts import Figure
@@ -107,11 +108,9 @@ def static_svg(bundle: Bundle) -> str:
 
 
 def _latency_title(answer: Recommendation) -> str:
-    return f"{answer.demand.title}: latency against rate, {_request(*answer.demand.request)}"
-
-
-def _request(batch: int, length: int | None) -> str:
-    return f"batch {f.count(batch)}" + ("" if length is None else f" of {f.count(length)} tokens")
+    wanted = answer.demand
+    asked = words.requests(wanted.batch, wanted.mix, wanted.length)
+    return f"{wanted.title}: latency against rate, {asked}"
 
 
 def _latency(bundle: Bundle, answer: Recommendation) -> Plot | None:
@@ -221,7 +220,7 @@ def _throughput(bundle: Bundle, batch: int, length: int | None) -> Plot:
     return Plot(
         name=f"throughput_{batch}" + ("" if length is None else f"_{length}"),
         group="throughput",
-        title=f"Rows/s against vCPU, {_request(batch, length)}",
+        title=f"Rows/s against vCPU, {words.requests(batch, None, length)}",
         caption="Measured: best valid closed-loop rung of one replica with the best thread count "
         "of its size. Filled: whole CPUs (cpuset); hollow: a quota.",
         figure={"data": traces, "layout": layout},

@@ -230,10 +230,11 @@ def _points(bundle: Bundle) -> Table:
 
 def _point(p: TrackPoint) -> tuple[str, ...]:
     what = f.with_threads(f"{p.replicas} x {p.instance}, {p.workload} {p.variant}", p.threads)
-    tokens = "" if p.length is None else f" of {f.count(p.length)} tokens"
+    rows = f"batch {f.count(p.batch)}" if p.mix is None else str(p.mix)
+    rows += "" if p.length is None else f" of {f.count(p.length)} tokens"
     return (
         p.confirmed_on,
-        f"{what}, batch {f.count(p.batch)}{tokens} at {f.given(p.rate_rps)} req/s",
+        f"{what}, {rows} at {f.given(p.rate_rps)} req/s",
         f"{f.quantile(p.quantile)} <= {f.given(p.limit_ms)} ms",
         f.interval(p.predicted),
         f.number(p.measured_ms),

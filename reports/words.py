@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from loadtests.arrivals import Mix
 from planner.records import (
     Bottleneck,
     Constraint,
@@ -22,14 +23,10 @@ from serving.records import COMMAND, BenchRow
 def demand(wanted: Demand) -> str:
     """Demand: "batch 100 at 400 req/s, p99 at most 60 ms", and what else it asks for."""
     limits = (f"{f.quantile(s.quantile)} at most {f.given(s.limit_ms)} ms" for s in wanted.slos)
-    batch = f"batch {f.count(wanted.batch)}"
-    if wanted.mix is not None:
-        total = sum(wanted.mix.weights)
-        shares = zip(wanted.mix.batches, wanted.mix.weights, strict=True)
-        batch = f"batch {', '.join(f'{f.count(b)} ({f.percent(w / total)})' for b, w in shares)}"
-    if wanted.length is not None:
-        batch += f" of {f.count(wanted.length)} tokens"
-    said = [f"{batch} at {f.given(wanted.rate_rps)} req/s", *limits]
+    said = [
+        f"{requests(wanted.batch, wanted.mix, wanted.length)} at {f.given(wanted.rate_rps)} req/s",
+        *limits,
+    ]
     if wanted.error_budget is not None:
         said.append(f"at most {f.share(wanted.error_budget)} fail")
     said += [f"{measure} at least {least:g}" for measure, least in wanted.min_quality.items()]
@@ -38,6 +35,14 @@ def demand(wanted: Demand) -> str:
     if wanted.region is not None:
         said.append(f"prices of {wanted.region}")
     return ", ".join(said)
+
+
+def requests(batch: int, mix: Mix | None, length: int | None = None) -> str:
+    """Requests: "batch 100", or "batch 1 (70%), 100 (30%)", perhaps "of 64 tokens"."""
+    said = f"batch {f.count(batch)}"
+    if mix is not None:
+        said = f"batch {', '.join(f'{f.count(b)} ({f.percent(s)})' for b, s in mix.shares.items())}"
+    return said + ("" if length is None else f" of {f.count(length)} tokens")
 
 
 def nearest(answer: Recommendation) -> tuple[str, ...]:

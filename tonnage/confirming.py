@@ -195,6 +195,7 @@ class Confirming:
             run = LoadRun(
                 mode="open",
                 batch=proof.demand.batch,
+                mix=proof.demand.mix,
                 length=proof.demand.length,
                 duration_s=requests / rate,
                 rate_rps=rate,

@@ -12,7 +12,7 @@ from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.lengths import at_length, predicted_at
-from planner.mixture import mixed_profiles
+from planner.mixture import MixedProfile, mixed_curve, mixed_of, mixed_profiles
 from planner.prices import load_prices, staleness
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
@@ -108,7 +108,8 @@ def plan(
         warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
     profiles, refused = build_profiles([*bundle.measurements, *evidence])
     predicted = predicted_of(profiles, study, study_path, demands)
-    _know_surfaces(folder, [*profiles, *predicted], study.seed)
+    kept = _kept_surfaces(folder)
+    _know(kept, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
     measure_with = _measured_with(bundle, study, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
@@ -118,8 +119,9 @@ def plan(
             demand, profiles, refused, bundle.variants, catalogue, measure_with
         )
         rests_on, lacks = mixed_profiles(
-            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with
+            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with, evidence
         )
+        _know(kept, [p for p in rests_on if isinstance(p, MixedProfile)], study.seed)
         answer = recommend(
             demand,
             rests_on,
@@ -188,19 +190,33 @@ def predicted_of(
     return found
 
 
+def planned_from(
+    profiles: Sequence[ServiceProfile],
+    study: Study,
+    study_path: Path,
+    demands: Sequence[Demand],
+) -> list[ServiceProfile]:
+    """All that plans for the demands are made from: measured, predicted, and mixed of those."""
+    mixes = [p for demand in demands for p in mixed_of(demand, profiles, study.seed)]
+    return [*profiles, *predicted_of(profiles, study, study_path, demands), *mixes]
+
+
 def surfaces_of(profiles: Sequence[ServiceProfile], seed: int) -> list[Surface]:
     """All surfaces that plans from these profiles can ask for, at the usual quantiles."""
     return [predictor(p, seed).surface(k) for p in profiles for k in SIMULATED_REPLICAS]
 
 
-def _know_surfaces(folder: RunFolder, profiles: Sequence[ServiceProfile], seed: int) -> None:
-    """Take up what the run has simulated; without it a plan only takes longer."""
+def _kept_surfaces(folder: RunFolder) -> list[Surface]:
+    """What the run has simulated; without it a plan only takes longer."""
     try:
-        surfaces = read_lines(folder.path / SURFACES, Surface)
+        return list(read_lines(folder.path / SURFACES, Surface))
     except BadInput:  # of another version
-        return
+        return []
+
+
+def _know(kept: Sequence[Surface], profiles: Sequence[ServiceProfile], seed: int) -> None:
     by_profile = {p.content_hash(): p for p in profiles}
-    for surface in surfaces:
+    for surface in kept:
         if surface.profile in by_profile:
             predictor(by_profile[surface.profile], seed).know(surface)
 
@@ -208,23 +224,30 @@ def _know_surfaces(folder: RunFolder, profiles: Sequence[ServiceProfile], seed: 
 def curves_of(
     profiles: Sequence[ServiceProfile], answers: Sequence[Recommendation], seed: int
 ) -> list[Curve]:
-    """Curves the report draws: every size at the demanded batches, and the chosen plans."""
-    wanted: dict[tuple[str, str, int, int, int | None, int], ServiceProfile] = {}
+    """Curves the report draws: every size at the demanded batches or mix, and the chosen plans."""
+    wanted: dict[tuple[object, ...], tuple[ServiceProfile, int]] = {}
     for answer in answers:
-        best = best_on_host(answer)
-        for profile in profiles:
-            asked = (profile.batch, profile.length)
-            if answer.demand.mix is not None or asked != answer.demand.request:
+        demand, best = answer.demand, best_on_host(answer)
+        for profile in profiles if demand.mix is None else mixed_of(demand, profiles, seed):
+            if (profile.batch, profile.length) != demand.request:
                 continue
-            key = (profile.variant.name, profile.instance.label, profile.threads, *asked)
-            wanted[(*key, 1)] = profile
+            shares = demand.mix and tuple(demand.mix.shares.items())
+            cell = profile.variant.name, profile.instance.label, profile.threads
+            key = (*cell, shares, *demand.request)
+            wanted[(*key, 1)] = profile, 1
             if best and (best.candidate.variant, best.candidate.size, best.candidate.threads) == (
                 profile.variant.name,
                 profile.instance.name,
                 profile.threads,
             ):
-                wanted[(*key, best.replicas)] = profile
-    return [curve(profile, key[-1], seed) for key, profile in wanted.items()]
+                wanted[(*key, best.replicas)] = profile, best.replicas
+    return [_curve(profile, replicas, seed) for profile, replicas in wanted.values()]
+
+
+def _curve(profile: ServiceProfile, replicas: int, seed: int) -> Curve:
+    if isinstance(profile, MixedProfile):
+        return mixed_curve(profile, replicas, seed)
+    return curve(profile, replicas, seed)
 
 
 def _unmeasured(

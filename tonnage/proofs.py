@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtests.arrivals import Mix
-from loadtests.ceiling import ceilings
+from loadtests.ceiling import ceiling_of, ceilings
 from planner.batch_choice import predicted_share
 from planner.claim import environment_changes
 from planner.curve import predict_quantile
+from planner.mixture import mixed_of
 from planner.proving import DEPLOYMENTS, Held, Protocol, held_share, killed_rate
 from planner.recommend import best_on_host
 from planner.records import Demand, Interval, Plan, Recommendation
@@ -131,14 +131,6 @@ def make_proof(
             f"[{answer.demand.name}]: no plan on this host's own sizes holds, so there is none to "
             "confirm; leave out --this-host"
         )
-    if answer.demand.mix is not None:
-        length = answer.demand.length
-        tokens = "" if length is None else f" --length {length}"
-        raise BadInput(
-            f"[{answer.demand.name}]: a mix of batch sizes is planned for, and 'tonnage confirm' "
-            "drives one size alone; drive the mix with 'tonnage measure STUDY --batch "
-            f"{_mix_text(answer.demand.mix)}{tokens} --rate {answer.demand.rate_rps:g}'"
-        )
     size = resolve(plan.candidate.size, catalogue)
     if plan.predicted:
         raise BadInput(
@@ -179,10 +171,6 @@ def make_proof(
     )
 
 
-def _mix_text(mix: Mix) -> str:
-    return ",".join(f"{b}:{w:g}" for b, w in zip(mix.batches, mix.weights, strict=True))
-
-
 def _why_no_loss(killed_rps: float | None, environment: Environment, wanted: Wanted) -> str:
     if killed_rps is None:
         return _ONE_ONLY
@@ -192,7 +180,10 @@ def _why_no_loss(killed_rps: float | None, environment: Environment, wanted: Wan
 
 
 def _measured(bundle: Bundle, plan: Plan, size: InstanceType, demand: Demand) -> Deployment:
-    """The deployment that the plan's figures were measured on, with all its settings."""
+    """The deployment that the plan's figures were measured on, with all its settings.
+
+    Of a mix every batch size was; the largest speaks for all.
+    """
     c = plan.candidate
     key = (c.variant, size.label, c.threads, demand.batch)
     for m in reversed(bundle.measurements):
@@ -233,7 +224,7 @@ def _held(
     size = measured.instance
     check_measurable(size, 1, placement)
     ceiling = CEILING_RPS_PER_WORKER * stage.workers
-    if known := ceilings(bundle.measurements).get(demand.batch):
+    if known := ceiling_of(ceilings(bundle.measurements), demand.batch, demand.mix):
         ceiling = min(ceiling, known.believed_rps)
     most = int(plan.replicas * ceiling / demand.rate_rps)
     if most < 1:
@@ -261,7 +252,10 @@ def _predicted(
     bundle: Bundle, plan: Plan, deployment: Deployment, demand: Demand, held: Held
 ) -> Interval | None:
     """What the planner says of the share itself; None beyond what it predicts at all."""
+    seed = bundle.info.seed
     if deployment.max_batch > 1:
+        if demand.mix is not None:
+            return None
         return predicted_share(
             [p for p in bundle.profiles if p.length == demand.length],
             plan.candidate,
@@ -270,16 +264,14 @@ def _predicted(
             held.replicas,
             held.rate_rps,
             demand.slo.quantile,
-            bundle.info.seed,
+            seed,
         )
     cell = (deployment.variant.name, deployment.instance.label, deployment.threads)
-    key = (*cell, *demand.request)
-    for p in bundle.profiles:
-        if (p.variant.name, p.instance.label, p.threads, p.batch, p.length) == key:
+    there = [p for p in bundle.profiles if (p.variant.name, p.instance.label, p.threads) == cell]
+    for p in there if demand.mix is None else mixed_of(demand, there, seed):
+        if (p.batch, p.length) == demand.request:
             try:
-                return predict_quantile(
-                    p, held.replicas, held.rate_rps, demand.slo.quantile, bundle.info.seed
-                )
+                return predict_quantile(p, held.replicas, held.rate_rps, demand.slo.quantile, seed)
             except BadInput:
                 return None
     return None

@@ -12,9 +12,11 @@ from typing import Self
 
 import numpy as np
 
+from loadtests.arrivals import Mix
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, CellContext, closed, measure, observe
 from loadtests.fleet import Fleet
+from loadtests.payloads import Payloads
 from loadtests.records import LoadRun, Measurement
 from loadtests.samples import Samples
 from loadtests.verdict import verdict_of
@@ -74,7 +76,7 @@ class Redeploying:
                 environment=self.host.environment().content_hash(),
                 call=self.stage.call,
             )
-            measure(context, closed(context, FULL.warmup_s, 1), number)
+            measure(context, _warming(context, run), number)
             if kill:
                 half = run.duration_s / 2
                 with _Killer(endpoint, half) as killer:
@@ -110,9 +112,22 @@ class Redeploying:
     def _stored(self, proof: Proof, fleet: Fleet) -> Path:
         """Where the requests of a proof lie; their right answers are computed once."""
         if self._asked is None or self._asked[0] != proof.key:
-            cell = Cell(proof.deployment, proof.demand.batch, length=proof.demand.length)
-            self._asked = proof.key, fleet.store("payloads", self.stage.payloads(cell))
+            demand = proof.demand
+            parts = [  # in the order of the run's mix, which gives each its weight
+                self.stage.payloads(Cell(proof.deployment, batch, length=demand.length))
+                for batch in demand.batches
+            ]
+            self._asked = proof.key, fleet.store("payloads", Payloads.join(parts))
         return self._asked[1]
+
+
+def _warming(context: CellContext, run: LoadRun) -> LoadRun:
+    """One user for a moment; of a mix all batch sizes as often, so that none comes cold."""
+    warm = closed(context, FULL.warmup_s, 1)
+    if run.mix is None:
+        return warm
+    batches = run.mix.batches
+    return warm.model_copy(update={"mix": Mix(batches=batches, weights=(1,) * len(batches))})
 
 
 def since_loss_s(samples: Samples, killed_s: float) -> float:

@@ -156,4 +156,11 @@ class Reproving:
             workers=self.workers,
             seed=seed,
         )
-        return replace(load_of(options), slos=(self.claim.slo,))
+        load = replace(load_of(options), slos=(self.claim.slo,))
+        if (mix := self.claim.mix) is None:
+            return load
+        return replace(
+            load,
+            run=load.run.model_copy(update={"mix": mix}),
+            classes=tuple((batch, self.payload) for batch in mix.batches),
+        )

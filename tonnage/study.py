@@ -56,7 +56,7 @@ from tonnage.planning import (
     SURFACES,
     curves_of,
     plan,
-    predicted_of,
+    planned_from,
     study_demands,
     study_instances,
     surfaces_of,
@@ -386,7 +386,7 @@ class StudyRun:
         self.folder.write_lines("profiles.jsonl", profiles)
         self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
         self.folder.write_lines("recommendations.jsonl", answers)
-        every = [*profiles, *predicted_of(profiles, self.study, self.path, demands)]
+        every = planned_from(profiles, self.study, self.path, demands)
         self.folder.write_lines(SURFACES, surfaces_of(every, self.study.seed))
         write_reports(self.folder.path)
         self.folder.finish()

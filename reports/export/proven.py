@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Self
 
@@ -60,18 +60,20 @@ class Proven(Record):
         cell = (plan.candidate.variant, size.label, plan.candidate.threads)
         key = (*cell, *answer.demand.request)
         measured = [m for m in bundle.measurements if (*m.key, m.run.length) == key and m.valid]
-        found = next((p for p in bundle.profiles if _key(p) == key), None)
+        parts = [_profile(bundle, (*cell, b, answer.demand.length)) for b in answer.demand.batches]
         if plan.predicted:
             raise BadInput(
                 f"the best plan stands on {plan.unmeasured_on(size.label, answer.demand)}, which "
                 "was never measured; measure it first ('tonnage plan' says how), and nothing is "
                 "exported on a guess"
             )
-        if not measured or found is None:
+        found = [part for part in parts if part is not None]
+        if not measured or len(found) < len(parts):
             raise BadInput(
                 f"{plan.candidate.variant} on {size.label} has no valid measurement in this run, "
                 "so nothing says what was in force; run the study again"
             )
+        startups = [p.startup_s for p in found if p.startup_s is not None]
         deployment, advice = measured[-1].deployment, answer.autoscaling
         variant = deployment.variant
         name = f"{MODEL_FOLDER}/{PurePosixPath(variant.file).name}"
@@ -89,8 +91,8 @@ class Proven(Record):
             bought=catalogue[plan.candidate.instance] if _is_bought(plan) else None,
             grant=measured[-1].grant,
             environment=bundle.environment,
-            startup_s=found.startup_s or max(m.startup_s or 0.0 for m in measured),
-            ingress_cpu_ms=found.ingress_cpu_ms,
+            startup_s=max(startups, default=0.0) or max(m.startup_s or 0.0 for m in measured),
+            ingress_cpu_ms=_ingress_cpu_ms(answer.demand, found),
             config_hash=bundle.info.config_hash,
             autoscaling=advice if isinstance(advice, AutoscalingAdvice) else None,
         )
@@ -124,6 +126,17 @@ class Proven(Record):
 
 def _is_bought(plan: Plan) -> bool:
     return plan.candidate.instance != plan.candidate.size
+
+
+def _profile(bundle: Bundle, key: tuple[str, str, int, int, int | None]) -> ServiceProfile | None:
+    return next((p for p in bundle.profiles if _key(p) == key), None)
+
+
+def _ingress_cpu_ms(demand: Demand, profiles: Sequence[ServiceProfile]) -> float:
+    """CPU that the ingress spends on a request: of a mix the mean of its batch sizes, by weight."""
+    if demand.mix is None:
+        return profiles[0].ingress_cpu_ms
+    return sum(demand.mix.shares[p.batch] * p.ingress_cpu_ms for p in profiles)
 
 
 def _key(profile: ServiceProfile) -> tuple[str, str, int, int, int | None]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.ceiling import ceilings, with_ceiling
+from loadtests.arrivals import Mix
+from loadtests.ceiling import ceiling_of, ceilings, with_ceiling
 from loadtests.floor import ABOUT, at_floor, floor_p50_s, floor_p99_s, floor_rates
 from loadtests.histogram import Histogram
 from loadtests.records import CpuUse, FaultCode, LoadRun, Measurement, Throttling
@@ -102,6 +103,36 @@ def test_the_highest_believed_rate_is_believed(made: Callable[..., Measurement])
     assert with_ceiling([floor, lucky])[1].valid
     above = made(limit + 1, mode="open").model_copy(update={"ok": 712})
     assert not with_ceiling([floor, above])[1].valid
+
+
+def at_batch(m: Measurement, batch: int, mix: Mix | None = None) -> Measurement:
+    return m.model_copy(update={"run": m.run.model_copy(update={"batch": batch, "mix": mix})})
+
+
+def test_a_mix_has_the_ceiling_of_what_its_requests_cost(made: Callable[..., Measurement]) -> None:
+    """9 of 1 ms and 1 of 11 ms of the platform are 2 ms a request: 500 a second."""
+    floor = [
+        made(1000, "floor", platform=1.0),
+        at_batch(made(1000 / 11, "floor", platform=1.0), 100),
+    ]
+    known, mix = ceilings(floor), Mix(batches=(1, 100), weights=(9, 1))
+    found = ceiling_of(known, 100, mix)
+    assert found is not None
+    assert found.rate_rps == pytest.approx(500, abs=0.5)  # answers are whole
+    assert "500 req/s of batch 1 (90 %), 100 (10 %)" in str(found)
+    runs = [at_batch(made(rate, mode="open"), 100, mix) for rate in (340, 360)]
+    assert [m.valid for m in with_ceiling([*floor, *runs])[2:]] == [True, False]
+
+
+def test_a_batch_without_a_ceiling_has_that_of_a_larger_one(
+    made: Callable[..., Measurement],
+) -> None:
+    """Smaller requests are not heavier; beyond the largest that is known nothing is said."""
+    known = ceilings([at_batch(made(200, "floor", platform=1.0), 100)])
+    mix = Mix(batches=(1, 100), weights=(9, 1))
+    assert ceiling_of(known, 100, mix) == known[100]
+    assert ceiling_of(known, 6000, Mix(batches=(100, 6000), weights=(1, 1))) is None
+    assert ceiling_of(known, 1, None) is None
 
 
 def test_a_floor_is_interpolated_and_never_guessed(made: Callable[..., Measurement]) -> None:

@@ -181,3 +181,25 @@ def test_clocks_that_run_backwards_show() -> None:
     service[11] = -0.2
     made = samples_of(DUE, done, sent_s=sent, service_s=service)
     assert summarise(made, 10.0, Workers(cpu_s=(1.0,))).backwards == 3
+
+
+def test_a_large_request_among_small_ones_is_no_stall() -> None:
+    """One in 250 takes a second, and is silent for so long: what its class takes is known.
+
+    Without classes it would be one, since no quantile of the silences up to the 99th knows it.
+    """
+    due = np.arange(0, 50, 0.1)
+    large = np.arange(len(due)) % 250 == 100
+    took, done, free = np.where(large, 1.0, 0.004), np.empty(len(due)), 0.0
+    for i, at in enumerate(due):
+        free = done[i] = max(at, free) + took[i]
+    asked = LoadRun(mode="open", batch=8, duration_s=50, rate_rps=10)
+    made = samples_of(due, done, body=np.where(large, 2, 0), service_s=took)
+    classes = np.array([0, 0, 1])
+    for told in (made, replace(made, service_s=np.full(len(due), np.nan))):
+        result = summarise(told, 50.0, Workers(), classes=classes)
+        assert result.usual_s == pytest.approx(1.0, rel=1e-6)
+        assert FaultCode.STALLED not in {f.code for f in endpoint_faults(asked, result)}
+        blind = summarise(told, 50.0, Workers())
+        assert blind.usual_s == pytest.approx(0.004, rel=1e-6)
+        assert FaultCode.STALLED in {f.code for f in endpoint_faults(asked, blind)}

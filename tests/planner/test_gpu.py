@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.gpu import break_even_usd_per_hour, cpu_reaches, gpus_needed
+from loadtests.arrivals import Mix
+from planner.gpu import break_even_usd_per_hour, cpu_reaches, gpus_needed, rows_per_s_of
+from planner.mixture import mixed_of
 from planner.prices import Price, PriceList
 from planner.reach import CpuReach
 from planner.recommend import recommend
@@ -137,6 +139,37 @@ def test_laws(world: World, demand: Build, limit: float, most: int) -> None:
     (more,) = world.reaches(demand(60, limit, max_replicas=most + 2))
     assert looser.rate_rps >= one.rate_rps * 0.99
     assert more.rate_rps >= one.rate_rps * 0.99
+
+
+def test_of_a_mix_it_is_the_edge_of_what_its_mixture_holds(world: World, demand: Build) -> None:
+    """One reach, of its own rows; a rate above that of batch 4 alone and below that of 1."""
+    mix = Mix(batches=(1, 4), weights=(1, 1))
+    asked = demand(60, 200, batch=4, batch_range=(1, 4), mix=mix, max_replicas=4)
+    profiles = mixed_of(asked, world.profiles, 0)
+    assert len(profiles) == 2
+    rest = (world.variants, world.instances)
+    (reach,) = cpu_reaches(asked, profiles, [], *rest, world.prices, 0)
+
+    def holds(rate: float) -> bool:
+        at = asked.model_copy(update={"rate_rps": rate})
+        best = recommend(at, profiles, [], *rest, *world.prices, 0, batching=False).best
+        return best is not None and best.usd_per_month is not None
+
+    assert holds(reach.rate_rps)
+    assert not holds(1.01 * reach.rate_rps)
+    assert (reach.mix, reach.rows_per_s) == (mix, 2.5 * reach.rate_rps)
+    one, four = world.reaches(demand(60, 200, batch_range=(1, 4), max_replicas=4))
+    assert four.rate_rps < reach.rate_rps < one.rate_rps
+
+
+def test_rows_a_second_of_a_mix_follow_from_its_time() -> None:
+    """Three calls of 1 row in 1 ms and one of 100 in 7 ms: 103 rows in 10 ms."""
+    reach = CpuReach(batch=100, mix=Mix(batches=(1, 100), weights=(3, 1)), rate_rps=10)
+    of_each = {1: 1 / 1e-3, 100: 100 / 7e-3}
+    assert rows_per_s_of(reach, of_each) == pytest.approx(103 / 10e-3)
+    assert rows_per_s_of(reach, {100: 1e4}) is None
+    assert rows_per_s_of(CpuReach(batch=100, rate_rps=10), of_each) == of_each[100]
+    assert "mix" not in CpuReach(batch=100, rate_rps=10).model_dump()
 
 
 def test_gpus_are_counted_from_what_was_measured() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loadtests.arrivals import Mix
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
+from planner.batch_choice import OF_A_MIX
 from planner.curve import predictor
 from planner.mixture import mixed, mixed_profiles
 from planner.prices import PriceList
@@ -209,6 +210,31 @@ def test_a_mix_is_planned_over_all_its_requests(
     assert single.replicas <= best.replicas <= all_large.replicas
     tight = asked.model_copy(update={"more_slos": (Slo(quantile=0.5, limit_ms=7),)})
     assert ask(list(parts.values()), tight, instance).best.p50_ms.high <= 7
+
+
+def test_shared_calls_are_refused_where_they_would_be_tried(
+    parts: dict[int, ServiceProfile], demand: Build, instance: Build, variant: Build
+) -> None:
+    """Where fewer replicas could do, or nothing holds; not where one does, nor where one is late.
+
+    Nor for a variant whose answers depend on the company, nor for one size alone.
+    """
+    whole = {"batch": 100, "batch_range": (1, 100), "mix": MIX}
+
+    def refused(asked: Any, **changes: Any) -> list[Any]:
+        profiles = [p.model_copy(update=changes) for p in parts.values()]
+        found = ask(profiles, asked, instance).rejections
+        return [r for r in found if r.candidate.max_batch > 1]
+
+    (one,) = refused(demand(150, 120, **whole))
+    assert one.reason == OF_A_MIX
+    assert one.bottleneck is Bottleneck.UNMEASURED
+    assert len(refused(demand(1500, 120, max_replicas=2, **whole))) == 1
+    assert refused(demand(10, 120, **whole)) == []
+    assert refused(demand(150, 5, **whole)) == []
+    company = variant("onnx_int8", method="int8 dynamic")
+    assert refused(demand(150, 120, **whole), variant=company) == []
+    assert refused(demand(150, 120)) == []
 
 
 def test_a_batch_that_lacks_is_refused_with_its_command(

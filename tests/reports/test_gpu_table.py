@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from loadtests.arrivals import Mix
 from reports.bundle import Bundle
 from reports.gpu_table import measured_table, reach_table, verdict
 
@@ -49,3 +52,44 @@ def test_a_rate_that_nothing_holds_is_said(bundle: Bundle) -> None:
     )  # fmt: skip
     bare = bundle.model_copy(update={"recommendations": ()})
     assert "not known from this run" in verdict(bare)[1]
+
+
+def of_a_mix(bundle: Bundle) -> Bundle:
+    """The run as if "Production" had asked for batches of 1 and of 100 alike."""
+    mix = Mix(batches=(1, 100), weights=(1, 1))
+    answers = tuple(
+        a.model_copy(
+            update={"cpu_reaches": tuple(r.model_copy(update={"mix": mix}) for r in a.cpu_reaches)}
+        )
+        if a.demand.title == "Production"
+        else a.model_copy(update={"cpu_reaches": ()})
+        for a in bundle.recommendations
+    )
+    return bundle.model_copy(update={"recommendations": answers})
+
+
+def test_a_gpu_serves_a_mix_in_the_time_of_its_batches(bundle: Bundle) -> None:
+    """Rows over time, no median, since no request is of both; measured at each batch or refused."""
+    mixed = of_a_mix(bundle)
+    assert (
+        "CPUs hold up to 3,200 req/s of batch 1 (50%), 100 (50%) (Production)" in verdict(mixed)[0]
+    )
+    one = with_gpu(mixed, 10)
+    assert not measured_table(one).rows
+    assert verdict(one)[1:] == (
+        "Production: no GPU was measured at every batch size of the mix, so nothing says how many "
+        "it would take. [refused]",
+    )
+    (large,) = [row for row in one.bench if row.device == "gpu"]
+    single = large.model_copy(update={"batch": 1, "rows_per_s": 1000.0})
+    both = one.model_copy(update={"bench": (*one.bench, single)})
+    (row,) = measured_table(both).rows
+    assert row[2:4] == ("1 (50%), 100 (50%)", "-")
+    expected = 101 / (1 / 1000 + 100 / large.rows_per_s)
+    shown = float(row[4].split()[0].rstrip("kM").replace(",", ""))
+    assert shown in (
+        pytest.approx(expected, rel=0.01),
+        pytest.approx(expected / 1e3, rel=0.01),
+        pytest.approx(expected / 1e6, rel=0.01),
+    )
+    assert len(verdict(both)) == 1

@@ -21,7 +21,14 @@ from serving.ray_host.settings import SERVE_SETTINGS
 from serving.records import Deployment, Environment, Grant, InstanceType, Variant
 from serving.stub_variant import stub_variant
 from tonnage.config import load_study, shipped
-from tonnage.planning import SURFACES, plan, study_demands, surfaces_of
+from tonnage.planning import (
+    SURFACES,
+    curves_of,
+    plan,
+    planned_from,
+    study_demands,
+    surfaces_of,
+)
 from tonnage.run_folder import RunFolder
 
 SERVICE_MS, CAPACITY_RPS = 5.0, 180.0
@@ -185,6 +192,72 @@ def stub_run(tmp_path: Path, finished_run: Callable[..., Path]) -> Callable[...,
         return RunFolder(tmp_path / "run")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished_mixed_run(
+    finished_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Folder of a finished run that measured batch 8 as well, three times as slow as batch 1.
+
+    Planned for "steady" with three of batch 1 to one of batch 8, curves and all; to copy.
+    """
+    root = tmp_path_factory.mktemp("mixed")
+
+    @cache
+    def planned(sizes: tuple[str, ...], rate_rps: float, prices: bool) -> Path:
+        path = root / "-".join((*sizes, f"{rate_rps:g}", "priced" if prices else "free"))
+        shutil.copytree(finished_run(sizes, prices), path)
+        folder = RunFolder(path)
+        alone = folder.bundle().measurements
+        folder.write_lines("measurements.jsonl", [*alone, *map(_of_eight, alone)])
+        steady, _, absurd = PROFILES.partition("[absurd]")
+        steady = steady.replace("batch = 1\nbatch_range = [1, 1]\n", "")
+        steady = steady.replace("rate_rps = 60", f"rate_rps = {rate_rps}")
+        mix = "batch_mix = { 1 = 3, 8 = 1 }"
+        (path / "profiles.toml").write_text(f"{steady}{mix}\n[absurd]{absurd}")
+        study, study_path = load_study(str(path / "study.toml"))
+        demands = study_demands(study, study_path)
+        profiles, answers, _ = plan(folder, study, study_path, demands)
+        folder.write_lines("profiles.jsonl", profiles)
+        folder.write_lines("recommendations.jsonl", answers)
+        folder.write_lines("curves.jsonl", curves_of(profiles, answers, study.seed))
+        every = planned_from(profiles, study, study_path, demands)
+        folder.write_lines(SURFACES, surfaces_of(every, study.seed))
+        return path
+
+    return planned
+
+
+@pytest.fixture
+def mixed_run(
+    tmp_path: Path, finished_run: Callable[..., Path], finished_mixed_run: Callable[..., Path]
+) -> Callable[..., RunFolder]:
+    """Factory of such runs, in a folder of the test."""
+
+    def make(size: str = "sim-1", rate_rps: float = 60, *, prices: bool = False) -> RunFolder:
+        finished_run((size,), prices)  # the model is written each time
+        shutil.copytree(finished_mixed_run((size,), rate_rps, prices), tmp_path / "run")
+        return RunFolder(tmp_path / "run")
+
+    return make
+
+
+def _of_eight(one: Measurement) -> Measurement:
+    """The same ten seconds of requests of eight rows."""
+    run, times = one.run, Histogram.of([3 * SERVICE_MS / 1e3] * 200)
+    rps = None if run.rate_rps is None else run.rate_rps / 3
+    there_and_back = Histogram.of([(3 * SERVICE_MS + 0.5) / 1e3] * 200)
+    changed = {
+        "id": f"{one.id}-8",
+        "run": run.model_copy(update={"batch": 8, "rate_rps": rps}),
+        "offered": one.offered // 3,
+        "ok": one.ok // 3,
+        "service": times,
+        "due_to_done": there_and_back,
+        "sent_to_done": there_and_back,
+    }
+    return one.model_copy(update=changed)
 
 
 @pytest.fixture

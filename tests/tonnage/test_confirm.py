@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
+from loadtests.arrivals import Mix
 from loadtests.histogram import Histogram
 from loadtests.payloads import Payloads
 from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
@@ -431,12 +432,51 @@ def test_a_plan_that_shares_calls_is_deployed_so(stub_run: Runs, prove: Prove) -
     assert of_another_plan(claim, first.demand, [first.best]) == ["another plan is recommended now"]
 
 
-def test_a_mix_of_batches_is_not_proven(stub_run: Runs, prove: Prove) -> None:
-    """The line says what drives it instead."""
-    folder = stub_run("sim-1", prices=False)
-    demanding(folder, 20, more="batch_mix = { 1 = 2 }")
-    with pytest.raises(BadInput, match=r"'tonnage measure STUDY --batch 1:2 --rate 20'"):
-        prove(folder, Script(good))
+MIX = Mix(batches=(1, 8), weights=(3, 1))
+
+
+def test_a_mix_is_driven_and_said(mixed_run: Runs, prove: Prove) -> None:
+    """Every run asks for it, with a replica killed, too; claim, file and track record name it."""
+    script = Script(good)
+    folder = mixed_run(rate_rps=20)
+    (claim,) = prove(folder, script)
+    assert claim.sentence == (
+        "p99 <= 200 ms at 20 req/s of batch 1 (75 %), 8 (25 %) on 1 x sim-1 (cpuset) with stub: "
+        "holds at 99 %, n = 7,200, 0 over, 3 deployments; no replica was killed: one replica only"
+    )
+    assert {(run.batch, run.mix) for run, _ in script.made} == {(8, MIX)}
+    assert claim.predicted is not None
+    written = (folder.path / CLAIMS / "steady.json").read_text()
+    assert Claim.model_validate_json(written) == claim
+    (point,) = read_lines(folder.path / TRACK_RECORD, TrackPoint)
+    assert point.mix == MIX
+    assert "batch 1 (75 %), 8 (25 %) at 20 req/s" in (folder.path / "report.md").read_text()
+    assert prove(folder, Script(good)) == [claim]
+
+
+def test_a_mix_is_driven_when_a_replica_is_killed(mixed_run: Runs, prove: Prove) -> None:
+    """The loss is one of the mix as well."""
+    script = Script(good)
+    (claim,) = prove(mixed_run(rate_rps=60), script)
+    assert [(run.mix, kill) for run, kill in script.made] == [(MIX, k) for k in (0, 0, 0, 1)]
+    assert (claim.held_replicas, claim.killed is not None) == (2, True)
+
+
+def test_a_mix_that_fails_teaches_its_mixture(mixed_run: Runs, prove: Prove) -> None:
+    """Late in a single replica at this load: what is offered instead has more of them."""
+    script = Script(lambda run, number, kill: {"late": 300, "faults": ()})
+    folder = mixed_run(rate_rps=20)
+    (claim,) = prove(folder, script)
+    assert (claim.verdict, claim.replicas) == ("fails", 1)
+    assert claim.instead.startswith("with these runs as evidence ")
+    assert "1 x sim-1," not in claim.instead
+    study, path = load_study(str(folder.path / "study.toml"))
+    demands = [d for d in study_demands(study, path) if d.mix]
+    runs = [run.measurement for run in read_lines(folder.path / RUNS, ConfirmationRun)]
+    before, after = (plan(folder, study, path, demands, evidence=e)[1][0] for e in ([], runs))
+    assert before.best is not None
+    assert before.best.replicas == 1
+    assert after.best is None or after.best.replicas > 1
 
 
 def test_nothing_to_prove_is_said(stub_run: Runs, prove: Prove) -> None:
