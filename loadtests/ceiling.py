@@ -64,7 +64,10 @@ def ceilings(measurements: Iterable[Measurement]) -> dict[int, Ceiling]:
 
 
 def with_ceiling(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Mark every measurement of a model that came too near the ceiling of its batch size."""
+    """Hold every measurement of a model against the ceiling of its batch size.
+
+    Those that came too near are marked.
+    """
     known = ceilings(measurements)
     return [_judged(m, known.get(m.run.batch)) for m in measurements]
 
@@ -98,6 +101,7 @@ def _levelled(best: Measurement, rungs: Sequence[Measurement]) -> bool:
 def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
     if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
         return m
+    m = m.model_copy(update={"carried_rps": ceiling.rate_rps})
     # Arrivals scatter around the rate asked for: a few more of them are luck, not load.
     rate_rps = min(m.completed_rps, m.run.rate_rps or m.completed_rps)
     if rate_rps <= ceiling.believed_rps:
