@@ -94,7 +94,10 @@ def ceiling_of(known: Mapping[int, Ceiling], batch: int, mix: Mix | None) -> Cei
 
 
 def with_ceiling(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Mark every measurement of a model that came too near the ceiling of its batch sizes."""
+    """Hold every measurement of a model against the ceiling of its batch sizes.
+
+    Those that came too near are marked.
+    """
     known = ceilings(measurements)
     return [_judged(m, ceiling_of(known, m.run.batch, m.run.mix)) for m in measurements]
 
@@ -128,6 +131,7 @@ def _levelled(best: Measurement, rungs: Sequence[Measurement]) -> bool:
 def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
     if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
         return m
+    m = m.model_copy(update={"carried_rps": ceiling.rate_rps})
     # Arrivals scatter around the rate asked for: a few more of them are luck, not load.
     rate_rps = min(m.completed_rps, m.run.rate_rps or m.completed_rps)
     if rate_rps <= ceiling.believed_rps:

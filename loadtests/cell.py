@@ -49,7 +49,7 @@ class Dwell:
     """How long each part of a cell takes, in seconds, and the shares of capacity to try.
 
     Open runs of a slow model are longer: as many requests as it takes at least to print
-    ``open_quantile``, down to 25 req/s.
+    ``open_quantile``, down to 44 req/s.
     """
 
     warmup_s: float = 0.4
@@ -59,7 +59,7 @@ class Dwell:
     longest_rung_s: float = 6.0
     open_s: float = 2.2
     open_quantile: float | None = 0.99
-    longest_open_s: float = 18.0
+    longest_open_s: float = 10.0
     open_shares: tuple[float, ...] = (0.5, 0.7)
     most_users: int = 32
 

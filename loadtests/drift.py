@@ -44,6 +44,12 @@ def with_drift(measurements: Sequence[Measurement]) -> list[Measurement]:
     return [_judged(m, visits, level) for m in ordered]
 
 
+def visits(measurements: Sequence[Measurement]) -> int:
+    """How often the reference was visited; drift is judged from twice on."""
+    undone = [m.model_copy(update={"faults": _others(m)}) for m in measurements]
+    return len(list(_visits(sorted(undone, key=lambda m: m.sequence))))
+
+
 def last_visit_strays(measurements: Sequence[Measurement]) -> bool:
     """Whether the latest visit is off the level of those before it, and is worth repeating.
 
@@ -100,6 +106,11 @@ def _compared(m: Measurement) -> bool:
 
 def _rung(m: Measurement) -> _Rung:
     return m.run.batch, m.run.users or 0
+
+
+def _others(m: Measurement) -> tuple[Fault, ...]:
+    """Its faults but for drift, which is what is looked for."""
+    return tuple(fault for fault in m.faults if fault.code != FaultCode.DRIFT)
 
 
 def _off(ratio: float) -> bool:

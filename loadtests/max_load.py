@@ -91,6 +91,9 @@ class Searched(Record):
     timeout_s: float = Field(gt=0)
     workers: int = Field(ge=1)
     seed: int
+    carried_rps: float | None = Field(
+        default=None, description="by generator and ingress, where no-ops told"
+    )
 
 
 class MaxLoad(Record):

@@ -209,6 +209,11 @@ class Measurement(Record):
     verdicts: tuple[SloVerdict, ...] = Field(
         default=(), description="open loop: what this run says of the objectives asked for"
     )
+    carried_rps: float | None = Field(
+        default=None,
+        description="by generator and ingress at this batch, where no-ops told and this run was "
+        "held against it; null in records before it",
+    )
     floor_p99_s: float | None = Field(
         default=None, description="of a no-op at this rate, where it was measured and is near"
     )

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from planner.recommend import best_on_host
 from planner.records import Plan, Recommendation
 from reports import formatting as f
-from reports import words
+from reports import unjudged, words
 from reports.bundle import Bundle
 from reports.plots import figures
 from reports.proven import claim_line
@@ -67,6 +67,7 @@ def render(bundle: Bundle) -> str:
     return jinja.get_template("report.html.j2").render(
         info=bundle.info,
         cards=[_card(bundle, answer) for answer in bundle.recommendations],
+        unjudged=unjudged.of_study(bundle.measurements),
         sections=sections(bundle),
         plots=plots,
         figures={plot.name: plot.figure for plot in plots},

@@ -10,6 +10,7 @@ from typing import Any
 
 from loadtests.histogram import Histogram
 from loadtests.quantiles import required_n
+from reports import unjudged
 from reports.bundle import Bundle
 from reports.table import Section, Table
 from reports.tables import answers, sections
@@ -29,6 +30,7 @@ def render(bundle: Bundle) -> str:
     document = {
         "schema_version": SCHEMA_VERSION,
         "answers": answers(bundle),
+        "not_judged": unjudged.of_study(bundle.measurements),
         "sections": [_section(section) for section in found],
         "tables": {t.name: _table(t) for section in found for t in section.tables},
         "records": _plain(bundle.model_dump(mode="python")),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from reports import unjudged
 from reports.bundle import Bundle
 from reports.table import MEANINGS, Section, Table, split_mark
 from reports.tables import answers, sections
@@ -42,11 +43,13 @@ def _first_screen(bundle: Bundle) -> list[str]:
         for title, line in zip(titles, answers(bundle), strict=True)
     ]
     kind = " This is a quick run: a smoke test, not a basis for a purchase."
+    left = (f"Not judged: {line}." for line in unjudged.of_study(bundle.measurements))
     meanings = ", ".join(f"**[{mark}]** {meaning}" for mark, meaning in MEANINGS.items())
     return [
         "\n".join(answered) or "No recommendation yet: this run has not been planned.",
         f"Study `{bundle.info.name}`, started {_escape(bundle.info.started_at)}, "
         f"data: {_escape(bundle.info.dataset)}.{kind if bundle.info.quick else ''}",
+        *left,
         f"How to read a figure: {meanings}.",
     ]
 

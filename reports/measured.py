@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from loadtests.arrivals import Constant, Mix, Poisson, Ramp, Recorded, Steps
 from loadtests.histogram import Histogram
 from loadtests.max_load import MaxLoad, StopReason
@@ -9,7 +11,9 @@ from loadtests.objective import Slo, SloVerdict
 from loadtests.quantiles import CONFIDENCE, Kind, quantiles_in
 from loadtests.records import EndpointMeasurement, LoadRun, Measurement
 from reports import formatting as f
+from reports import unjudged
 
+_WIDTH, _UNDER = 100, " " * 13
 _ENDED = {
     StopReason.FOUND: "found",
     StopReason.CLIFF: "a cliff: it holds below and breaks down at once above",
@@ -65,6 +69,10 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
             lines.append(f"  floor      at the platform's floor (its p99 is {p99})")
         lines += [f"  law        {law}" for law in m.broken_laws]
     lines += [f"  objective  {verdict_in_words(verdict)}" for verdict in m.verdicts]
+    if isinstance(m, Measurement):
+        lines += _not_judged(ours=True, carried_rps=m.carried_rps)
+    else:
+        lines += _not_judged(ours=False, carried_rps=None)
     if m.valid:
         lines.append("  verdict    valid [measured]")
     else:
@@ -104,7 +112,16 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
         what = ours.label if ours else f"{about.model_name} at {about.url}"
         rows = _rows_in_words(about.batch, about.mix)
         lines.append(f"  of         {what}, {rows}, timeout {about.timeout_s:g} s")
+        lines += _not_judged(ours=ours is not None, carried_rps=about.carried_rps)
     return "\n".join(lines) + "\n"
+
+
+def _not_judged(*, ours: bool, carried_rps: float | None) -> list[str]:
+    left = unjudged.of_one(ours=ours, carried_rps=carried_rps)
+    return [
+        fill(line, _WIDTH, initial_indent="  not judged ", subsequent_indent=_UNDER)
+        for line in left
+    ]
 
 
 def verdict_in_words(verdict: SloVerdict) -> str:

@@ -10,7 +10,7 @@ from planner.recommend import best_on_host
 from planner.records import Recommendation
 from planner.track_record import TrackRecord
 from reports import formatting as f
-from reports import words
+from reports import unjudged, words
 from reports.autoscaling_table import sentence
 from reports.batching_table import sentence as batching_sentence
 from reports.bundle import Bundle
@@ -36,6 +36,7 @@ def recommendation_text(
     parts += [_profile(bundle, answer) for answer in bundle.recommendations]
     if not bundle.recommendations:
         parts.append("No recommendation: this run has not been planned.")
+    parts += [_wrap(f"Not judged: {line}.") for line in unjudged.of_study(bundle.measurements)]
     if report:
         # A path is never broken: it is there to be copied.
         parts.append(f"Report: {report}")

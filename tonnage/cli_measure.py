@@ -10,6 +10,7 @@ import typer
 
 from loadtests.objective import Verdict
 from loadtests.tls import Identity
+from reports.unjudged import of_study as not_judged
 from serving.errors import BadInput
 from serving.records import Endpoint
 from serving.wishes import parse_wish
@@ -201,10 +202,11 @@ def measure(
         )
         run_of_study.run()
         path = run_of_study.folder.path / "measurements.jsonl"
-        count = len(run_of_study.folder.measurements())
-        print_result(
-            {"measurements": str(path), "count": count}, f"{count} measurements in {path}", json
-        )
+        made = run_of_study.folder.measurements()
+        left = not_judged(made)
+        said = [f"{len(made)} measurements in {path}", *(f"Not judged: {line}." for line in left)]
+        record = {"measurements": str(path), "count": len(made), "not_judged": left}
+        print_result(record, "\n".join(said), json)
         return
     # What only a load needs: judging and searching stand on scipy, which is slow to import.
     from reports.measured import max_load_text, measured_text
@@ -253,12 +255,12 @@ def measure(
         if max_load:
             found = test.max_load(slos[0], budget or _BUDGET, log, steps.say)
         else:
-            made = test.measure(log, steps.say)
+            tested = test.measure(log, steps.say)
     if max_load:
         print_result(found.model_dump(mode="json"), max_load_text(found, slos[0]).rstrip(), json)
         if found.not_believed is not None:
             raise typer.Exit(3)
         raise typer.Exit(0 if found.low_rps else 1)
-    print_result(made.model_dump(mode="json"), measured_text(made).rstrip(), json)
-    failed = any(verdict.verdict == Verdict.FAILS for verdict in made.verdicts)
-    raise typer.Exit(3 if not made.valid else 1 if failed else 0)
+    print_result(tested.model_dump(mode="json"), measured_text(tested).rstrip(), json)
+    failed = any(verdict.verdict == Verdict.FAILS for verdict in tested.verdicts)
+    raise typer.Exit(3 if not tested.valid else 1 if failed else 0)

@@ -121,6 +121,7 @@ class DeploymentTest:
                 deployment=context.deployment,
                 environment=context.host.environment(),
                 started_at=started_at,
+                carried_rps=running.carried_rps,
                 **like.model_dump(include={"batch", "mix", "timeout_s", "workers", "seed"}),
             )
             return found.model_copy(update={"about": about})
@@ -146,6 +147,7 @@ def floor_runs(run: LoadRun) -> list[LoadRun]:
 class _Running:
     context: CellContext
     floor: list[Measurement]
+    carried_rps: float | None
     ceiling_rps: float
     round_trip_s: float
 
@@ -190,7 +192,8 @@ def _running(
             features = max(1, sum(values[:1].size for values in rows.values()))
             floor = _floor(host, fleet, deployment, load, features, open_runs)
             ceiling = CEILING_RPS_PER_WORKER * load.run.workers
-            if known := ceilings(floor).get(load.run.batch):
+            known = ceilings(floor).get(load.run.batch)
+            if known:
                 ceiling = min(ceiling, known.believed_rps)
             progress(f"deploying {deployment.label}")
             endpoint = host.deploy(deployment)
@@ -209,6 +212,7 @@ def _running(
                 round_trip_s=server.round_trip_s(payloads),  # refuses a timeout that is shorter
                 context=_context(host, fleet, deployment, endpoint, payloads, load),
                 floor=floor,
+                carried_rps=known.rate_rps if known else None,
                 ceiling_rps=ceiling,
             )
 

@@ -92,7 +92,10 @@ def test_what_comes_too_near_is_not_believed(made: Callable[..., Measurement]) -
     assert [m.valid for m in judged] == [True, True, False, False]
     assert judged[2].faults[0].code == FaultCode.GENERATOR_AT_LIMIT
     assert "71%" in judged[2].faults[0].detail
-    assert with_ceiling([made(710)])[0].valid
+    assert [m.carried_rps for m in judged] == [None, 1000, 1000, 1000]
+    assert with_ceiling([runs[0], made(9, mode="paced")])[1].carried_rps is None
+    alone = with_ceiling([made(710)])[0]
+    assert (alone.valid, alone.carried_rps) == (True, None)
 
 
 def test_the_highest_believed_rate_is_believed(made: Callable[..., Measurement]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from loadtests.drift import last_visit_strays, with_drift
+from loadtests.drift import last_visit_strays, visits, with_drift
 from loadtests.histogram import Histogram
 from loadtests.records import CpuUse, Fault, FaultCode, LoadRun, Measurement, Throttling
 from serving.records import Deployment, Grant, InstanceType, Variant
@@ -105,3 +105,14 @@ def test_faults_that_were_there_stay(made: Made) -> None:
     judged = with_drift(runs)
     assert judged[1].faults == (few,)
     assert [fault.code for fault in judged[2].faults] == [few.code, FaultCode.DRIFT]
+
+
+@pytest.mark.parametrize(
+    ("roles", "found"),
+    [("c", 0), ("rrcc", 1), ("rcr", 2), ("rrcrrcr", 3)],
+)
+def test_visits_are_counted(made: Made, roles: str, found: int) -> None:
+    """Whatever was found of them: two that differ by half were visits, too."""
+    names = {"c": "cell", "r": "reference"}
+    runs = made([(names[role], 200 - 20 * place) for place, role in enumerate(roles)])
+    assert visits(runs) == visits(with_drift(runs)) == found

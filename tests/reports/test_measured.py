@@ -72,6 +72,10 @@ resnet at http://127.0.0.1:9000
   warm-up    no warm-up found [mser-5]
   objective  p99 <= 20 ms: holds at 99%, n = 2,000, 3 over; binomial rule on the effective \
 number of requests
+  not judged what generator and network carry was not measured, so the highest rates may be theirs,
+             not the server's
+  not judged no reference was measured before and after, so a host that was slower or faster than
+             usual would not show
   verdict    valid [measured]
 """
     )
@@ -224,12 +228,21 @@ Highest load with p99 <= 20 ms: at least 16.0 req/s [measured]
   effort     0 probes, 5,000 requests
   range      from 2.00 req/s to 2,500 req/s
   of         m at http://h:1, batch 8, timeout 10 s
+  not judged what generator and network carry was not measured, so the highest rates may be theirs,
+             not the server's
+  not judged no reference was measured before and after, so a host that was slower or faster than
+             usual would not show
 """
     )
     deployment = bundle.measurements[0].deployment
     ours = about.model_copy(update={"url": None, "deployment": deployment})
     text = max_load_text(found.model_copy(update={"about": ours}), SLO)
     assert f"  of         {deployment.label}, batch 8" in text
+    assert "  not judged what generator and ingress carry was" in text
+    held = ours.model_copy(update={"carried_rps": 3000.0})
+    text = max_load_text(found.model_copy(update={"about": held}), SLO)
+    assert "generator" not in text
+    assert "  not judged no reference was measured before and after" in text
 
 
 def test_a_deployment_at_the_floor_says_so(bundle: Bundle) -> None:

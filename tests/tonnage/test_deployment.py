@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +14,10 @@ from loadtests.arrivals import Mix, Ramp
 from loadtests.objective import Slo
 from loadtests.records import LoadRun
 from serving.errors import BadInput
-from tonnage import deployment
+from tonnage import cli_measure, deployment
 from tonnage.deployment import floor_runs
 from tonnage.load import Options, load_of
+from tonnage.run_folder import RunFolder
 
 
 def test_a_slow_model_is_given_the_time_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +77,20 @@ def test_the_floor_is_measured_around_the_rate() -> None:
 def test_other_traffic_has_no_floor_to_compare_with(run: LoadRun) -> None:
     """Bursts, mixes and closed loops are not compared with a no-op's steady p99."""
     assert floor_runs(run) == []
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_stage_of_cells_alone_says_what_was_not_judged(
+    stub_run: Callable[..., RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    json: bool,
+) -> None:
+    """``tonnage measure STUDY --quick``: no no-ops, and no reference; for people and machines."""
+    done = SimpleNamespace(folder=stub_run(), run=lambda: None)
+    monkeypatch.setattr(cli_measure, "study_run", lambda *_, **__: done)
+    cli_measure.measure("credit", quick=True, json=json)
+    said = capsys.readouterr().out
+    assert "what generator and ingress carry was not measured" in said
+    assert "the reference was not measured again and again" in said
+    assert said.startswith("{" if json else "3 measurements in ")
