@@ -147,13 +147,16 @@ def _ours(path: Path) -> Submission | None:
 
 def _result(variant: Variant, is_base: bool, rows: Sequence[BenchRow]) -> Result:
     quality = variant.quality
+    # Where the driver does not say how much memory was held, the time stays out as well: this
+    # table has both or neither.
+    on_gpu = [row for row in _at_one(variant, rows, "gpu") if row.gpu_memory_bytes]
     return Result(
         method=ORIGINAL if is_base else variant.name,
         weights_mb=variant.size_bytes / 1e6,
         cpu_ms=_middle([r.p50_ms for r in _at_one(variant, rows, "cpu")]),
-        gpu_ms=_middle([r.p50_ms for r in _at_one(variant, rows, "gpu")]),
+        gpu_ms=_middle([row.p50_ms for row in on_gpu]),
         ram_mb=_middle([r.peak_rss_bytes / 1e6 for r in _at_one(variant, rows, "cpu")]),
-        vram_mb=_middle([(r.gpu_memory_bytes or 0) / 1e6 for r in _at_one(variant, rows, "gpu")]),
+        vram_mb=_middle([(row.gpu_memory_bytes or 0) / 1e6 for row in on_gpu]),
         accuracy=quality.accuracy if quality else None,
         precision=quality.precision if quality else None,
         recall=quality.recall if quality else None,

@@ -19,13 +19,14 @@ from typing import Literal
 import numpy as np
 
 from serving.errors import BadInput, Infrastructure
-from serving.gpu import gpu_providers, memory_held
+from serving.gpu import cpu_providers, gpu_providers, memory_held
 from serving.records import BenchRow, Variant
 from serving.rows import count_rows, load_rows, save_rows, take
 from serving.runtimes import load_runtime
 
 _MOST_CALLS = 400
 _FEWEST_CALLS = 15
+_NO_GPU = "no GPU figure: "
 
 
 def bench(
@@ -70,6 +71,9 @@ def bench(
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise Infrastructure(f"benchmark of {variant.name} failed: {last}")
             results += [BenchRow.model_validate_json(line) for line in done.stdout.splitlines()]
+            for line in done.stderr.splitlines():
+                if line.startswith(_NO_GPU):
+                    progress(f"{variant.name}: {line}")
     return results
 
 
@@ -80,11 +84,20 @@ def bench_one(
     threads: Sequence[int],
     seconds: float,
 ) -> list[BenchRow]:
-    """All rows of one variant, measured in this process: on the CPU, and on a GPU if there is."""
-    results = _bench_on("cpu", variant, rows, batches, threads, seconds)
-    if variant.runtime == "onnxruntime" and (providers := gpu_providers()):
+    """All rows of one variant, measured in this process: on the CPU, and on a GPU if there is.
+
+    A form that does not run on the GPU (int8 of PyTorch, for one) has no row of it, and stderr
+    says why.
+    """
+    here = variant.model_copy(update={"providers": cpu_providers(variant)})
+    results = _bench_on("cpu", here, rows, batches, threads, seconds)
+    if providers := gpu_providers(variant):
         there = variant.model_copy(update={"providers": providers})
-        results += _bench_on("gpu", there, rows, batches, threads[:1], seconds)
+        try:
+            results += _bench_on("gpu", there, rows, batches, threads[:1], seconds)
+        except Exception as error:  # whatever a library throws at a device that it cannot use
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            sys.stderr.write(f"{_NO_GPU}{first[:200]}\n")
     return results
 
 

@@ -113,6 +113,17 @@ def quantizable(model: Any) -> bool:
     )
 
 
+def forget_shapes_of_weights(path: Path) -> None:
+    """Rewrite a file without the shapes that are noted beside the weights, which have their own."""
+    import onnx
+
+    model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for note in [n for n in model.graph.value_info if n.name in weights]:
+        model.graph.value_info.remove(note)
+    onnx.save(model, path)
+
+
 def explain_load_error(path: Path, message: str) -> str:
     """Onnxruntime's reason for not loading a file, in one line that says what to do."""
     found = re.search(r"Opset (\d+) is under development.*?till opset (\d+)", message, re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,7 @@ from serving.memory import require
 from serving.onnx_file import (
     content_bytes,
     content_sha256,
+    forget_shapes_of_weights,
     hints,
     precision,
     quantizable,
@@ -35,10 +37,11 @@ from serving.onnx_file import (
 )
 from serving.records import sha256_of
 from serving.runtimes import Runtime, open_model
-from serving.steps import Making
+from serving.steps import Making, StepFailed
 from serving.wishes import Wish
 from serving.workloads import Recipe
 
+_ARCHIVES = {".skops", ".pt2", ".pt", ".ts", ".torchscript"}
 _PICKLES = {".pkl", ".pickle", ".joblib"}
 _HOW_TO_CONVERT = {
     ".h5": "convert it with tf2onnx",
@@ -61,6 +64,7 @@ _MAGIC = {
 # Convolutions that choose their scales in every call are slower in eight bits than in float.
 _NO_CONVOLUTION = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
 _WORTHWHILE = 0.75
+_NOTHING_TO_SHRINK = "it holds no float weights that dynamic quantization shrinks"
 # What opening takes of the size of a file, measured on 100 MB: an exported program 3.0, ONNX 2.6,
 # with its weights beside it 1.3, TorchScript 1.1. What is made of it takes more, and says so.
 _OPENING_FACTOR = 3.2
@@ -75,6 +79,23 @@ class MatrixInt8(DynamicInt8):
         """As before, and a quarter of the file is saved."""
         super().check(source, target, making)
         is_smaller(source, target, self.title, at_most=_WORTHWHILE)
+
+
+@dataclass(frozen=True)
+class WeightsToShrink(ConstantsAsWeights):
+    """All weights where a quantizer looks for them, and nothing that contradicts it afterwards.
+
+    PyTorch's exporter notes a shape of each weight beside the weight itself. The quantizer
+    transposes some of them, the notes stay as they were, and its own inference of shapes stops
+    there. A weight has its shape in itself, so the notes say nothing.
+    """
+
+    def apply(self, source: Path, target: Path, making: Making) -> None:
+        """As before, without the notes; StepFailed where no weight could be shrunk."""
+        super().apply(source, target, making)
+        if not quantizable(read_graph(target)):
+            raise StepFailed(_NOTHING_TO_SHRINK)
+        forget_shapes_of_weights(target)
 
 
 class Given(Protocol):
@@ -114,17 +135,24 @@ def kind_of(given: Given) -> Kind:
     suffix = path.suffix.lower()
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", given.path) and not path.exists():
         return _torch_code(given)
+    if path.is_dir():
+        raise BadInput(f"--model {path}: is a folder; give the model file in it")
     if not path.is_file():
         raise BadInput(f"--model {path}: no such file")
     if not path.stat().st_size:
         raise BadInput(f"{path}: is empty")
     _need_memory(path, path.stat().st_size)
+    if suffix in _ARCHIVES and not zipfile.is_zipfile(path):
+        raise BadInput(
+            f"{path}: is no {suffix} file but something else, renamed or cut short (it would be "
+            "a zip archive); copy or export it again"
+        )
     if suffix == ".onnx":
         return _onnx(path)
     if suffix == ".skops":
         step = GivenSkops(str(path.absolute()), sha256_of(path))
         return _sklearn(path, step, lambda: open_model("sklearn", path, 1))
-    if suffix in (".pt2", ".pt", ".ts", ".torchscript"):
+    if suffix in _ARCHIVES:
         return _torch(path, given)
     if suffix in _PICKLES:
         return _pickle(path, given.allow_pickle_sha256)
@@ -147,13 +175,9 @@ def _onnx(path: Path) -> Kind:
     if width == "int8":
         not_offered["int8"] = "it is quantized already"
     elif not quantizable(graph):
-        not_offered["int8"] = "it holds no float weights that dynamic quantization shrinks"
+        not_offered["int8"] = _NOTHING_TO_SHRINK
     else:
-        steps = (MatrixInt8(_NO_CONVOLUTION), DynamicInt8())
-        offers["int8"] = tuple(
-            Recipe("onnxruntime", "int8", (ConstantsAsWeights(), step), needs="original")
-            for step in steps
-        )
+        offers["int8"] = _int8("original")
     digest = content_sha256(path, graph)
     return Kind(
         original=Recipe("onnxruntime", width, (GivenOnnx(str(path.absolute()), digest),)),
@@ -162,6 +186,14 @@ def _onnx(path: Path) -> Kind:
         hints=hints(graph, runtime.inputs, runtime.outputs),
         offers=offers,
         not_offered=not_offered,
+    )
+
+
+def _int8(needs: str) -> tuple[Recipe, ...]:
+    """Ways to an int8 form of an ONNX variant, the better one first."""
+    return tuple(
+        Recipe("onnxruntime", "int8", (WeightsToShrink(), step), needs=needs)
+        for step in (MatrixInt8(_NO_CONVOLUTION), DynamicInt8())
     )
 
 
@@ -175,7 +207,17 @@ def _pickle(path: Path, allowed: str | None) -> Kind:
     if allowed.lower() != found:
         raise BadInput(f"{path}: its sha256 is {found}, --allow-pickle-sha256 says {allowed}")
     step = GivenPickle(str(path.absolute()), found)
-    return _sklearn(path, step, lambda: step.opened())
+
+    def opened() -> Runtime:
+        try:
+            return step.opened()
+        except BadInput as error:  # which may name the file that skops stored it in, gone by now
+            said = str(error)
+            if said.startswith(str(path.absolute())):
+                raise
+            raise BadInput(f"{path}: {said.partition(': ')[2]}") from None
+
+    return _sklearn(path, step, opened)
 
 
 def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Runtime]) -> Kind:
@@ -185,13 +227,14 @@ def _sklearn(path: Path, step: GivenSkops | GivenPickle, opened: Callable[[], Ru
         sha256=step.sha256,
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ConvertEstimator(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+            "onnx_int8": _int8("onnx"),
         },
     )
 
 
 def _torch(path: Path, given: Given) -> Kind:
     _need_torch(str(path))
+    _not_of_torch_save(path)
     place, digest = str(path.absolute()), sha256_of(path)
     if path.suffix.lower() == ".pt2":
         return _program(GivenProgram(place, digest))
@@ -204,6 +247,21 @@ def _torch(path: Path, given: Given) -> Kind:
             "onnx": "TorchScript is not converted here; export the model to .pt2 or ONNX instead"
         },
     )
+
+
+def _not_of_torch_save(path: Path) -> None:
+    """BadInput for what ``torch.save`` wrote: weights, or a pickled module, and no program."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    # TorchScript has code and constants beside the same pickle, an exported program other names.
+    if "data.pkl" in names and "constants.pkl" not in names and "archive_format" not in names:
+        raise BadInput(
+            f"{path}: was written by torch.save, so it holds weights or a pickle and no program; "
+            "give --model module:NAME of the code that makes the network, or save it with "
+            "torch.export.save as .pt2"
+        )
 
 
 def _torch_code(given: Given) -> Kind:
@@ -223,7 +281,7 @@ def _program(step: GivenProgram) -> Kind:
         hints=step.hints(),
         offers={
             "onnx": (Recipe("onnxruntime", "fp32", (ExportProgram(),), needs="original"),),
-            "onnx_int8": (Recipe("onnxruntime", "int8", (DynamicInt8(),), needs="onnx"),),
+            "onnx_int8": _int8("onnx"),
         },
     )
 

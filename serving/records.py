@@ -126,7 +126,8 @@ class Variant(Record):
     size_bytes: int = Field(ge=0)
     parts: tuple[ModelPart, ...] = ()
     providers: tuple[str, ...] = Field(
-        default=(), description="onnxruntime execution providers; empty means the CPU"
+        default=(),
+        description="execution providers of onnxruntime, or torch's device; empty means the CPU",
     )
     made_from: str = Field(default="", description="the variant that its steps started from")
     method: str = Field(default="", description="the steps that made it, in words")

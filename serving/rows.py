@@ -6,6 +6,8 @@ tensors are passed as they are: a row of rank zero is a scalar input.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,9 +115,10 @@ def _fitted(path: Path, given: np.ndarray, spec: TensorSpec, batched: bool) -> n
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, since numpy leaves a file open that is no archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored}
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path}: cannot be read as .npz ({error})") from None
 
 
@@ -125,9 +128,7 @@ def _read_parquet(path: Path, specs: Sequence[TensorSpec]) -> dict[str, np.ndarr
     try:
         table = pd.read_parquet(path)
     except ImportError:
-        raise BadInput(
-            f"{path}: reading it needs pyarrow; pip install 'tonnage[parquet]'"
-        ) from None
+        raise BadInput(f"{path}: reading it needs pyarrow; pip install pyarrow") from None
     except Exception as error:  # pyarrow's own errors derive from a dozen bases
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: cannot be read as parquet ({first})") from None

@@ -44,6 +44,8 @@ def parse_wish(text: str) -> Wish:
     """One ``--input``; BadInput says how it is written."""
     name, equals, rest = text.partition("=")
     match = re.fullmatch(r"([A-Za-z]\w*)?(\[[^\]]*\])?(?::(.*))?", rest)
+    if text.endswith((".npz", ".parquet")) and not set(text) & set(":|["):
+        raise BadInput(f"--input {text!r}: rows of a file are given with --payload FILE")
     if not equals or not name.strip() or not rest:
         raise BadInput(f"--input {text!r}: write NAME=TYPE[DIMENSIONS]:LOW..HIGH, parts as needed")
     if match is None or (match[1] and match[1].lower() not in _TYPES and not match[2]):

@@ -72,22 +72,22 @@ def run(
     cmd: own.Cmd = None,
     rate: own.Rate = None,
     p99: own.P99 = None,
-    batch: own.Batch = 1,
+    batch: own.Batch = None,
     instance: own.Instances = None,
     input_: own.Input = None,
     payload: own.Payload = None,
     allow_pickle_sha256: own.PickleHash = None,
     request: own.Request = None,
-    url: own.Url = "/",
-    method: own.Method = "POST",
+    url: own.Url = None,
+    method: own.Method = None,
     header: own.Header = None,
     check: own.CheckOption = None,
     health: own.Health = None,
     port: own.Port = None,
-    start_timeout: own.StartTimeout = "60s",
+    start_timeout: own.StartTimeout = None,
     locustfile: own.Locustfile = None,
     name: own.Name = None,
-    seed: own.Seed = 0,
+    seed: own.Seed = None,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
@@ -103,7 +103,13 @@ def run(
     if study is not None:
         own.only_with(
             "--model and --cmd; a study says it in its profiles",
-            {"--rate": rate, "--p99": p99, "--instance": instance, "--name": name},
+            {
+                "--rate": rate,
+                "--p99": p99,
+                "--instance": instance,
+                "--name": name,
+                "--seed": seed,
+            },
         )
     if model is None:
         own.only_with(
@@ -112,6 +118,7 @@ def run(
                 "--input": input_,
                 "--payload": payload,
                 "--allow-pickle-sha256": allow_pickle_sha256,
+                "--batch": batch,
             },
         )
     if cmd is None:
@@ -119,6 +126,9 @@ def run(
             "--cmd",
             {
                 "--request": request,
+                "--url": url,
+                "--method": method,
+                "--start-timeout": start_timeout,
                 "--header": header,
                 "--check": check,
                 "--health": health,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,7 @@ Many = list[str] | None
 
 Rate = Annotated[float | None, typer.Option("--rate", help="requests per second, Poisson")]
 P99 = Annotated[str | None, typer.Option("--p99", help="limit of the latency, such as 20ms")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="rows in a request")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="rows in a request; default: 1")]
 Instances = Annotated[
     Many,
     typer.Option(
@@ -35,7 +37,7 @@ Instances = Annotated[
     ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="of the run; default: made up")]
-Seed = Annotated[int, typer.Option("--seed", min=0)]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="default: 0")]
 
 Model = Annotated[
     str | None, typer.Option("--model", help="your model: .onnx, .skops, .pt2, .pt, a pickle")
@@ -56,8 +58,8 @@ Cmd = Annotated[
 Request = Annotated[
     list[Path] | None, typer.Option("--request", help="file with a request body, repeatable")
 ]
-Url = Annotated[str, typer.Option("--url", help="path that requests go to")]
-Method = Annotated[str, typer.Option("--method")]
+Url = Annotated[str | None, typer.Option("--url", help="path that requests go to; default: /")]
+Method = Annotated[str | None, typer.Option("--method", help="default: POST")]
 Header = Annotated[Many, typer.Option("--header", help="'name: value', repeatable")]
 CheckOption = Annotated[
     Many, typer.Option("--check", help="status, JSON or text of a good answer, repeatable")
@@ -66,7 +68,9 @@ Health = Annotated[str | None, typer.Option("--health", help="path that says the
 Port = Annotated[
     int | None, typer.Option("--port", min=1, max=65535, help="where it listens, without {port}")
 ]
-StartTimeout = Annotated[str, typer.Option("--start-timeout", help="until it answers")]
+StartTimeout = Annotated[
+    str | None, typer.Option("--start-timeout", help="until it answers; default: 60s")
+]
 Locustfile = Annotated[
     Path | None, typer.Option("--locustfile", help="each request is a task of this file")
 ]
@@ -74,6 +78,7 @@ Locustfile = Annotated[
 # A variant that reproduces less of the original's answers is kept, and not recommended.
 MAX_FIDELITY_LOSS = 0.05
 _OPEN_S = 12.0
+_START_TIMEOUT = "60s"
 _TYPES = {".json": "application/json", ".txt": "text/plain", ".xml": "application/xml"}
 
 
@@ -87,10 +92,10 @@ def only_with(what: str, options: Mapping[str, object]) -> None:
 def asked_of(
     rate: float | None,
     p99: str | None,
-    batch: int,
+    batch: int | None,
     instances: Sequence[str] | None,
     name: str | None,
-    seed: int,
+    seed: int | None,
 ) -> Asked:
     """The demand; BadInput when rate or limit is missing."""
     if rate is None or p99 is None:
@@ -100,10 +105,10 @@ def asked_of(
     return Asked(
         rate_rps=rate,
         p99_ms=1e3 * seconds_of(p99, "--p99"),
-        batch=batch,
+        batch=batch or 1,
         instances=tuple(instances or HOST_SIZES),
         name=name,
-        seed=seed,
+        seed=seed or 0,
     )
 
 
@@ -111,21 +116,22 @@ def server_of(
     *,
     cmd: str,
     request: Sequence[Path] | None,
-    url: str,
-    method: str,
+    url: str | None,
+    method: str | None,
     header: Sequence[str] | None,
     check: Sequence[str] | None,
     health: str | None,
     port: int | None,
-    start_timeout: str,
+    start_timeout: str | None,
     locustfile: Path | None,
 ) -> OwnServer:
     """The server that ``--cmd`` starts; BadInput for whatever cannot be used."""
+    url = url or "/"
     for option, path in (("--url", url), ("--health", health or "/")):
         if not path.startswith("/"):
             raise BadInput(f"{option} {path}: give the path alone, such as /predict")
     files = list(request or ())
-    method = method.upper()
+    method = (method or "POST").upper()
     if not files and method not in ("GET", "HEAD", "DELETE") and locustfile is None:
         raise BadInput(
             f"--cmd: give the body of a request with --request FILE, or --method GET, or tasks of "
@@ -154,7 +160,7 @@ def server_of(
         bodies=[_body(path) for path in files] or [b""],
         health=health,
         port=port,
-        start_timeout_s=seconds_of(start_timeout, "--start-timeout"),
+        start_timeout_s=seconds_of(start_timeout or _START_TIMEOUT, "--start-timeout"),
     )
 
 
@@ -179,7 +185,7 @@ def model_run(
         payload=payload,
         allow_pickle_sha256=allow_pickle_sha256,
     )
-    with Steps(_OPEN_S) as steps:
+    with Steps(_OPEN_S) as steps, _hushed():
         model = open_own_model(source, name, lambda line: steps.step(f"model: {line}", _OPEN_S / 4))
         for note in model.notes:
             steps.say(note)
@@ -203,6 +209,17 @@ def model_run(
         own=model,
         notes=model.notes,
     )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Exporters and loaders log what they skip or try next; what fails is raised, and said once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def server_run(

@@ -52,7 +52,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised as well, and said in our words
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=list(providers)

@@ -63,15 +63,23 @@ def open_program(path: Path) -> tuple[Any, str]:
 
 
 class TorchRuntime:
-    """A PyTorch model on the CPU, with ``threads`` intra-op threads (a process-wide setting)."""
+    """A PyTorch model with ``threads`` intra-op threads (a process-wide setting).
 
-    def __init__(self, path: Path, threads: int) -> None:
+    It is on the CPU unless ``providers`` names another device; times of a call there include
+    the way of the tensors to it and back.
+    """
+
+    def __init__(self, path: Path, threads: int, providers: Sequence[str] = ("cpu",)) -> None:
         import torch
 
         keep_freed_memory()
         torch.set_num_threads(threads)
         self._torch = torch
-        self._module, text = (open_program if path.suffix == ".pt2" else open_torchscript)(path)
+        module, text = (open_program if path.suffix == ".pt2" else open_torchscript)(path)
+        self._device = providers[0]
+        if self._device.startswith("cuda") and not torch.cuda.is_available():
+            raise BadInput(f"{path}: torch sees no GPU here, so it cannot run on {self._device}")
+        self._module = module.to(self._device)
         try:
             signature = json.loads(text)
             self.inputs = tuple(TensorSpec.model_validate(s) for s in signature["inputs"])
@@ -85,10 +93,13 @@ class TorchRuntime:
         """Call the module with the inputs in the order of its signature."""
         torch = self._torch
         with torch.inference_mode():
-            given = [torch.from_numpy(_writable(inputs[spec.name])) for spec in self.inputs]
+            given = [
+                torch.from_numpy(_writable(inputs[spec.name])).to(self._device)
+                for spec in self.inputs
+            ]
             made = self._module(*given)
         several = made if isinstance(made, (tuple, list)) else (made,)
-        return {s.name: v.numpy() for s, v in zip(self.outputs, several, strict=True)}
+        return {s.name: v.cpu().numpy() for s, v in zip(self.outputs, several, strict=True)}
 
 
 def _writable(values: np.ndarray) -> np.ndarray:

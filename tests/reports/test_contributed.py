@@ -112,6 +112,21 @@ def test_ours_and_theirs_become_one_table(tmp_path: Path) -> None:
     assert [row[-1] for row in table.rows] == ["[measured]"] * 2 + ["[stated]"] * 2
 
 
+def test_a_gpu_has_its_columns_in_the_one_table(tmp_path: Path) -> None:
+    """Time and memory where both were measured; a variant without either has a dash in both."""
+    (tmp_path / "net").mkdir()
+    document = bench_document()
+    there = {"device": "gpu", "p50_ms": 0.5, "gpu_memory_bytes": 300_000_000}
+    unknown = {"device": "gpu", "p50_ms": 0.4, "gpu_memory_bytes": None}
+    for rows in document["rows"]:  # type: ignore[attr-defined]
+        rows += [{**rows[0], **there}, {**rows[1], **unknown}]
+    (tmp_path / "net" / "bench.json").write_text(json.dumps(document))
+    table = table_of(read_rows(tmp_path))
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert [(r["GPU ms"], r["VRAM"]) for r in rows] == [("0.500", "300 MB"), ("-", "-")]
+    assert [r["CPU ms"] for r in rows] == ["3.30", "1.10"]
+
+
 def test_a_bench_of_another_version_is_named(tmp_path: Path) -> None:
     """A bench.json of a workload that does not fit says how to write it again."""
     (tmp_path / "net").mkdir()

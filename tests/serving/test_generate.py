@@ -113,6 +113,13 @@ def test_wishes_are_read_as_users_write_them() -> None:
     assert parse_wish("x=:1..2") == parse_wish("x=1..2")
 
 
+@pytest.mark.parametrize("text", ["rows.npz", "x=rows.npz", "x=far/rows.parquet"])
+def test_rows_of_a_file_are_asked_for_elsewhere(text: str) -> None:
+    """The option that takes them is named."""
+    with pytest.raises(BadInput, match="--payload FILE"):
+        parse_wish(text)
+
+
 @pytest.mark.parametrize("text", ["ids", "=3", "x=", "x=5..1", "x=1..", "x=flaot[3]", "x=a..b"])
 def test_a_wish_that_cannot_be_read_says_how(text: str) -> None:
     """One line that names the option and shows the form."""

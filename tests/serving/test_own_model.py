@@ -196,6 +196,17 @@ def test_rows_come_from_a_parquet_file(tmp_path: Path) -> None:
     assert "cannot be read as parquet" in refused(path, payload=tmp_path / "broken.parquet")
 
 
+def test_a_file_of_rows_that_is_cut_short_is_said(tmp_path: Path) -> None:
+    """Wherever an .npz ends too early, its directory at the end included."""
+    path = models.linear(tmp_path / "m.onnx")
+    np.savez_compressed(tmp_path / "rows.npz", x=np.zeros((20, 64), np.float32))
+    whole = (tmp_path / "rows.npz").read_bytes()
+    damaged = whole[:60] + bytes(20) + whole[80:]
+    for number, content in enumerate((whole[:100], whole[:-5], damaged, b"text")):
+        (tmp_path / f"{number}.npz").write_bytes(content)
+        assert "cannot be read as .npz" in refused(path, payload=tmp_path / f"{number}.npz")
+
+
 def test_a_model_without_inputs_is_refused(tmp_path: Path) -> None:
     """There is nothing to ask it."""
     path = models.save(
@@ -334,6 +345,21 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "absent.onnx")
     (tmp_path / "m.h5").write_bytes(b"\x89HDF")
     assert "tf2onnx" in refused(tmp_path / "m.h5")
+    assert "is a folder" in refused(tmp_path)
+    for suffix in (".pt", ".pt2", ".skops"):
+        (tmp_path / f"m{suffix}").write_bytes(good)
+        assert "renamed or cut short" in refused(tmp_path / f"m{suffix}")
+
+
+def test_what_torch_save_wrote_is_no_program(tmp_path: Path) -> None:
+    """Weights, or a pickled module, under TorchScript's ending: what to give instead is said."""
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Linear(4, 2)
+    for number, saved in enumerate((network, network.state_dict())):
+        torch.save(saved, tmp_path / f"{number}.pt")
+        said = refused(tmp_path / f"{number}.pt", "x=float[b,4]")
+        assert "torch.save" in said
+        assert "torch.export.save" in said
 
 
 def test_newer_opsets_and_formats_are_said(tmp_path: Path) -> None:
@@ -351,8 +377,13 @@ def test_newer_opsets_and_formats_are_said(tmp_path: Path) -> None:
     assert "IR version 99" in refused(tmp_path / "newer.onnx")
 
 
-def test_values_out_of_vocabulary_name_the_input(tmp_path: Path) -> None:
-    """The input, the index, and the option that gives its range; of a file, the file."""
+def test_values_out_of_vocabulary_name_the_input(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The input, the index, and the option that gives its range; of a file, the file.
+
+    The runtime's own complaint is not printed beside it.
+    """
     path = models.hidden_embedding(tmp_path / "m.onnx", words=50)
     said = refused(path, "ids=0..99")
     assert "input 'ids' is out of vocabulary" in said
@@ -360,6 +391,7 @@ def test_values_out_of_vocabulary_name_the_input(tmp_path: Path) -> None:
     assert opened(path, "ids=0..49").data.test["ids"].max() == 49
     np.savez(tmp_path / "rows.npz", ids=np.full((4, 3), 60))
     assert "correct --payload" in refused(path, payload=tmp_path / "rows.npz")
+    assert capfd.readouterr().err == ""
 
 
 def test_fused_look_ups_are_read_as_well(tmp_path: Path) -> None:
@@ -495,7 +527,8 @@ def test_a_pickle_that_is_no_estimator_is_said(tmp_path: Path) -> None:
 
     joblib.dump({"a": 1}, tmp_path / "d.pkl")
     digest = hashlib.sha256((tmp_path / "d.pkl").read_bytes()).hexdigest()
-    assert "no fitted estimator" in refused(tmp_path / "d.pkl", allow_pickle_sha256=digest)
+    said = refused(tmp_path / "d.pkl", allow_pickle_sha256=digest)
+    assert said == f"{tmp_path}/d.pkl: dict is no fitted estimator"
 
 
 TWO_LAYERS = """
@@ -515,7 +548,8 @@ def test_torch_models_are_served_from_every_form(
 ) -> None:
     """An exported program, TorchScript with a stated signature, and code that makes a module.
 
-    Of a program an ONNX form is offered, which reproduces its answers.
+    Of a program an ONNX form is offered, which reproduces its answers, and an int8 form of
+    that; so it is of the same network when the user exports it to ONNX.
     """
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
@@ -527,14 +561,19 @@ def test_torch_models_are_served_from_every_form(
     torch.export.save(program, str(tmp_path / "m.pt2"))
     model = opened(tmp_path / "m.pt2", batch=3)
     assert model.data.batched
-    assert list(model.recipes)[:2] == ["original", "onnx"]
-    original, exported = build_variants(
-        model, ["original", "onnx"], model.data, seed=0, max_loss=0.01
+    assert list(model.recipes) == ["original", "onnx", "onnx_int8"]
+    original, exported, int8 = build_variants(
+        model, list(model.recipes), model.data, seed=0, max_loss=0.05
     )
     assert original.runtime == "torch"
     assert original.inputs[0].shape == (-1, 32)
     assert exported.quality is not None
     assert exported.quality.reproduced == pytest.approx(1, abs=1e-5)
+    assert int8.size_bytes < exported.size_bytes
+    assert int8.barred is None
+
+    shutil.copy(model_path(exported), tmp_path / "exported.onnx")
+    assert list(opened(tmp_path / "exported.onnx").recipes) == ["original", "int8"]
 
     with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.trace(module, torch.ones(2, 32)).save(str(tmp_path / "m.pt"))
@@ -546,7 +585,7 @@ def test_torch_models_are_served_from_every_form(
     (tmp_path / "nets_of_mine.py").write_text(TWO_LAYERS)
     monkeypatch.chdir(tmp_path)
     model = opened("nets_of_mine:Net", "x=float[b,32]")
-    assert list(model.recipes)[:2] == ["original", "onnx"]
+    assert list(model.recipes) == ["original", "onnx", "onnx_int8"]
     assert "cannot be made" in refused("nets_of_mine:Absent", "x=float[b,32]")
 
 
@@ -586,7 +625,7 @@ def test_a_torch_file_cannot_run_code(tmp_path: Path) -> None:
     """A .pt2 that holds a pickle of something else is refused, not unpickled."""
     torch = pytest.importorskip("torch")
     (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 and nothing else")
-    assert "torch cannot load this file" in refused(tmp_path / "m.pt2")
+    assert "renamed or cut short" in refused(tmp_path / "m.pt2")
 
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -217,6 +217,14 @@ def test_threads_are_kept_to(tmp_path: Path, name: str, threads: int) -> None:
     assert float(done.stdout) < threads + 0.1
 
 
+def test_an_absent_gpu_is_refused(tmp_path: Path) -> None:
+    """PyTorch on a device that is not there; on the CPU the same file answers."""
+    path = write_torchscript(tmp_path / "m.pt")
+    with pytest.raises(BadInput, match="torch sees no GPU here"):
+        open_model("torch", path, 1, providers=("cuda",))
+    open_model("torch", path, 1, providers=("cpu",))
+
+
 def test_an_absent_provider_is_refused(tmp_path: Path) -> None:
     """Onnxruntime would fall back to the CPU without a word."""
     path = write_onnx(tmp_path / "m.onnx")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import BadInput
+from tonnage.cli import app
 from tonnage.own_options import asked_of, server_of
 from tonnage.own_study import study_name, write_study
 
@@ -24,6 +25,23 @@ def tonnage(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "TONNAGE_CACHE": str(cwd / "cache")},
         timeout=120,
     )
+
+
+IGNORED = {
+    "--batch of a server": ["--cmd", "true {port}", "--batch", "8"],
+    "--batch": ["credit", "--batch", "8"],
+    "--seed": ["credit", "--seed", "8"],
+    "--url": ["--model", "m.onnx", "--url", "/predict"],
+    "--method": ["--model", "m.onnx", "--method", "GET"],
+    "--start-timeout": ["credit", "--start-timeout", "9s"],
+}
+
+
+@pytest.mark.parametrize("arguments", IGNORED.values(), ids=IGNORED)
+def test_an_option_without_effect_is_refused(arguments: list[str]) -> None:
+    """What would be ignored without a word is named; a server's rows are in its bodies."""
+    with pytest.raises(BadInput, match=f"{arguments[-2]} belongs to"):
+        app(["run", *arguments], standalone_mode=False)
 
 
 DEMAND = ["--rate", "5", "--p99", "50ms"]
