@@ -8,7 +8,14 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from loadtests.objective import Slo
-from planner.records import Bottleneck, CpuFactor, Demand, Interval, ServiceProfile
+from planner.records import (
+    MOST_REPLICAS,
+    Bottleneck,
+    CpuFactor,
+    Demand,
+    Interval,
+    ServiceProfile,
+)
 from planner.staffing import MANY, carried, may_wait, staffed
 from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS, Range
 
@@ -67,6 +74,8 @@ class Sizing:
         if capped <= MANY or not self._queue.staffable:
             return capped
         full = math.ceil(load / HIGHEST_UTILISATION - 1e-9)
+        if load > MOST_REPLICAS:  # more than may be planned, and the law's sums are as long
+            return full
         return max(MANY, min(capped, max(full, staffed(load, self._may_wait))))
 
     @cached_property

@@ -108,7 +108,7 @@ def latency(plan: Plan) -> str:
 def cost(plan: Plan) -> str:
     """Monthly cost and cost per million rows, or why there is none."""
     if plan.usd_per_month is None:
-        return marked(f"no price: {plan.price_basis}", Mark.REFUSED)
+        return marked(plan.price_basis, Mark.REFUSED)
     month, million = f.usd_per_month(plan.usd_per_month), f.usd_per_million(plan.usd_per_million)
     return marked(f"{month}, {million}", Mark.STATED)
 
