@@ -118,13 +118,13 @@ class _Sizings:
     def __init__(self, demand: Demand, seed: int) -> None:
         self._demand, self._seed = demand, seed
         self._predictors: dict[int, Predictor] = {}
-        self._sizings: dict[tuple[int, float, float, float, int], Sizing] = {}
+        self._sizings: dict[tuple[int, float, float, float, bool, int], Sizing] = {}
 
     def of(self, placement: Placement) -> Sizing:
         profile, factor = placement.profile, placement.factor
         held = placement.candidate.replicas_per_instance
         # By identity: hashing a profile takes longer than all else here.
-        key = (id(profile), factor.low, factor.mid, factor.high, held)
+        key = (id(profile), factor.low, factor.mid, factor.high, factor is HERE, held)
         if key not in self._sizings:
             found = self._predictors.get(key[0]) or predictor(profile, self._seed)
             self._predictors[key[0]] = found
@@ -239,6 +239,12 @@ def _ingress(placement: Placement, demand: Demand) -> str:
     vcpus = demand.rate_rps * placement.profile.ingress_cpu_ms / 1e3 / placement.factor.mid
     if placement.factor is HERE:
         where = "on top of the replicas"
+        points = placement.profile.platform
+        if points and demand.rate_rps > points[-1].rate_rps * (1 + _SAME_RATE):
+            where += (
+                f"; how long requests wait for it was measured up to {points[-1].rate_rps:,.0f} "
+                "req/s in all, and more is not in the prediction"
+            )
     elif placement.instance.enforcement == "quota":
         where = "outside of these containers, not in their cost"
     else:

@@ -169,6 +169,11 @@ class ServiceProfile(Record):
     )
     idle_cores: float = Field(default=0.0, description="CPUs that a replica nobody asks uses")
     beyond: Histogram | None = None
+    platform: tuple[MeasuredPoint, ...] = Field(
+        default=(),
+        exclude_if=lambda points: not points,
+        description="ms that no-ops of the batch size waited beyond paced ones, by rate in all",
+    )
 
     @property
     def saturated(self) -> float:

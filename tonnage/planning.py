@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loadtests.records import Measurement
 from planner.batch_sizes import predict_batches
+from planner.congestion import with_platform
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
@@ -106,7 +107,8 @@ def plan(
     warnings = price_warnings(price_list, catalogue, file, date.today())
     if prices_file is None and study_path.parent == folder.path != file.parent:
         warnings.insert(0, f"{folder.path / study.plan.prices} is gone; prices are those of {file}")
-    profiles, refused = build_profiles([*bundle.measurements, *evidence])
+    bare, refused = build_profiles([*bundle.measurements, *evidence])
+    profiles = with_platform(bare, bundle.measurements)
     predicted = predicted_of(profiles, study, study_path, demands)
     _know_surfaces(folder, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
