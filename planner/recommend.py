@@ -94,7 +94,7 @@ def recommend(
             loss = losses.get(found.option.placement.candidate.variant)
             kind.append((_plan(found.option, demand, found.number, loss), found.option))
     plans = [pair for kind in kinds for pair in _ranked(kind)]
-    note = _binding(*plans[0]) if plans else _why_none(rejections)
+    note = _binding(*plans[0]) + _together(plans[0][0], demand) if plans else _why_none(rejections)
     return Recommendation(
         demand=demand,
         best=plans[0][0] if plans else None,
@@ -342,6 +342,17 @@ def _binding(plan: Plan, option: Option) -> str:
         )
     bottleneck, reason = shortage
     return f"Bound by {bottleneck}: on {fewer} x {instance}, {reason}."
+
+
+def _together(plan: Plan, demand: Demand) -> str:
+    """What the spare replicas do not help against; "" where they help against a machine, too."""
+    held = plan.candidate.replicas_per_instance
+    if not demand.spare_replicas or held <= demand.spare_replicas:
+        return ""
+    return (
+        f" A {plan.candidate.instance} that is lost takes {held} replicas with it, and "
+        f"{demand.spare_replicas} {'is' if demand.spare_replicas == 1 else 'are'} to spare."
+    )
 
 
 def _why_none(rejections: Sequence[Rejection]) -> str:

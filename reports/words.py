@@ -31,6 +31,8 @@ def demand(wanted: Demand) -> str:
     if wanted.length is not None:
         batch += f" of {f.count(wanted.length)} tokens"
     said = [f"{batch} at {f.given(wanted.rate_rps)} req/s", *limits]
+    if wanted.spare_replicas:
+        said.append(f"{f.count_of(wanted.spare_replicas, 'replica')} to spare")
     if wanted.error_budget is not None:
         said.append(f"at most {f.share(wanted.error_budget)} fail")
     said += [f"{measure} at least {least:g}" for measure, least in wanted.min_quality.items()]

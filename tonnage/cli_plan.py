@@ -59,6 +59,10 @@ def plan_command(
     ] = None,
     region: Annotated[str | None, typer.Option("--region", help="only its prices")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=MOST_REPLICAS)] = None,
+    spare_replicas: Annotated[
+        int | None,
+        typer.Option("--spare-replicas", min=0, max=16, help="that may be lost; 1 is N+1"),
+    ] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     calibration: Calibrations = None,
     probe_budget: Annotated[
@@ -85,6 +89,7 @@ def plan_command(
         mix=None if batch_mix is None else mix_of(batch_mix),
         length=length,
         batch=batch,
+        spare_replicas=spare_replicas,
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")
