@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from loadtests.records import Measurement
 from planner.records import MOST_REPLICAS, Recommendation
 from reports.terminal import recommendation_text
+from serving.errors import BadInput
 from tonnage.cli_calibrate import Calibrations, calibrations_of
 from tonnage.cli_common import Json, RunArgument, dump, warn
 from tonnage.config import load_study
@@ -65,6 +67,10 @@ def plan_command(
     ] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     calibration: Calibrations = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="another run on this host, which counts as well; repeatable"),
+    ] = None,
     probe_budget: Annotated[
         str, typer.Option("--probe-budget", help="seconds that 'measure next' may fill")
     ] = "5m",
@@ -101,6 +107,7 @@ def plan_command(
             path,
             demands,
             price_file,
+            evidence=[m for run in others or () for m in _measured(run)],
             calibrations=files,
             probe_budget_s=budget,
         )
@@ -113,6 +120,14 @@ def plan_command(
             recommendation_text(bundle.model_copy(update={"recommendations": tuple(answers)}))
         )
     exit_for(answers)
+
+
+def _measured(run: Path) -> tuple[Measurement, ...]:
+    """All measurements of another run; BadInput where it holds none."""
+    folder = RunFolder.existing(run)
+    if found := folder.measurements():
+        return found
+    raise BadInput(f"--with {run}: holds no measurements; run its study first")
 
 
 def exit_for(answers: Sequence[Recommendation]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -246,6 +248,31 @@ def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
     named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
     assert "sim-1:quota" in named
     assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)
+
+
+def test_a_cell_measured_since_counts_as_well(
+    stub_run: Callable[..., RunFolder], finished_run: Callable[..., Path], tonnage: Tonnage
+) -> None:
+    """Another run of the same files on the same host adds its sizes; of elsewhere it is refused."""
+    folder, later = stub_run("sim-1"), finished_run(("sim-0.5",), True)
+
+    def sizes(*arguments: Any) -> set[str]:
+        done = tonnage("plan", folder.path, "--profile", "steady", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        (answer,) = json.loads(done.stdout)
+        return {p["candidate"]["size"] for p in (answer["best"], *answer["alternatives"])}
+
+    assert "sim-0.5" not in sizes()
+    assert {"sim-0.5", "sim-1"} <= sizes("--with", later)
+    elsewhere = folder.path.parent / "elsewhere"
+    shutil.copytree(later, elsewhere)
+    other = [m.model_copy(update={"environment": "e2"}) for m in RunFolder(later).measurements()]
+    RunFolder(elsewhere).write_lines("measurements.jsonl", other)
+    done = tonnage("plan", folder.path, "--with", elsewhere)
+    assert (done.returncode, "come from 2 environments" in done.stderr) == (2, True)
+    RunFolder(elsewhere).write_lines("measurements.jsonl", [])
+    done = tonnage("plan", folder.path, "--with", elsewhere)
+    assert (done.returncode, "holds no measurements" in done.stderr) == (2, True)
 
 
 def with_lengths(folder: RunFolder, *lengths: int) -> None:
