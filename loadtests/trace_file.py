@@ -46,8 +46,8 @@ def read_trace(
         if name is not None and name not in table.columns:
             have = ", ".join(str(column) for column in table.columns)
             raise BadInput(
-                f"{path}: no column '{name}' (it has: {have}); rename one, or name the one to use: "
-                f"measure --trace-columns {option}=NAME"
+                f"{path}: no column '{name}' (it has: {have}); rename one, or, to replay it, name "
+                f"the one to use: tonnage measure --trace-columns {option}=NAME"
             )
     if not len(table):
         raise BadInput(f"{path}: no rows; give a trace with at least one request")

@@ -246,7 +246,7 @@ def predicted_share(
     queues = queues_of(cell, batch, seed)
     queue = next((q for q in queues if q.most == candidate.max_batch), None)
     try:
-        found = None if queue is None else queue.latency(replicas, rate_rps, quantile)
+        found = None if queue is None else queue.latency(replicas, rate_rps, quantile, rate_rps)
     except BadInput:
         return None
     return None if found is None else Interval(low=found.low, mid=found.mid, high=found.high)

@@ -15,6 +15,7 @@ import numpy as np
 
 from planner.batch_law import BatchLaw
 from planner.batching import batched_sojourns
+from planner.congestion import NONE, waits_ms
 from planner.curve import QUANTILES, predictor
 from planner.records import Interval, ServiceProfile
 from planner.request_sizes import ROWS, peak_bytes
@@ -76,11 +77,14 @@ class BatchedQueue:
         alone_s = float(np.quantile(self._table[1], quantile))
         return 1e3 * (alone_s + self.law.beyond_s)
 
-    def latency(self, replicas: int, rate_rps: float, quantile: float) -> Range:
+    def latency(
+        self, replicas: int, rate_rps: float, quantile: float, through_rps: float = 0.0
+    ) -> Range:
         """One quantile with ``replicas`` replicas at ``rate_rps`` in all.
 
         What measured runs of these batch sizes exceeded their prediction by is added, as it is to
-        every plan. BadInput beyond the load that a plan may have, at the slow end of the law.
+        every plan; or what ``through_rps`` wait for the ingress that they share, if that is more.
+        BadInput beyond the load that a plan may have, at the slow end of the law.
         """
         load = rate_rps / (replicas * self.profile.capacity_rps)
         if load * self._slow > UTILISATION_CAP * (1 + 1e-6):
@@ -94,7 +98,11 @@ class BatchedQueue:
             for scale in (self._fast, 1.0, self._slow)
         )
         over = self._shortfall_ms(load * self._slow, quantile)
-        return Range(low, max(low, mid) + over, max(low, mid, high) + over)
+        many = replicas > 1 and through_rps > 0
+        waits = waits_ms(self.profile.platform, through_rps, quantile) if many else NONE
+        return Range(
+            low, max(low, mid) + max(over, waits.mid), max(low, mid, high) + max(over, waits.high)
+        )
 
     def _quantile_s(self, replicas: int, load: float, quantile: float) -> float:
         found = np.quantile(self._simulated(replicas), quantile, axis=1)

@@ -242,17 +242,17 @@ def _shapes(
         price, factor = price_of.get(instance.name), factor_of.get(instance.cpu_family)
         refusal = None
         if price is None:
-            refusal = f"no price for {instance.name} in prices.toml"
+            refusal = f"no price for {instance.name} in the price list"
             if (other := elsewhere.get(instance.name)) is not None:
                 refusal = f"no price in {region} for {instance.name}, only in {other.region}"
         elif price.cpu_family != instance.cpu_family:
             raise BadInput(
-                f"prices.toml says cpu_family = '{price.cpu_family}' for {instance.name}, "
+                f"the price list says cpu_family = '{price.cpu_family}' for {instance.name}, "
                 f"instances.toml says '{instance.cpu_family}'; change one of them"
             )
         elif factor is None:
             refusal = (
-                f"no CPU factor for {instance.cpu_family} in prices.toml, so no price can be "
+                f"no CPU factor for {instance.cpu_family} in the price list, so no price can be "
                 "attached to what was measured here"
             )
         vcpus, gib = allocatable_vcpus(instance), allocatable_gib(instance)

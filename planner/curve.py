@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from planner.congestion import NONE, waits_ms
 from planner.occupancy import Occupancy, occupancy, quota_of
 from planner.records import (
     Curve,
@@ -48,13 +49,19 @@ class Predictor:
         self._alone: dict[float, float] = {}
         self._unqueued: dict[float, Range] = {}
 
-    def latency(self, replicas: int, rate_rps: float, quantile: float) -> Range:
+    def latency(
+        self, replicas: int, rate_rps: float, quantile: float, through_rps: float = 0.0
+    ) -> Range:
         """One quantile with ``replicas`` replicas at ``rate_rps`` in all.
 
         The middle and the upper end follow what was measured: by how much open-loop runs of
         the profile were slower than predicted, interpolated over the utilisation, is added.
         It is added in ms, also for several replicas, because what a queue cannot explain is
         mostly stalls of the platform that come whatever the load.
+
+        ``through_rps`` of all that pass one ingress, several replicas wait at least for what
+        no-ops waited at that rate, see :mod:`planner.congestion`. A single replica's own runs were
+        at its own rate already.
 
         Never falls as the rate rises. BadInput beyond 0.85 of the capacity.
         """
@@ -68,7 +75,8 @@ class Predictor:
             )
         lower = [q for q in QUANTILES if q < quantile]
         share = self.share_waiting(replicas, rate_rps)
-        found = [self._one(replicas, utilisation, q, share) for q in (*lower, quantile)]
+        through = through_rps if replicas > 1 else 0.0
+        found = [self._one(replicas, utilisation, q, share, through) for q in (*lower, quantile)]
         # Measured medians may exceed their prediction by more than measured tails do theirs.
         return Range(*(max(parts) for parts in zip(*found, strict=True)))
 
@@ -104,13 +112,17 @@ class Predictor:
         values, counts = self.profile.service.values()
         return occupancy(self.profile, values, counts, self.profile.capacity_rps)
 
-    def _one(self, replicas: int, utilisation: float, quantile: float, share: float) -> Range:
+    def _one(
+        self, replicas: int, utilisation: float, quantile: float, share: float, through: float
+    ) -> Range:
         low, mid, high = self._simulated(simulated_as(replicas), utilisation, quantile)
         if share <= may_wait(quantile):
             quick = self._without_queue(quantile)
             low, mid, high = min(low, quick.low), min(mid, quick.mid), min(high, quick.high)
         shortfall = self.shortfall(utilisation, quantile)
-        return Range(low, mid + shortfall, high + shortfall)
+        waits = waits_ms(self.profile.platform, through, quantile) if through else NONE
+        # Not their sum: what runs of one replica exceeded their prediction by has waits in it.
+        return Range(low, mid + max(shortfall, waits.mid), high + max(shortfall, waits.high))
 
     def know(self, surface: Surface) -> None:
         """Use a surface that was simulated earlier, if it is one of this profile by this code."""
@@ -189,8 +201,8 @@ def predict(profile: ServiceProfile, replicas: int, rate_rps: float, seed: int) 
 def predict_quantile(
     profile: ServiceProfile, replicas: int, rate_rps: float, quantile: float, seed: int
 ) -> Interval:
-    """One latency quantile in ms, see :meth:`Predictor.latency`."""
-    low, mid, high = predictor(profile, seed).latency(replicas, rate_rps, quantile)
+    """One latency quantile in ms behind one ingress, see :meth:`Predictor.latency`."""
+    low, mid, high = predictor(profile, seed).latency(replicas, rate_rps, quantile, rate_rps)
     return Interval(low=low, mid=mid, high=high)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from planner.candidates import Placement
+from planner.candidates import HERE, Placement
 from planner.curve import predictor
 from planner.records import Demand, Plan
 from planner.sizing import Shortage, Sizing
@@ -18,10 +18,11 @@ _RETREATS = (1.0, 0.98, 0.95, 0.9)
 
 def distinct(placements: Iterable[Placement]) -> list[Placement]:
     """One placement of all that are sized alike, whatever they cost."""
-    options: dict[tuple[int, float, int], Placement] = {}
+    options: dict[tuple[int, float, bool, int], Placement] = {}
     for p in placements:
+        held = p.candidate.replicas_per_instance
         # By identity: hashing a profile takes longer than all else here.
-        options[id(p.profile), p.factor.low, p.candidate.replicas_per_instance] = p
+        options[id(p.profile), p.factor.low, p.factor is HERE, held] = p
     return list(options.values())
 
 

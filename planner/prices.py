@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,12 @@ from pydantic import Field
 
 from planner.records import CpuFactor
 from serving.errors import BadInput
-from serving.records import Record
+from serving.records import InstanceType, Record
 from serving.toml_config import build_record, near_matches, read_toml
 
 STALE_AFTER_DAYS = 365
 _TABLES = ("price", "cpu_factor")
+_MOST_NAMED = 3
 
 
 class Price(Record):
@@ -69,15 +71,60 @@ def load_prices(path: Path) -> PriceList:
     return PriceList(prices, factors)
 
 
-def staleness(price: Price, today: date) -> str | None:
-    """Warn when the price was noted over a year before ``today``; None when it was not."""
-    age = (today - date.fromisoformat(price.as_of)).days
-    if age <= STALE_AFTER_DAYS:
-        return None
-    return (
-        f"the price of {price.instance} is from {price.as_of}, {age} days ago; "
-        "look it up again and change usd_per_hour and as_of"
-    )
+def price_warnings(
+    listed: PriceList, instances: Mapping[str, InstanceType], file: Path, today: date
+) -> list[str]:
+    """What a reader of costs has to know of a price list, a line each; [] when nothing lacks.
+
+    Prices that are older than a year, or of a day to come, and instance types of the catalogue
+    that cannot be bought, for want of a price or of a CPU factor.
+    """
+    shapes = [i for i in instances.values() if not i.is_host_size]
+    offered = listed.offers(None)
+    families = {factor.target_family for factor in listed.factors}
+    unpriced = [i.name for i in shapes if i.name not in offered]
+    unlike = sorted({i.cpu_family for i in shapes if i.name in offered} - families)
+    found = _ages(listed.prices, file, today)
+    if unpriced and not listed.prices:
+        found.append(
+            f"{file} holds no price, so only this host's own sizes are planned; add [[price]]"
+        )
+    elif unpriced:
+        found.append(
+            f"{file} has no price of {_named(unpriced)}; what has none is left out; add [[price]]"
+        )
+    if unlike:
+        found.append(
+            f"{file} has no CPU factor of {_named(unlike)}, so its instances are left out; add "
+            "[[cpu_factor]], or run 'tonnage calibrate' there"
+        )
+    return found
+
+
+def _ages(prices: Sequence[Price], file: Path, today: date) -> list[str]:
+    age = [(today - date.fromisoformat(p.as_of)).days for p in prices]
+    stale = [(p, days) for p, days in zip(prices, age, strict=True) if days > STALE_AFTER_DAYS]
+    found = []
+    if len(stale) == 1:
+        price, days = stale[0]
+        found.append(
+            f"{file}: the price of {price.instance} is from {price.as_of}, {days} days ago; look "
+            "it up again and change usd_per_hour and as_of"
+        )
+    elif stale:
+        found.append(
+            f"{file}: {len(stale)} prices are older than a year (oldest "
+            f"{min(p.as_of for p, _ in stale)}); look them up, and change usd_per_hour and as_of"
+        )
+    if early := [p.instance for p, days in zip(prices, age, strict=True) if days < 0]:
+        found.append(f"{file}: as_of lies in the future for {_named(early)}; correct it")
+    return found
+
+
+def _named(names: Sequence[str]) -> str:
+    """``a, b, c and 4 more``."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _price(row: object, where: str) -> Price:

@@ -97,7 +97,7 @@ def recommend(
             loss = losses.get(found.option.placement.candidate.variant)
             kind.append((_plan(found.option, demand, found.number, loss), found.option))
     plans = [pair for kind in kinds for pair in _ranked(kind)]
-    note = _binding(*plans[0]) if plans else _why_none(rejections)
+    note = _binding(*plans[0]) + _together(plans[0][0], demand) if plans else _why_none(rejections)
     return Recommendation(
         demand=demand,
         best=plans[0][0] if plans else None,
@@ -121,13 +121,13 @@ class _Sizings:
     def __init__(self, demand: Demand, seed: int) -> None:
         self._demand, self._seed = demand, seed
         self._predictors: dict[int, Predictor] = {}
-        self._sizings: dict[tuple[int, float, float, float, int], Sizing] = {}
+        self._sizings: dict[tuple[int, float, float, float, bool, int], Sizing] = {}
 
     def of(self, placement: Placement) -> Sizing:
         profile, factor = placement.profile, placement.factor
         held = placement.candidate.replicas_per_instance
         # By identity: hashing a profile takes longer than all else here.
-        key = (id(profile), factor.low, factor.mid, factor.high, held)
+        key = (id(profile), factor.low, factor.mid, factor.high, factor is HERE, held)
         if key not in self._sizings:
             found = self._predictors.get(key[0]) or predictor(profile, self._seed)
             self._predictors[key[0]] = found
@@ -259,6 +259,12 @@ def _ingress(placement: Placement, demand: Demand) -> str:
     vcpus = demand.rate_rps * placement.profile.ingress_cpu_ms / 1e3 / placement.factor.mid
     if placement.factor is HERE:
         where = "on top of the replicas"
+        points = placement.profile.platform
+        if points and demand.rate_rps > points[-1].rate_rps * (1 + _SAME_RATE):
+            where += (
+                f"; how long requests wait for it was measured up to {points[-1].rate_rps:,.0f} "
+                "req/s in all, and more is not in the prediction"
+            )
     elif placement.instance.enforcement == "quota":
         where = "outside of these containers, not in their cost"
     else:
@@ -356,6 +362,17 @@ def _binding(plan: Plan, option: Option) -> str:
         )
     bottleneck, reason = shortage
     return f"Bound by {bottleneck}: on {fewer} x {instance}, {reason}."
+
+
+def _together(plan: Plan, demand: Demand) -> str:
+    """What the spare replicas do not help against; "" where they help against a machine, too."""
+    held = plan.candidate.replicas_per_instance
+    if not demand.spare_replicas or held <= demand.spare_replicas:
+        return ""
+    return (
+        f" A {plan.candidate.instance} that is lost takes {held} replicas with it, and "
+        f"{demand.spare_replicas} {'is' if demand.spare_replicas == 1 else 'are'} to spare."
+    )
 
 
 def _why_none(rejections: Sequence[Rejection]) -> str:

@@ -11,6 +11,7 @@ from loadtests.arrivals import MaybeMix, Mix
 from loadtests.histogram import Histogram
 from loadtests.objective import Slo
 from planner.advice import AutoscalingAdvice, AutoscalingRefusal
+from planner.constraint import Change
 from planner.daily import Daily
 from planner.reach import CpuReach
 from serving.records import SCHEMA_VERSION, InstanceType, Length, Quality, Record, Variant
@@ -168,6 +169,11 @@ class ServiceProfile(Record):
     )
     idle_cores: float = Field(default=0.0, description="CPUs that a replica nobody asks uses")
     beyond: Histogram | None = None
+    platform: tuple[MeasuredPoint, ...] = Field(
+        default=(),
+        exclude_if=lambda points: not points,
+        description="ms that no-ops of the batch size waited beyond paced ones, by rate in all",
+    )
 
     @property
     def saturated(self) -> float:
@@ -358,28 +364,14 @@ class BatchChoice(Record):
     usd_per_month: float | None
 
 
-class Constraint(StrEnum):
-    """A figure of a demand that may be what nothing holds."""
+class Nearest(Change):
+    """A demand near one that nothing holds: what is changed of it, and the ``plan`` that holds it.
 
-    RATE = "rate"
-    LIMIT = "limit"
-    REPLICAS = "replicas"
-    QUALITY = "quality"
-    MEMORY = "memory"
-
-
-class Nearest(Record):
-    """A demand near one that nothing holds: one figure of it is changed, and ``plan`` holds it.
-
-    ``asked`` and ``works`` are in the demand's unit: requests per second, ms, replicas, a
-    fraction of one, GiB.
+    ``besides`` is a second figure that has to give way with the first, where none is enough alone.
     """
 
-    constraint: Constraint
-    of: str = Field(default="", description="of a limit its quantile, of quality its measure")
-    asked: float
-    works: float
     plan: Plan
+    besides: Change | None = Field(default=None, exclude_if=lambda change: change is None)
 
 
 class Recommendation(Record):
@@ -403,7 +395,8 @@ class Recommendation(Record):
     )
     nearest: tuple[Nearest, ...] | None = Field(
         default=None,
-        description="where nothing holds: what would, one figure changed; null: not searched",
+        description="where nothing holds: what would, one figure changed or else two; null: not "
+        "searched",
     )
 
     @property

@@ -98,6 +98,7 @@ def predict_request(axis: Axis, measured: tuple[ServiceProfile, ...], n: int) ->
         first_cpu_ms=law.first_cpu_ms(),
         idle_cores=nearest.idle_cores,
         beyond=law.beyond(),
+        platform=nearest.platform,
         nearest=nearest,
         service_scale=Interval(
             low=service.low / mean, mid=service.mid / mean, high=service.high / mean

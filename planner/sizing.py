@@ -8,14 +8,26 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from loadtests.objective import Slo
-from planner.records import Bottleneck, CpuFactor, Demand, Interval, ServiceProfile
+from planner.congestion import waits_ms
+from planner.records import (
+    MOST_REPLICAS,
+    Bottleneck,
+    CpuFactor,
+    Demand,
+    Interval,
+    ServiceProfile,
+)
 from planner.staffing import MANY, carried, may_wait, staffed
 from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS, Range
+from serving.calibration import HOST_FAMILY
 
 UTILISATION_CAP = 0.7
 """Share of the measured capacity that a plan may use: beyond it latency grows faster than
 any prediction is certain, and nothing is left for a burst. Bursts of very many replicas
 cancel out: there the staffing law allows more, up to what is predicted at all."""
+
+
+_TELLING = 0.3  # of a limit: such waits are worth a word
 
 
 class Shortage(NamedTuple):
@@ -34,8 +46,13 @@ class Queue(Protocol):
     def staffable(self) -> bool:
         """Whether the staffing law holds for many replicas."""
 
-    def latency(self, replicas: int, rate_rps: float, quantile: float) -> Range:
-        """One quantile in ms with ``replicas`` replicas at ``rate_rps`` in all."""
+    def latency(
+        self, replicas: int, rate_rps: float, quantile: float, through_rps: float = 0.0
+    ) -> Range:
+        """One quantile in ms with ``replicas`` replicas at ``rate_rps`` in all.
+
+        ``through_rps`` pass one ingress whose waits count; 0 where they are not known.
+        """
 
     def unloaded(self, quantile: float) -> float:
         """A quantile in ms of requests that meet no other one."""
@@ -58,6 +75,9 @@ class Sizing:
         self._replica_rps = queue.profile.capacity_interval.low * factor.low
         self._most = demand.max_replicas // held
         self._may_wait = min(may_wait(slo.quantile) for slo in demand.slos)
+        # Here all requests pass the ingress that the floor was measured through. What is bought
+        # has one on each machine, and no generator beside it: nobody measured those.
+        self._through_rps = demand.rate_rps if factor.target_family == HOST_FAMILY else 0.0
 
     @cached_property
     def needed(self) -> int:
@@ -67,6 +87,8 @@ class Sizing:
         if capped <= MANY or not self._queue.staffable:
             return capped
         full = math.ceil(load / HIGHEST_UTILISATION - 1e-9)
+        if load > MOST_REPLICAS:  # more than may be planned, and the law's sums are as long
+            return full
         return max(MANY, min(capped, max(full, staffed(load, self._may_wait))))
 
     @cached_property
@@ -136,9 +158,21 @@ class Sizing:
             return Shortage(
                 Bottleneck.LATENCY,
                 f"{quantile_name(slo)} may be {self.upper_ms(number, slo.quantile):.3g} ms with "
-                f"{_working(working)} (upper bound), over the limit of {slo.limit_ms:g} ms",
+                f"{_working(working)} (upper bound), over the limit of {slo.limit_ms:g} ms"
+                f"{self._waits_in_words(slo, working)}",
             )
         return None
+
+    def _waits_in_words(self, slo: Slo, working: int) -> str:
+        """Says where more replicas help little: what is waited before any of them."""
+        points = self._queue.profile.platform
+        waits = waits_ms(points, self._through_rps, slo.quantile).high
+        if working < 2 or not self._through_rps or waits < _TELLING * slo.limit_ms:
+            return ""
+        return (
+            f"; generator and ingress alone may add {waits:.3g} ms at {self._through_rps:g} req/s, "
+            "however many replicas there are"
+        )
 
     @cached_property
     def may_hold(self) -> bool:
@@ -165,7 +199,7 @@ class Sizing:
         replicas, speed = number * self._held, self._factor.low
         rate = self._demand.rate_rps / speed
         return max(
-            self._queue.latency(k, rate, quantile).high / speed
+            self._queue.latency(k, rate, quantile, self._through_rps).high / speed
             for k in {replicas, replicas - self._demand.spare_replicas}
         )
 
@@ -198,7 +232,7 @@ class Sizing:
         """
         factor, rate = self._factor, self._demand.rate_rps
         low, mid, high = (
-            self._queue.latency(replicas, rate / speed, quantile)[part] / speed
+            self._queue.latency(replicas, rate / speed, quantile, self._through_rps)[part] / speed
             for part, speed in enumerate((factor.high, factor.mid, factor.low))
         )
         return Interval(low=low, mid=max(low, mid), high=max(low, mid, high))

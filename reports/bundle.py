@@ -12,7 +12,7 @@ from planner.claim import Claim
 from planner.records import Curve, Recommendation, ServiceProfile
 from planner.track_record import TrackPoint
 from serving.errors import BadInput
-from serving.records import BenchRow, Environment, Record, Variant
+from serving.records import SCHEMA_VERSION, BenchRow, Environment, Record, Variant
 
 R = TypeVar("R", bound=Record)
 
@@ -94,10 +94,13 @@ def track_record_path(folder: Path, study: str) -> Path:
 
 def read_one(path: Path, kind: type[R]) -> R:
     """Read one JSON record; BadInput when it is missing or not one."""
+    if not path.exists():
+        raise BadInput(f"{path}: no such file; is {path.parent} a run folder of Tonnage?")
+    text = _text(path)
+    if not text.strip():
+        raise BadInput(f"{path}: is empty; restore it, or make it again")
     try:
-        return kind.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; is {path.parent} a run folder of Tonnage?") from None
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise BadInput(f"{path}: {_first(error)}") from None
 
@@ -107,7 +110,9 @@ def read_lines(path: Path, kind: type[R]) -> tuple[R, ...]:
     if not path.exists():
         return ()
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
@@ -115,7 +120,27 @@ def read_lines(path: Path, kind: type[R]) -> tuple[R, ...]:
     return tuple(records)
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path}: not text from byte {error.start} on, so no records; restore it, or make it "
+            "again"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
 def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
+    """The first thing that is wrong, in words; another version before all else."""
+    errors = error.errors()
+    other = next((e for e in errors if e["loc"][-1:] == ("schema_version",)), None)
+    if other is not None:
+        return (
+            f"written by a Tonnage of schema version {other['input']}, and this one reads "
+            f"{SCHEMA_VERSION}; read it with that one, or make it again"
+        )
+    item = errors[0]
     where = ".".join(map(str, item["loc"])) or "record"
     return f"{where}: {item['msg']}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from loadtests.arrivals import Mix
+from planner.constraint import Change, Constraint
+from planner.measuring import MEASURE_IT
 from planner.records import (
     Bottleneck,
-    Constraint,
     Demand,
     Nearest,
     Plan,
@@ -27,6 +28,8 @@ def demand(wanted: Demand) -> str:
         f"{requests(wanted.batch, wanted.mix, wanted.length)} at {f.given(wanted.rate_rps)} req/s",
         *limits,
     ]
+    if wanted.spare_replicas:
+        said.append(f"{f.count_of(wanted.spare_replicas, 'replica')} to spare")
     if wanted.error_budget is not None:
         said.append(f"at most {f.share(wanted.error_budget)} fail")
     said += [f"{measure} at least {least:g}" for measure, least in wanted.min_quality.items()]
@@ -46,35 +49,58 @@ def requests(batch: int, mix: Mix | None, length: int | None = None) -> str:
 
 
 def nearest(answer: Recommendation) -> tuple[str, ...]:
-    """What would work where nothing does, a line for each change that is enough by itself."""
+    """What would work where nothing does, a line for each change that is enough by itself.
+
+    Where none is, for two that are enough together.
+    """
     if answer.nearest is None:
         return ()
     if not answer.nearest:
-        return ("no change of one figure alone is enough",)
+        failed = {r.bottleneck for r in answer.rejections}
+        failed -= {Bottleneck.UNMEASURED, Bottleneck.INVALID}
+        if answer.rejections and not failed:
+            return ("nothing is known that could hold it; measure it first",)
+        if failed == {Bottleneck.QUALITY} and answer.demand.min_quality:
+            return (
+                "no variant is known to be as good; leave min_quality out to see what else binds",
+            )
+        return ("no change of one figure is enough, nor of two",)
     return tuple(_nearest(one) for one in answer.nearest)
 
 
 def _nearest(one: Nearest) -> str:
+    changes = [one] if one.besides is None else [one.besides, one]
+    said = ", and ".join(_change(change) for change in changes)
+    return marked(f"{said}: {configuration(one.plan)}", Mark.PREDICTED)
+
+
+def _change(one: Change) -> str:
     works, asked = one.works, one.asked
-    change = {
+    return {
         Constraint.RATE: f"up to {f.given(works)} req/s instead of {f.given(asked)}",
         Constraint.LIMIT: f"{one.of} at most {f.given(works)} ms instead of {f.given(asked)} ms",
         Constraint.REPLICAS: f"max_replicas = {works:.0f} instead of {asked:.0f}",
         Constraint.QUALITY: f"{one.of} at least {works:g} instead of {asked:g}",
         Constraint.MEMORY: f"{works:g} GiB a replica instead of {asked:g} GiB",
     }[one.constraint]
-    return marked(f"{change}: {configuration(one.plan)}", Mark.PREDICTED)
 
 
 def binding(answer: Recommendation) -> str:
     """Which constraints keep everything from holding; "" where that was not searched."""
     if not answer.nearest:
         return ""
-    names = [f"{one.of} {one.constraint}".strip() for one in answer.nearest]
+    names = [_binds(one) for one in answer.nearest]
+    if answer.nearest[0].besides is not None:
+        return f"bound by {'; or by '.join(names)}: both have to give way"
     if len(names) == 1:
         return f"bound by {names[0]} alone"
     listed = f"{', '.join(names[:-1])} and {names[-1]}"
     return f"bound by {listed}; relaxing any one of them is enough"
+
+
+def _binds(one: Nearest) -> str:
+    changes = [one] if one.besides is None else [one.besides, one]
+    return " and ".join(f"{c.of} {c.constraint}".strip() for c in changes)
 
 
 def machines(plan: Plan) -> str:
@@ -113,7 +139,7 @@ def latency(plan: Plan) -> str:
 def cost(plan: Plan) -> str:
     """Monthly cost and cost per million rows, or why there is none."""
     if plan.usd_per_month is None:
-        return marked(f"no price: {plan.price_basis}", Mark.REFUSED)
+        return marked(plan.price_basis, Mark.REFUSED)
     month, million = f.usd_per_month(plan.usd_per_month), f.usd_per_million(plan.usd_per_million)
     return marked(f"{month}, {million}", Mark.STATED)
 
@@ -143,9 +169,11 @@ def commonest(recommendation: Recommendation) -> str:
     if not recommendation.rejections:
         return ""
     counts = Counter(r.bottleneck for r in recommendation.rejections)
-    bottleneck, n = counts.most_common(1)[0]
-    total = len(recommendation.rejections)
-    example = next(r for r in recommendation.rejections if r.bottleneck == bottleneck)
+    # Of as many, what was tried and failed says more than what was never measured.
+    bottleneck = max(counts, key=lambda b: (counts[b], b != Bottleneck.UNMEASURED))
+    n, total = counts[bottleneck], len(recommendation.rejections)
+    alike = (r for r in recommendation.rejections if r.bottleneck == bottleneck)
+    example = max(alike, key=lambda r: MEASURE_IT in r.reason)  # the first that says what to do
     most = "all" if n == total else f"most ({f.count(n)})"
     return (
         f"{f.count_of(total, 'candidate')} rejected, {most} for {bottleneck}"

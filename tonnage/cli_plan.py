@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from loadtests.records import Measurement
 from planner.records import MOST_REPLICAS, Recommendation
 from reports.terminal import recommendation_text
+from serving.errors import BadInput
 from tonnage.cli_calibrate import Calibrations, calibrations_of
 from tonnage.cli_common import Json, RunArgument, dump, warn
 from tonnage.config import load_study
@@ -59,8 +61,16 @@ def plan_command(
     ] = None,
     region: Annotated[str | None, typer.Option("--region", help="only its prices")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=MOST_REPLICAS)] = None,
+    spare_replicas: Annotated[
+        int | None,
+        typer.Option("--spare-replicas", min=0, max=16, help="that may be lost; 1 is N+1"),
+    ] = None,
     price_file: Annotated[Path | None, typer.Option("--price-file")] = None,
     calibration: Calibrations = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="another run on this host, which counts as well; repeatable"),
+    ] = None,
     probe_budget: Annotated[
         str, typer.Option("--probe-budget", help="seconds that 'measure next' may fill")
     ] = "5m",
@@ -85,6 +95,7 @@ def plan_command(
         mix=None if batch_mix is None else mix_of(batch_mix),
         length=length,
         batch=batch,
+        spare_replicas=spare_replicas,
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")
@@ -96,6 +107,7 @@ def plan_command(
             path,
             demands,
             price_file,
+            evidence=[m for run in others or () for m in _measured(run)],
             calibrations=files,
             probe_budget_s=budget,
         )
@@ -108,6 +120,14 @@ def plan_command(
             recommendation_text(bundle.model_copy(update={"recommendations": tuple(answers)}))
         )
     exit_for(answers)
+
+
+def _measured(run: Path) -> tuple[Measurement, ...]:
+    """All measurements of another run; BadInput where it holds none."""
+    folder = RunFolder.existing(run)
+    if found := folder.measurements():
+        return found
+    raise BadInput(f"--with {run}: holds no measurements; run its study first")
 
 
 def exit_for(answers: Sequence[Recommendation]) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from loadtests.records import Measurement
 from planner.batch_sizes import predict_batches
+from planner.congestion import with_platform
 from planner.cpu_factor import with_calibrations
 from planner.curve import curve, predictor
 from planner.demands import load_demands
 from planner.lengths import at_length, predicted_at
 from planner.mixture import MixedProfile, mixed_curve, mixed_of, mixed_profiles
-from planner.prices import load_prices, staleness
+from planner.prices import load_prices, price_warnings
 from planner.probes import probes
 from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
@@ -87,13 +88,14 @@ def plan(
 
     ``calibrations`` take the place of assumed CPU factors. ``probe_budget_s`` are the seconds
     that an answer's list of what to measure next may fill.
-    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements.
+    Returns profiles, answers and warnings. Raises BadInput when the run holds no measurements, or
+    some that are not of its variants and environment.
     """
     bundle = folder.bundle()
-    if not bundle.measurements:
-        raise BadInput(f"{folder.path}: holds no measurements; run the study first")
+    _check(bundle, folder.path)
     catalogue = load_instances(beside(study_path, study.plan.instances))
-    price_list = load_prices(prices_file or beside(study_path, study.plan.prices))
+    file = prices_file or beside(study_path, study.plan.prices)
+    price_list = load_prices(file)
     if calibrations:
         price_list = with_calibrations(price_list, calibrations, bundle.environment)
     for demand in demands:
@@ -102,11 +104,11 @@ def plan(
                 f"[{demand.name}]: no price in region '{demand.region}'; "
                 f"{near_matches(demand.region, price_list.regions)}"
             )
-    warnings = [w for p in price_list.prices if (w := staleness(p, date.today()))]
-    if len(warnings) > 1:
-        oldest = min(p.as_of for p in price_list.prices)
-        warnings = [f"{len(warnings)} prices are older than a year (oldest {oldest}): look them up"]
-    profiles, refused = build_profiles([*bundle.measurements, *evidence])
+    warnings = price_warnings(price_list, catalogue, file, date.today())
+    if prices_file is None and study_path.parent == folder.path != file.parent:
+        warnings.insert(0, f"{folder.path / study.plan.prices} is gone; prices are those of {file}")
+    bare, refused = build_profiles([*bundle.measurements, *evidence])
+    profiles = with_platform(bare, bundle.measurements)
     predicted = predicted_of(profiles, study, study_path, demands)
     kept = _kept_surfaces(folder)
     _know(kept, [*profiles, *predicted], study.seed)
@@ -151,6 +153,36 @@ def plan(
         )
 
     return profiles, [answered(demand) for demand in demands], warnings
+
+
+def _check(bundle: Bundle, path: Path) -> None:
+    """Refuse records that do not belong together: nothing follows from them as a whole."""
+    if not bundle.measurements:
+        raise BadInput(f"{path}: holds no measurements; run the study first")
+    if bundle.environment is not None:
+        own = bundle.environment.content_hash()
+        others = {m.environment for m in bundle.measurements} - {own}
+        if others:
+            raise BadInput(
+                f"{path}: has measurements of another environment ({', '.join(sorted(others))}) "
+                f"than environment.json ({own}); run the study again, or put back its own file"
+            )
+    known = {variant.name: variant.sha256 for variant in bundle.variants}
+    for measured in bundle.measurements:
+        variant = measured.deployment.variant
+        if measured.role != "cell":  # no-ops are no variants of the study
+            continue
+        if variant.name not in known:
+            raise BadInput(
+                f"{path}: has measurements of '{variant.name}', which variants.jsonl lacks; put it "
+                "back, or run the study again"
+            )
+        if known[variant.name] != variant.sha256:
+            raise BadInput(
+                f"{path}: '{variant.name}' was measured with another model file (sha256 "
+                f"{variant.sha256[:12]}) than variants.jsonl names ({known[variant.name][:12]}); "
+                "run the study again"
+            )
 
 
 def _measured_with(bundle: Bundle, study: Study, folder: RunFolder) -> str:
@@ -215,10 +247,14 @@ def _kept_surfaces(folder: RunFolder) -> list[Surface]:
 
 
 def _know(kept: Sequence[Surface], profiles: Sequence[ServiceProfile], seed: int) -> None:
-    by_profile = {p.content_hash(): p for p in profiles}
+    # What the platform adds is no part of a simulation, and older runs simulated without.
+    bare = {p.model_copy(update={"platform": ()}).content_hash(): p for p in profiles}
+    by_profile = bare | {p.content_hash(): p for p in profiles}
     for surface in kept:
         if surface.profile in by_profile:
-            predictor(by_profile[surface.profile], seed).know(surface)
+            profile = by_profile[surface.profile]
+            own = surface.model_copy(update={"profile": profile.content_hash()})
+            predictor(profile, seed).know(own)
 
 
 def curves_of(

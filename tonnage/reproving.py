@@ -36,9 +36,9 @@ def read_claim(path: Path) -> Claim:
     try:
         return read_one(path, Claim)
     except BadInput as error:
-        raise BadInput(f"{error}; it is no claim: give one of RUN/claims/*.json") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path}: not text, so no claim; give one of RUN/claims/*.json") from None
+        raise BadInput(
+            f"{error}; no claim that can be read: give one of RUN/claims/*.json"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ def changed(
     mix: Mix | None = None,
     length: int | None = None,
     batch: int | None = None,
+    spare_replicas: int | None = None,
 ) -> list[Demand]:
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
@@ -50,10 +51,14 @@ def changed(
     if batch is not None and mix is not None:
         raise BadInput("--batch and --batch-mix: requests are of one size or of several; give one")
     for demand in chosen:
-        if max_replicas is not None and max_replicas <= demand.spare_replicas:
+        most = demand.max_replicas if max_replicas is None else max_replicas
+        spare = demand.spare_replicas if spare_replicas is None else spare_replicas
+        if most <= spare:
+            option = "--max-replicas" if max_replicas is not None else "--spare-replicas"
             raise BadInput(
-                f"--max-replicas {max_replicas}: leaves none to work beside the "
-                f"{demand.spare_replicas} spare of [{demand.name}]; allow more"
+                f"{option} {spare if max_replicas is None else most}: of the {most} replicas of "
+                f"[{demand.name}] {spare} are to spare, which leaves none to work; allow more with "
+                "--max-replicas"
             )
     laid_over = {
         "error_budget": error_budget,
@@ -61,6 +66,7 @@ def changed(
         "region": region,
         "length": length,
         "max_replicas": max_replicas,
+        "spare_replicas": spare_replicas,
     }
     found = []
     for demand in chosen:

@@ -52,9 +52,14 @@ class Proven(Record):
         answer = answers[profile or next(iter(answers))]
         plan = answer.best
         if plan is None:
+            others = [name for name, other in answers.items() if other.best is not None]
             raise BadInput(
                 f"no candidate holds '{answer.demand.name}', so there is nothing to export; "
-                f"another profile: --profile with one of {', '.join(answers)}"
+                + (
+                    f"another profile: --profile {' or '.join(others)}"
+                    if others
+                    else "nor for any other profile: 'tonnage plan' says what would hold"
+                )
             )
         size = resolve(plan.candidate.size, catalogue)
         cell = (plan.candidate.variant, size.label, plan.candidate.threads)

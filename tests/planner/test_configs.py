@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from planner.demands import load_demands
-from planner.prices import Price, load_prices, staleness
+from planner.prices import Price, PriceList, load_prices, price_warnings
+from planner.records import CpuFactor
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
+from serving.records import InstanceType
 from serving.toml_config import near_matches, read_toml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -275,17 +277,56 @@ def test_near_matches_fall_back_to_what_is_known() -> None:
     assert near_matches("zzz", []) == "none is known"
 
 
-def test_a_price_grows_stale_after_a_year() -> None:
-    """A year is fine, a day more is a warning that names the price and its age."""
-    price = Price(
-        instance="c7i.large",
-        usd_per_hour=0.09,
-        region="us-east-1",
-        as_of="2025-01-15",
-        source="list",
-        cpu_family="intel",
+def priced(*dates: str, families: tuple[str, ...] = ("intel",)) -> PriceList:
+    prices = tuple(
+        Price(
+            instance=f"vm-{number}",
+            usd_per_hour=0.09,
+            region="us-east-1",
+            as_of=day,
+            source="list",
+            cpu_family="intel",
+        )
+        for number, day in enumerate(dates, 1)
     )
-    assert staleness(price, date(2026, 1, 15)) is None
-    warning = staleness(price, date(2026, 1, 16))
-    assert warning is not None
-    assert "c7i.large is from 2025-01-15, 366 days ago" in warning
+    factors = (CpuFactor(target_family=f, low=1, mid=1, high=1, basis="") for f in families)
+    return PriceList(prices, tuple(factors))
+
+
+def shapes(number: int) -> dict[str, InstanceType]:
+    """The catalogue: so many shapes that could be bought, and one size of this host."""
+    sizes = {f"vm-{n}": "intel" for n in range(1, number + 1)} | {"sim-1": "host"}
+    return {
+        name: InstanceType(
+            name=name, vcpus=1, memory_gib=2, enforcement="cpuset", cpu_family=family
+        )
+        for name, family in sizes.items()
+    }
+
+
+def test_a_price_grows_stale_after_a_year() -> None:
+    """A year is fine, a day more is a warning that names file, price and age; several are one."""
+    file = Path("mine.toml")
+    one, two = priced("2025-01-15"), priced("2025-01-15", "2025-02-01", "2026-01-01")
+    assert price_warnings(one, shapes(1), file, date(2026, 1, 15)) == []
+    (warning,) = price_warnings(one, shapes(1), file, date(2026, 1, 16))
+    assert warning.startswith("mine.toml: the price of vm-1 is from 2025-01-15, 366 days ago")
+    (warning,) = price_warnings(two, shapes(3), file, date(2026, 2, 2))
+    assert "mine.toml: 2 prices are older than a year (oldest 2025-01-15)" in warning
+    (warning,) = price_warnings(one, shapes(1), file, date(2025, 1, 14))
+    assert "as_of lies in the future for vm-1" in warning
+
+
+def test_what_cannot_be_bought_for_want_of_a_price_is_said() -> None:
+    """Shapes without a price, families without a factor, a list of none; own sizes have none."""
+    file, today = Path("mine.toml"), date(2025, 1, 15)
+    (warning,) = price_warnings(priced("2025-01-15"), shapes(6), file, today)
+    assert (
+        "mine.toml has no price of vm-2, vm-3, vm-4 and 2 more; what has none is left out"
+        in warning
+    )
+    (warning,) = price_warnings(priced("2025-01-15", families=()), shapes(1), file, today)
+    assert "mine.toml has no CPU factor of intel" in warning
+    (warning,) = price_warnings(priced(), shapes(6), file, today)
+    assert "mine.toml holds no price, so only this host's own sizes are planned" in warning
+    assert price_warnings(priced(), shapes(0), file, today) == []

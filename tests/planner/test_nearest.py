@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.objective import Slo
+from planner.constraint import Change, Constraint
 from planner.nearest import nearest
 from planner.prices import Price, PriceList
 from planner.recommend import recommend
-from planner.records import Constraint, CpuFactor, Demand, Nearest, Plan
+from planner.records import CpuFactor, Demand, Nearest, Plan
 from serving.records import Quality
 
 Build = Callable[..., Any]
@@ -75,7 +76,7 @@ def world(profile: Build, variant: Build, instance: Build) -> World:
     return World(profile, variant, instance)
 
 
-def changed(demand: Demand, one: Nearest, figure: float) -> Demand:
+def changed(demand: Demand, one: Change, figure: float) -> Demand:
     """The demand with the figure that ``one`` is about replaced."""
     match one.constraint:
         case Constraint.RATE:
@@ -120,12 +121,15 @@ def test_it_is_the_edge_of_what_holds(
     if world.best(asked) is not None:
         return
     for one in world.near(asked).values():
-        assert world.best(changed(asked, one, one.works)) == one.plan
+        base = asked
+        if one.besides is not None:  # the first of two has given way already
+            base = changed(asked, one.besides, one.besides.works)
+        assert world.best(changed(base, one, one.works)) == one.plan
         if one.constraint is Constraint.REPLICAS:
             beyond = one.works - 1
         else:
             beyond = CLOSER[one.constraint] * one.works
-        assert world.best(changed(asked, one, beyond)) is None
+        assert world.best(changed(base, one, beyond)) is None
 
 
 def test_a_rate_that_is_too_high_is_the_rates_and_the_replicas_matter(
@@ -146,8 +150,31 @@ def test_a_limit_below_the_service_time_is_the_limits_alone(world: World, demand
     assert 5.5 < found[Constraint.LIMIT, "p99"].works < 12
     median = world.near(demand(60, 80, more_slos=(Slo(quantile=0.5, limit_ms=3),)))
     assert set(median) == {(Constraint.LIMIT, "p50")}
+
+
+def test_where_one_change_is_not_enough_two_are(world: World, demand: Build) -> None:
+    """Two limits below the service time; a limit and too few replicas: no rate is asked to fall."""
     both = demand(60, 3, more_slos=(Slo(quantile=0.5, limit_ms=3),))
-    assert world.near(both) == {}
+    ((key, one),) = world.near(both).items()
+    assert key == (Constraint.LIMIT, "p50")
+    assert one.besides is not None
+    assert (one.besides.constraint, one.besides.of) == (Constraint.LIMIT, "p99")
+    assert one.works < one.besides.works
+    few = demand(600, 3, max_replicas=1)
+    ((key, one),) = world.near(few).items()
+    assert key == (Constraint.REPLICAS, "")
+    assert one.besides is not None
+    assert (one.besides.constraint, one.besides.asked) == (Constraint.LIMIT, 3)
+    eased = changed(few, one.besides, one.besides.works)
+    assert world.best(changed(eased, one, one.works)) == one.plan
+    assert world.best(changed(eased, one, one.works - 1)) is None
+    assert world.best(changed(few, one, one.works)) is None
+
+
+def test_three_at_once_are_too_many(world: World, demand: Build) -> None:
+    """Two limits, and a quality that no variant has: nothing near works."""
+    more = (Slo(quantile=0.5, limit_ms=3),)
+    assert world.near(demand(60, 3, more_slos=more, min_quality={"auc": 0.9})) == {}
 
 
 def test_gates_give_way_to_the_next_variant_or_size(world: World, demand: Build) -> None:

@@ -120,7 +120,7 @@ def test_without_prices_the_best_plan_is_on_the_host(world: World, demand: Build
     assert answer.best is not None
     assert answer.best == best_on_host(answer)
     assert rejected_for(answer, instance="vm-2", variant="fp32", size="sim-1") == [
-        (Bottleneck.COST, "no price for vm-2 in prices.toml")
+        (Bottleneck.COST, "no price for vm-2 in the price list")
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.records import Probe
+from planner.constraint import Change, Constraint
+from planner.records import Bottleneck, Nearest, Probe, Recommendation, Rejection
 from reports import plan_tables, words
 from reports.bundle import Bundle
 from reports.terminal import WIDTH, recommendation_text
@@ -106,3 +107,53 @@ def test_the_terminal_lists_other_members_of_the_set(bundle: Bundle) -> None:
     assert len(lines) == 1
     assert "USD 777.00 per month" in text
     assert "1.2 points of quality less" in " ".join(text.split())
+
+
+def without_plan(bundle: Bundle, *bottlenecks: Bottleneck, **answer: Any) -> Recommendation:
+    """An answer that nothing holds, with a rejection for each of these."""
+    first = bundle.recommendations[0]
+    assert first.best is not None
+    rejections = tuple(
+        Rejection(candidate=first.best.candidate, bottleneck=b, reason=f"{b} {number}")
+        for number, b in enumerate(bottlenecks)
+    )
+    update = {"best": None, "alternatives": (), "rejections": rejections, **answer}
+    return first.model_copy(update=update)
+
+
+def test_two_figures_that_give_way_together_are_one_line(bundle: Bundle) -> None:
+    """Both changes, and the plan that holds them; what binds is both."""
+    plan = bundle.recommendations[0].best
+    assert plan is not None
+    limit = Change(constraint=Constraint.LIMIT, of="p99", asked=3, works=6.5)
+    near = Nearest(constraint=Constraint.REPLICAS, asked=1, works=9, plan=plan, besides=limit)
+    answer = without_plan(bundle, Bottleneck.LATENCY, nearest=(near,))
+    (line,) = words.nearest(answer)
+    said = "p99 at most 6.5 ms instead of 3 ms, and max_replicas = 9 instead of 1: "
+    assert line.startswith(said + words.configuration(plan))
+    assert words.binding(answer) == "bound by p99 limit and replicas: both have to give way"
+    alone = without_plan(bundle, nearest=(near.model_copy(update={"besides": None}),))
+    assert words.binding(alone) == "bound by replicas alone"
+
+
+def test_where_nothing_works_it_says_what_is_lacking(bundle: Bundle) -> None:
+    """A measurement, a quality, or more than two changes."""
+    unmeasured, quality = Bottleneck.UNMEASURED, Bottleneck.QUALITY
+    for bottlenecks, says in (
+        ((unmeasured, Bottleneck.INVALID), "measure it first"),
+        ((unmeasured, Bottleneck.LATENCY), "no change of one figure is enough, nor of two"),
+    ):
+        (line,) = words.nearest(without_plan(bundle, *bottlenecks, nearest=()))
+        assert says in line
+    answer = without_plan(bundle, quality, nearest=())
+    wanted = answer.demand.model_copy(update={"min_quality": {"auc": 0.9}})
+    (line,) = words.nearest(answer.model_copy(update={"demand": wanted}))
+    assert "leave min_quality out" in line
+
+
+def test_of_as_many_rejections_what_was_tried_is_told(bundle: Bundle) -> None:
+    """A size that was never measured says less than one that fails."""
+    answer = without_plan(bundle, Bottleneck.UNMEASURED, Bottleneck.MEMORY)
+    assert "most (1) for memory" in words.commonest(answer)
+    more = without_plan(bundle, Bottleneck.UNMEASURED, Bottleneck.UNMEASURED, Bottleneck.MEMORY)
+    assert "most (2) for unmeasured" in words.commonest(more)

@@ -591,7 +591,7 @@ def test_bad_files_are_one_line(stub_run: Runs, tonnage: Tonnage, tmp_path: Path
     cases = [
         (["nowhere"], 2, "holds no run"),
         (["other.json"], 2, "--endpoint URL"),
-        (["other.json", *to], 2, "it is no claim"),
+        (["other.json", *to], 2, "no claim that can be read"),
         (["bytes.json", *to], 2, "no claim"),
         (["absent.json", *to], 2, "no such file; give a claim"),
         ([folder.path, *to], 2, "no such file; give a claim"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
+from loadtests.histogram import Histogram
+from loadtests.records import CpuUse
 from planner import curve
 from planner.surface import Surface
+from reports import words
 from serving.errors import BadInput
 from tonnage.config import load_study, shipped
 from tonnage.planning import SURFACES, curves_of, plan, predicted_of, study_demands
@@ -42,6 +47,61 @@ def test_a_what_if_simulates_nothing_that_the_run_kept(
     curve.predictor.cache_clear()
     _, (simulated,), _ = plan(folder, config, path, demands)
     assert simulated == kept
+
+
+def with_floor(folder: RunFolder) -> None:
+    """The run as if a no-op had been asked, too: slow where 500 requests come in a second."""
+    own = folder.measurements()
+    made = []
+    for mode, rate, ms in (("paced", 10, 1.0), ("open", 500, 31.0)):
+        like = next(m for m in own if m.run.mode == mode)
+        run = like.run.model_copy(update={"rate_rps": float(rate)})
+        figures = {
+            "id": f"floor-{mode}",
+            "role": "floor",
+            "run": run,
+            "offered": 10 * rate,
+            "ok": 10 * rate,
+            "due_to_done": Histogram.of([ms / 1e3] * 200),
+            "cpu": CpuUse(
+                replica_s=1e-3 * rate, ingress_s=1, generator_s=1, platform_busy=rate / 550
+            ),
+        }
+        made.append(like.model_copy(update=figures))
+    folder.write_lines("measurements.jsonl", [*own, *made])
+
+
+def test_several_replicas_wait_for_the_ingress_that_they_share(
+    stub_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the run's no-ops, on this host's sizes; what the run simulated is used all the same."""
+    folder = stub_run("sim-1", prices=False)
+    config, path = load_study(str(folder.path / "study.toml"))
+    demands = changed(study_demands(config, path), "steady", 450, 90, 64)
+    _, (without,), _ = plan(folder, config, path, demands)
+    with_floor(folder)
+    with monkeypatch.context() as patch:
+
+        def none(*_: object) -> Surface:
+            raise AssertionError("simulated again")
+
+        patch.setattr(curve, "simulate_surface", none)
+        profiles, (answer,), _ = plan(folder, config, path, demands)
+    assert [p.rate_rps for p in profiles[0].platform] == [10, 500]
+    assert without.best is not None
+    assert answer.best is not None
+    assert answer.best.replicas == without.best.replicas
+    assert answer.best.p99_ms.low == without.best.p99_ms.low
+    more = answer.best.p99_ms.high - without.best.p99_ms.high
+    assert more == pytest.approx(30 * 440 / 490, rel=0.02)
+    tight = changed(demands, None, p99_ms=25)
+    _, (refused,), _ = plan(folder, config, path, tight)
+    assert refused.best is None
+    assert any("generator and ingress alone may add" in r.reason for r in refused.rejections)
+    busy = changed(demands, None, 600)
+    _, (beyond,), _ = plan(folder, config, path, busy)
+    assert beyond.best is not None
+    assert "was measured up to 500 req/s in all" in beyond.best.ingress
 
 
 def test_figures_on_the_command_line_replace_those_of_the_profile(
@@ -77,6 +137,8 @@ def test_figures_on_the_command_line_replace_those_of_the_profile(
         (["--min-quality", "good"], "--min-quality good: write a fraction of one"),
         (["--min-quality", "acu=0.7"], "[steady]: min_quality: unknown measure 'acu'"),
         (["--replica-memory", "-1"], "--replica-memory -1: must be a positive number"),
+        (["--spare-replicas", "8"], "--spare-replicas 8: of the 8 replicas of [steady] 8 are to"),
+        (["--max-replicas", "1", "--spare-replicas", "1"], "--max-replicas 1: of the 1 replicas"),
         (["--region", "us-east-2"], "no price in region 'us-east-2'; did you mean 'us-east-1'"),
         (["--price-file", "none.toml"], "none.toml: no such file"),
     ],
@@ -111,6 +173,27 @@ def test_what_nothing_holds_says_what_would(
     assert [one["constraint"] for one in answer["nearest"]] == ["rate", "replicas"]
     assert answer["demand"]["more_slos"] == [{"quantile": 0.5, "limit_ms": 50}]
     assert answer["nearest"][0]["plan"]["replicas"] == 8
+
+
+def test_a_spare_replica_is_planned_and_said(stub_run: Callable[..., RunFolder]) -> None:
+    """One more than without, and what a machine with several of them takes when it is lost."""
+    folder = stub_run("sim-0.5", "sim-1")
+    config, path = load_study(str(folder.path / "study.toml"))
+    demands = study_demands(config, path)
+    _, (without,), _ = plan(folder, config, path, changed(demands, "steady"))
+    spare = changed(demands, "steady", spare_replicas=1)
+    _, (answer,), _ = plan(folder, config, path, spare)
+    assert without.best is not None
+    assert answer.best is not None
+    assert answer.best.replicas == without.best.replicas + 1
+    assert "1 replica to spare" in words.demand(answer.demand)
+    assert "that is lost takes" not in answer.note
+    busy = changed(demands, "steady", 500, max_replicas=64, spare_replicas=1)
+    _, (shared,), _ = plan(folder, config, path, busy)
+    assert shared.best is not None
+    held = shared.best.candidate.replicas_per_instance
+    assert held > 1
+    assert f"that is lost takes {held} replicas with it, and 1 is to spare." in shared.note
 
 
 def test_a_mix_of_batches_is_planned_and_said(
@@ -165,6 +248,31 @@ def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
     named = {p.candidate.size for p in plans} | {r.candidate.size for r in answer.rejections}
     assert "sim-1:quota" in named
     assert all(bool(p.predicted_size) == (p.candidate.size == "sim-1:quota") for p in plans)
+
+
+def test_a_cell_measured_since_counts_as_well(
+    stub_run: Callable[..., RunFolder], finished_run: Callable[..., Path], tonnage: Tonnage
+) -> None:
+    """Another run of the same files on the same host adds its sizes; of elsewhere it is refused."""
+    folder, later = stub_run("sim-1"), finished_run(("sim-0.5",), True)
+
+    def sizes(*arguments: Any) -> set[str]:
+        done = tonnage("plan", folder.path, "--profile", "steady", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        (answer,) = json.loads(done.stdout)
+        return {p["candidate"]["size"] for p in (answer["best"], *answer["alternatives"])}
+
+    assert "sim-0.5" not in sizes()
+    assert {"sim-0.5", "sim-1"} <= sizes("--with", later)
+    elsewhere = folder.path.parent / "elsewhere"
+    shutil.copytree(later, elsewhere)
+    other = [m.model_copy(update={"environment": "e2"}) for m in RunFolder(later).measurements()]
+    RunFolder(elsewhere).write_lines("measurements.jsonl", other)
+    done = tonnage("plan", folder.path, "--with", elsewhere)
+    assert (done.returncode, "come from 2 environments" in done.stderr) == (2, True)
+    RunFolder(elsewhere).write_lines("measurements.jsonl", [])
+    done = tonnage("plan", folder.path, "--with", elsewhere)
+    assert (done.returncode, "holds no measurements" in done.stderr) == (2, True)
 
 
 def with_lengths(folder: RunFolder, *lengths: int) -> None:
