@@ -45,6 +45,7 @@ _FEWEST_VISITS = 3
 _MOST_UNSTEADY = 0.5  # of a host that varies more nothing can be said at all
 _MOST_PLACES = 1000
 _ALIKE = 0.1  # medians of service times of the same kind
+_BUSY = 0.5  # utilisation from which most requests follow another
 
 
 def build_profiles(
@@ -148,6 +149,7 @@ def _profile(
     opened = [*_of_mode(valid, "open"), *(m for m in overloaded if m.ok)]
     capacity = min([_per_replica_rps(best), *map(cpu_bound_rps, opened)])
     startups = [m.startup_s for m in valid if m.startup_s is not None]
+    first_cpu_ms = _first_cpu_ms(paced)
     deployment = best.deployment
     return ServiceProfile(
         variant=deployment.variant,
@@ -164,8 +166,8 @@ def _profile(
             [_per_replica_rps(m) for m in closed], capacity, unsteady
         ),
         ingress_cpu_ms=1e3 * best.cpu.ingress_s / best.ok,
-        saturated_rps=_per_replica_rps(best),
-        first_cpu_ms=_first_cpu_ms(paced),
+        saturated_rps=_saturated_rps(_per_replica_rps(best), capacity, opened, first_cpu_ms),
+        first_cpu_ms=first_cpu_ms,
         idle_cores=_idle_cores(paced),
         beyond=_beyond(paced, service),
         peak_memory_bytes=max(m.peak_memory_bytes for m in valid),
@@ -241,22 +243,47 @@ def _beyond(paced: Sequence[Measurement], service: Histogram) -> Histogram:
     return Histogram.of(max(0.0, a - b) for a, b in zip(whole, own, strict=True))
 
 
-def _with_others(paced: Histogram, opened: Sequence[Measurement]) -> Histogram:
-    """Service times of paced requests, and of open-loop runs where they are alike.
+def _saturated_rps(
+    best_rps: float, capacity_rps: float, opened: Sequence[Measurement], first_cpu_ms: float | None
+) -> float:
+    """What a replica does per second that always has some waiting, of traffic that is open.
 
-    A slow model gives few paced samples, and a tail wants many. A fast one is faster in
-    company: there the paced ones are kept apart. So they are where a run was throttled, since
-    its times contain the stalls that a simulated quota adds.
+    That is the best rung, ``best_rps``, unless requests that arrive at random cost more CPU than
+    those of a closed loop, even counted that by Poisson's law a share 1 - U of them found the
+    replica idle and cost ``first_cpu_ms``. Bodies that are read while the model computes, and
+    caches that are shared with it, are what makes them dearer. At least ``capacity_rps``.
+    """
+    found = [best_rps]
+    for m in opened:
+        used = min(m.utilisation, 1.0)
+        if used < _BUSY:
+            continue
+        idle = (1 - used) * (first_cpu_ms or 0.0) / 1e3 / m.grant.vcpus
+        following = (1 / cpu_bound_rps(m) - idle) / used
+        if following > 0:
+            found.append(1 / following)
+    return max(min(found), capacity_rps)
+
+
+def _with_others(paced: Histogram, opened: Sequence[Measurement]) -> Histogram:
+    """Service times of paced requests, and of open-loop runs where they are as long or longer.
+
+    A slow model gives few paced samples, and a tail wants many; and where other requests are
+    read beside it, it takes longer, as it will. A fast one is faster in company: there the
+    paced ones are kept apart. So they are where a run was throttled, since its times contain the
+    stalls that a simulated quota adds, and where round trips stand in for service times, which
+    contain the waiting.
     """
     usual = paced.quantile_s(0.5)
-    alike = [
+    others = [
         m.service
         for m in opened
         if m.valid
+        and m.tells_service
         and not m.throttling.throttled_periods
-        and abs(m.service.quantile_s(0.5) / usual - 1) <= _ALIKE
+        and m.service.quantile_s(0.5) >= (1 - _ALIKE) * usual
     ]
-    return Histogram.merge([paced, *alike])
+    return Histogram.merge([paced, *others])
 
 
 def _capacity_interval(rungs: Sequence[float], capacity: float, unsteady: float) -> Interval:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtests.histogram import Histogram
-from loadtests.records import Fault, FaultCode, Measurement, Throttling
+from loadtests.records import ROUND_TRIP, CpuUse, Fault, FaultCode, Measurement, Throttling
 from planner.profile import Refusal, build_profiles
 from serving.errors import BadInput
 from serving.records import Variant
@@ -107,12 +107,43 @@ def test_service_and_what_is_beyond_make_the_round_trip(measurement: Measure) ->
     assert profile.beyond.quantile_s(0.95) == pytest.approx(0.005, rel=0.02)
 
 
-def test_alike_service_times_of_open_loop_runs_add_samples(measurement: Measure) -> None:
-    """Those of a replica that is faster in company are of another kind."""
+@pytest.mark.parametrize(
+    ("used", "first_ms", "saturated"),
+    [
+        # 9 ms of CPU a request at 90/s, of which the fifth that wakes its replica takes 8.5.
+        pytest.param(0.81, 8.5, 111.1, id="dearer than in a closed loop"),
+        # 7 ms a request, of which the third that wakes its replica takes 10: the others 5.2.
+        pytest.param(0.63, 10.0, 130.0, id="only those that wake it are dearer"),
+        pytest.param(0.45, 0.0, 130.0, id="too few follow another to tell"),
+    ],
+)
+def test_what_a_request_costs_that_follows_another_is_that_of_open_traffic(
+    measurement: Measure, used: float, first_ms: float, saturated: float
+) -> None:
+    """A closed loop's best rung is not reached where arrivals at random cost more."""
+
+    def cpu(used: float) -> CpuUse:
+        return CpuUse(replica_s=10 * used, ingress_s=0, generator_s=0)
+
+    runs = [
+        measurement("paced", completed_rps=10, idle_cores=0.0, cpu=cpu(0.01 * first_ms)),
+        measurement("closed", completed_rps=130),
+        measurement("open", completed_rps=90, cpu=cpu(used)),
+    ]
+    (profile,), _ = build_profiles(runs)
+    assert profile.saturated == pytest.approx(saturated, rel=0.001)
+    assert profile.saturated >= profile.capacity_rps
+
+
+def test_service_times_of_open_loop_runs_add_samples(measurement: Measure) -> None:
+    """Of a replica that is slower in company they are the usual; faster ones are another kind."""
     runs = [measurement("paced"), measurement("closed", completed_rps=300)]
-    alike = measurement("open", completed_rps=150, service_ms=2.1)
+    for service_ms in (2.1, 3.0):
+        slower = measurement("open", completed_rps=150, service_ms=service_ms)
+        assert build_profiles([*runs, slower])[0][0].service.count == 400
+        foreign = slower.model_copy(update={"inference": ROUND_TRIP})  # its time holds waiting
+        assert build_profiles([*runs, foreign])[0][0].service.count == 200
     faster = measurement("open", completed_rps=150, service_ms=1.0)
-    assert build_profiles([*runs, alike])[0][0].service.count == 400
     assert build_profiles([*runs, faster])[0][0].service.count == 200
     spent = Throttling(periods=100, throttled_periods=9, throttled_s=0.3)
     stalled = measurement("open", completed_rps=150, service_ms=2.1, throttling=spent)
