@@ -20,17 +20,21 @@ from planner.claim import Claim, Judged
 from planner.records import Candidate
 from serving.host_facts import environment, host_placement
 from serving.instances import load_instances, resolve
+from serving.ports import free_port
 from serving.records import Variant
+from serving.stub_variant import stub_variant
 from tonnage.config import shipped
 
-pytestmark = pytest.mark.slow
+Tonnage = Callable[..., subprocess.CompletedProcess[str]]
 
 SERVER = """
 import sys
 from pathlib import Path
 import uvicorn
 from serving.app import ModelApp
+from serving.ports import free_port
 from serving.records import Variant
+from serving.stub_variant import stub_variant
 from serving.runtimes import load_runtime
 variant = Variant.model_validate_json(Path(sys.argv[1]).read_text())
 app = ModelApp(load_runtime(variant, threads=1), variant, "foreign")
@@ -38,16 +42,20 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", a
 """
 
 
-@pytest.fixture
-def server(tmp_path: Path, make_stub: Callable[..., Variant]) -> Iterator[str]:
-    """A bare V2 server of 4 ms per call, in a process of its own."""
-    (tmp_path / "variant.json").write_text(make_stub(busy_ms=4.0).model_dump_json())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "-c", SERVER, str(tmp_path / "variant.json"), str(port)]
-    process = subprocess.Popen(arguments)
-    deadline = time.monotonic() + 30
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    """A model of 4 ms per call."""
+    return stub_variant(tmp_path_factory.mktemp("model"), 4.0)
+
+
+@pytest.fixture(scope="module")
+def server(model: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bare V2 server of the model, in a process of its own, for all tests in turn."""
+    path = tmp_path_factory.mktemp("server") / "variant.json"
+    path.write_text(model.model_dump_json())
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(path), str(port)])
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -69,6 +77,7 @@ def measure(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
     """Open loop with generated rows: all answered, latency near the service time."""
     done = measure(
@@ -84,6 +93,7 @@ def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
     assert "locust" in result["environment"]["packages"]
 
 
+@pytest.mark.slow
 def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
     """Rows of an .npz are sent in a closed loop; the text says what was measured."""
     np.savez(tmp_path / "rows.npz", features=np.ones((10, 4), np.float32))
@@ -99,6 +109,7 @@ def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
     assert "verdict    valid [measured]" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None:
     """Every recorded request is sent when it was, with the rows it had, and judged."""
     rows = "".join(f"{index * 0.05},{1 + 7 * (index % 2)}\n" for index in range(60))
@@ -117,6 +128,7 @@ def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None
     assert verdict["samples_missing"] > 300
 
 
+@pytest.mark.slow
 def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
     """4 ms a call carry less than 250 req/s; half of that they carry for certain."""
     done = measure(
@@ -133,7 +145,9 @@ def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
     assert "req/s: p95" in done.stderr
 
 
-def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path) -> None:
+def test_failures_are_refused_before_or_named_after(
+    server: str, tonnage: Tonnage, tmp_path: Path
+) -> None:
     """Model absent, server unreachable, absurd rate, short timeout, unfit rows: one line each."""
     good = ["--endpoint", server, "--model", "test_stub"]
     np.savez(tmp_path / "wide.npz", features=np.ones((10, 5), np.float32))
@@ -154,14 +168,14 @@ def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path)
         ([*good, "--rate", "5", "--header", "broken"], "name: value"),
     ]
     for arguments, says in cases:
-        done = measure(tmp_path, *arguments)
+        done = tonnage("measure", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert says in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
 
 
 def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
-    """A claim about the server above: p99 <= 400 ms at 50 req/s."""
+    """A claim about the server above: p99 <= 400 ms at 100 req/s."""
     judged = Judged(verdict="holds", n=999, over=0, effective_n=999, share_over=0, measured_ms=9)
     values: dict[str, object] = {
         "profile": "steady",
@@ -170,8 +184,8 @@ def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
         "reason": "",
         "slo": Slo(limit_ms=400),
         "batch": 1,
-        "rate_rps": 50.0,
-        "held_rps": 50.0,
+        "rate_rps": 100.0,
+        "held_rps": 100.0,
         "replicas": 1,
         "held_replicas": 1,
         "spare_replicas": 0,
@@ -212,14 +226,11 @@ def confirm(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_claim_is_proven_again(server: str, tmp_path: Path) -> None:
-    """Another server of the same model: it holds at the claim's rate, and not at 400 req/s.
-
-    The server tells the hash of its file, so another model's claim has lapsed; so has an old one.
-    """
-    sha256 = Variant.model_validate_json((tmp_path / "variant.json").read_text()).sha256
-    claim = write_claim(tmp_path, sha256)
-    done = confirm(tmp_path, claim, "--endpoint", server, "--duration", "20s", "--json")
+@pytest.mark.slow
+def test_a_claim_is_proven_again(server: str, model: Variant, tmp_path: Path) -> None:
+    """Another server of the same model: it holds at the claim's rate, and not at 400 req/s."""
+    claim = write_claim(tmp_path, model.sha256)
+    done = confirm(tmp_path, claim, "--endpoint", server, "--duration", "10s", "--json")
     if done.returncode == 3:
         assert "the last one for dispatch_lag" in done.stderr  # a noisy host, and it says so
     else:
@@ -232,10 +243,17 @@ def test_a_claim_is_proven_again(server: str, tmp_path: Path) -> None:
     if broken.returncode == 1:
         assert f"at 400 req/s on test_stub at {server}: fails at 99 %" in broken.stdout
         assert "unchecked" in broken.stdout
-    other = confirm(tmp_path, write_claim(tmp_path, "f" * 64), "--endpoint", server)
-    assert other.returncode == 2
-    assert "the claim has lapsed: the model file changed: sha256 ffffffffffff" in other.stderr
-    old = write_claim(tmp_path, sha256, confirmed_on="2020-01-01")
-    done = confirm(tmp_path, old, "--endpoint", server)
-    assert done.returncode == 2
-    assert "the claim has lapsed: confirmed on 2020-01-01" in done.stderr
+
+
+def test_a_claim_that_has_lapsed_is_not_put(
+    server: str, model: Variant, tonnage: Tonnage, tmp_path: Path
+) -> None:
+    """Another model's, as the server tells the hash of its file, and one that is too old."""
+    for sha256, changes, why in (
+        ("f" * 64, {}, "the model file changed: sha256 ffffffffffff"),
+        (model.sha256, {"confirmed_on": "2020-01-01"}, "confirmed on 2020-01-01"),
+    ):
+        claim = write_claim(tmp_path, sha256, **changes)
+        done = tonnage("confirm", claim, "--endpoint", server)
+        assert done.returncode == 2, done.stderr
+        assert f"the claim has lapsed: {why}" in done.stderr
