@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -32,9 +31,7 @@ import sys
 from pathlib import Path
 import uvicorn
 from serving.app import ModelApp
-from serving.ports import free_port
 from serving.records import Variant
-from serving.stub_variant import stub_variant
 from serving.runtimes import load_runtime
 variant = Variant.model_validate_json(Path(sys.argv[1]).read_text())
 app = ModelApp(load_runtime(variant, threads=1), variant, "foreign")
@@ -66,22 +63,11 @@ def server(model: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     process.wait()
 
 
-def measure(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "tonnage", "measure", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ,
-        timeout=120,
-    )
-
-
 @pytest.mark.slow
-def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
+def test_a_foreign_server_is_measured(server: str, tonnage: Tonnage) -> None:
     """Open loop with generated rows: all answered, latency near the service time."""
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--rate", "50",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--rate", "50",
         "--duration", "3s", "--json",
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr  # 3: a noisy host made dispatch late
@@ -94,11 +80,11 @@ def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
+def test_rows_come_from_a_file(server: str, tonnage: Tonnage, tmp_path: Path) -> None:
     """Rows of an .npz are sent in a closed loop; the text says what was measured."""
     np.savez(tmp_path / "rows.npz", features=np.ones((10, 4), np.float32))
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--users", "2",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--users", "2",
         "--duration", "2s", "--payload", "rows.npz", "--header", "x-team: a",
     )  # fmt: skip
     assert "2 users, closed loop" in done.stdout, done.stderr
@@ -110,12 +96,12 @@ def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None:
+def test_a_trace_with_batch_sizes_is_played(server: str, tonnage: Tonnage, tmp_path: Path) -> None:
     """Every recorded request is sent when it was, with the rows it had, and judged."""
     rows = "".join(f"{index * 0.05},{1 + 7 * (index % 2)}\n" for index in range(60))
     (tmp_path / "trace.csv").write_text("timestamp,batch\n" + rows)
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--trace", "trace.csv",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--trace", "trace.csv",
         "--p99", "500ms", "--duration", "3s", "--json",
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr
@@ -129,10 +115,10 @@ def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
+def test_the_highest_load_is_searched(server: str, tonnage: Tonnage) -> None:
     """4 ms a call carry less than 250 req/s; half of that they carry for certain."""
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--max-load",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--max-load",
         "--p95", "40ms", "--budget", "3000", "--json",
     )  # fmt: skip
     if done.returncode == 3:
@@ -215,22 +201,13 @@ def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
     return path
 
 
-def confirm(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "tonnage", "confirm", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ,
-        timeout=120,
-    )
-
-
 @pytest.mark.slow
-def test_a_claim_is_proven_again(server: str, model: Variant, tmp_path: Path) -> None:
+def test_a_claim_is_proven_again(
+    server: str, model: Variant, tonnage: Tonnage, tmp_path: Path
+) -> None:
     """Another server of the same model: it holds at the claim's rate, and not at 400 req/s."""
     claim = write_claim(tmp_path, model.sha256)
-    done = confirm(tmp_path, claim, "--endpoint", server, "--duration", "10s", "--json")
+    done = tonnage("confirm", claim, "--endpoint", server, "--duration", "10s", "--json")
     if done.returncode == 3:
         assert "the last one for dispatch_lag" in done.stderr  # a noisy host, and it says so
     else:
@@ -238,7 +215,7 @@ def test_a_claim_is_proven_again(server: str, model: Variant, tmp_path: Path) ->
         assert found["verdict"] in ("holds", "undecided"), found
         assert done.returncode == (0 if found["verdict"] == "holds" else 1)
         assert not [line for line in found["unchecked"] if line.startswith("the model file")]
-    broken = confirm(tmp_path, claim, "--endpoint", server, "--duration", "5s", "--rate", "400")
+    broken = tonnage("confirm", claim, "--endpoint", server, "--duration", "5s", "--rate", "400")
     assert broken.returncode in (1, 3), broken.stderr
     if broken.returncode == 1:
         assert f"at 400 req/s on test_stub at {server}: fails at 99 %" in broken.stdout
