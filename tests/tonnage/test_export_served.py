@@ -130,8 +130,8 @@ def listeners(pids: list[int], port: int) -> set[str]:
 def test_an_export_to_ray_serve_answers(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """start.sh as written, on another port: a correct V2 answer, the ingress on loopback only.
 
-    It measures nothing, and is alone all the same: Ray gives up when its node, which has a dashboard
-    here, takes 30 s to start.
+    It measures nothing, and is alone all the same: Ray gives up when its node, here with a
+    dashboard, takes 30 s to start.
     """
     folder = exported("rayserve")
     port = free_port()
