@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Where the picture workloads find CIFAR-10, unless it is said otherwise.
 SHARED := $(abspath ../shared/data/cifar10)
 export TONNAGE_CIFAR10 ?= $(if $(wildcard $(SHARED)),$(SHARED))
+# The tests start hundreds of processes: without bytecode each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: run test lint bench bench-models table wheel clean
@@ -17,7 +19,7 @@ test: $(VENV)/dev $(VENV)/triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy serving loadtests planner reports tonnage
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(VENV)/dev

@@ -1,13 +1,20 @@
-"""Shared fixtures: a stub whose answers are known, and pictures that are learnt in a moment."""
+"""Shared fixtures: the command line, a stub whose answers are known, and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 
+from loadtests.fleet import Fleet
 from serving.datasets.cifar10 import prepared
 from serving.records import Variant
 from serving.steps import Dataset
@@ -22,6 +29,44 @@ def make_stub(tmp_path: Path) -> Callable[..., Variant]:
         return stub_variant(tmp_path, busy_ms, name, **settings)
 
     return make
+
+
+@pytest.fixture
+def tonnage(tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
+    """The command line in the test's folder, to its exit code, as if in a process of its own.
+
+    It is called in this process: its imports take seconds, and hundreds of tests call it. The
+    installed command itself is run by test_bad_input, by test_doctor, and end to end.
+    """
+    from tonnage.cli import app, main
+
+    def run(*arguments: object) -> CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        out, err = StringIO(), StringIO()
+        handler = signal.getsignal(signal.SIGTERM)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            chdir(tmp_path),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            patch.setenv("TONNAGE_CACHE", str(tmp_path / "cache"))
+            patch.setattr(sys, "argv", ["tonnage", *words])
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main(partial(app, words))
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        return CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One Locust worker, on no CPU in particular, for the tests of a module."""
+    with Fleet(tmp_path_factory.mktemp("logs") / "locust.log") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

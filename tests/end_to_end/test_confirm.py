@@ -36,7 +36,7 @@ def tonnage(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         env=os.environ,
-        timeout=200,
+        timeout=300,
     )
 
 
@@ -72,16 +72,21 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
-def demand(folder: RunFolder, rate_rps: float, replicas: int, limit_ms: float) -> None:
-    """Change what is demanded, and the plan for it, whatever the planner would say."""
-    answers = list(folder.bundle().recommendations)
-    wanted = answers[0].demand
-    slo = wanted.slo.model_copy(update={"limit_ms": limit_ms})
-    plan = answers[0].best
+def demand(folder: RunFolder, **rates_rps: float) -> None:
+    """Demand these rates in profiles of these names, with 500 ms and one spare replica.
+
+    Each is planned with two replicas, whatever the planner would say.
+    """
+    answer = folder.bundle().recommendations[0]
+    plan = answer.best
     assert plan is not None
-    chosen: Plan = plan.model_copy(update={"replicas": replicas, "instances": replicas})
-    changed = wanted.model_copy(update={"rate_rps": rate_rps, "slo": slo, "spare_replicas": 1})
-    answers[0] = answers[0].model_copy(update={"best": chosen, "demand": changed})
+    chosen: Plan = plan.model_copy(update={"replicas": 2, "instances": 2})
+    slo = answer.demand.slo.model_copy(update={"limit_ms": 500})
+    answers = []
+    for name, rate_rps in rates_rps.items():
+        changes = {"name": name, "rate_rps": rate_rps, "slo": slo, "spare_replicas": 1}
+        wanted = answer.demand.model_copy(update=changes)
+        answers.append(answer.model_copy(update={"best": chosen, "demand": wanted}))
     folder.write_lines("recommendations.jsonl", answers)
 
 
@@ -92,11 +97,20 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
 
     What is undecided at the first look stays so here, or the test would take as long as it takes.
     """
-    first_look = ("--profile", "steady", "--time-budget", "1s")
-    demand(folder, rate_rps=30, replicas=2, limit_ms=500)
-    claims = confirmed(tmp_path, folder, *first_look, "--duration", "9s")
-    if claims is not None:
-        (claim,) = claims
+    demand(folder, steady=30, rush=300)
+    first_look = ("--time-budget", "1s", "--duration", "9s")
+    both, kept = confirmed(tmp_path, folder, *first_look), folder.path / CLAIMS / "steady.json"
+    if both is not None:
+        steady, rush = both[:1], both[1:]
+    elif kept.is_file():  # it was the other one that no run of could be believed
+        steady, rush = [Claim.model_validate_json(kept.read_text())], None
+    else:
+        steady, rush = None, confirmed(tmp_path, folder, *first_look, "--profile", "rush")
+    runs = read_lines(folder.path / RUNS, ConfirmationRun)
+    starts = {run.measurement.startup_s for run in runs}
+    assert len(starts) == len(runs), "each was deployed anew"
+    if steady is not None:
+        (claim,) = steady
         assert claim.deployments >= 3
         assert claim.held_replicas == 2
         assert claim.verdict in ("holds", "undecided"), claim.sentence
@@ -105,23 +119,17 @@ def test_a_plan_that_holds_is_proven_and_one_that_cannot_is_not(
         assert claim.killed.over < claim.killed.n / 2, "the other replica went on"
         assert claim.judged.measured_ms is not None
         assert 5 < claim.judged.measured_ms < 500
-        runs = read_lines(folder.path / RUNS, ConfirmationRun)
-        pids = {run.measurement.startup_s for run in runs}
-        assert len(pids) == len(runs), "each was deployed anew"
-        assert (folder.path / CLAIMS / "steady.json").is_file()
-        again = confirmed(tmp_path, folder, *first_look, "--duration", "9s")
-        assert again == claims
-        assert len(read_lines(folder.path / RUNS, ConfirmationRun)) == len(runs)
-
-    demand(folder, rate_rps=300, replicas=2, limit_ms=500)
-    failed = confirmed(tmp_path, folder, *first_look, "--duration", "6s")
-    if failed is not None:
-        (claim,) = failed
+        assert kept.is_file()
+        again = confirmed(tmp_path, folder, *first_look, "--profile", "steady")
+        assert again == steady
+        assert read_lines(folder.path / RUNS, ConfirmationRun) == runs
+    if rush is not None:
+        (claim,) = rush
         assert claim.verdict == "fails", claim.sentence
         assert claim.deployments == 1, "one that fails for certain is enough"
         assert claim.instead
         points = read_lines(folder.path / TRACK_RECORD, TrackPoint)
-        predicted = set() if claims is None else {30}
+        predicted = set() if steady is None else {30}
         assert {p.rate_rps for p in points} == predicted, "and nothing beyond the capacity"
         report = (folder.path / "report.md").read_text()
         assert "Claims, proven by load tests" in report

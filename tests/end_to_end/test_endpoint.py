@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -20,10 +19,12 @@ from planner.claim import Claim, Judged
 from planner.records import Candidate
 from serving.host_facts import environment, host_placement
 from serving.instances import load_instances, resolve
+from serving.ports import free_port
 from serving.records import Variant
+from serving.stub_variant import stub_variant
 from tonnage.config import shipped
 
-pytestmark = pytest.mark.slow
+Tonnage = Callable[..., subprocess.CompletedProcess[str]]
 
 SERVER = """
 import sys
@@ -38,16 +39,20 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", a
 """
 
 
-@pytest.fixture
-def server(tmp_path: Path, make_stub: Callable[..., Variant]) -> Iterator[str]:
-    """A bare V2 server of 4 ms per call, in a process of its own."""
-    (tmp_path / "variant.json").write_text(make_stub(busy_ms=4.0).model_dump_json())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "-c", SERVER, str(tmp_path / "variant.json"), str(port)]
-    process = subprocess.Popen(arguments)
-    deadline = time.monotonic() + 30
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    """A model of 4 ms per call."""
+    return stub_variant(tmp_path_factory.mktemp("model"), 4.0)
+
+
+@pytest.fixture(scope="module")
+def server(model: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bare V2 server of the model, in a process of its own, for all tests in turn."""
+    path = tmp_path_factory.mktemp("server") / "variant.json"
+    path.write_text(model.model_dump_json())
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(path), str(port)])
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -58,21 +63,11 @@ def server(tmp_path: Path, make_stub: Callable[..., Variant]) -> Iterator[str]:
     process.wait()
 
 
-def measure(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "tonnage", "measure", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ,
-        timeout=120,
-    )
-
-
-def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_foreign_server_is_measured(server: str, tonnage: Tonnage) -> None:
     """Open loop with generated rows: all answered, latency near the service time."""
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--rate", "50",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--rate", "50",
         "--duration", "3s", "--json",
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr  # 3: a noisy host made dispatch late
@@ -84,11 +79,12 @@ def test_a_foreign_server_is_measured(server: str, tmp_path: Path) -> None:
     assert "locust" in result["environment"]["packages"]
 
 
-def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_rows_come_from_a_file(server: str, tonnage: Tonnage, tmp_path: Path) -> None:
     """Rows of an .npz are sent in a closed loop; the text says what was measured."""
     np.savez(tmp_path / "rows.npz", features=np.ones((10, 4), np.float32))
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--users", "2",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--users", "2",
         "--duration", "2s", "--payload", "rows.npz", "--header", "x-team: a",
     )  # fmt: skip
     assert "2 users, closed loop" in done.stdout, done.stderr
@@ -99,12 +95,13 @@ def test_rows_come_from_a_file(server: str, tmp_path: Path) -> None:
     assert "verdict    valid [measured]" in done.stdout
 
 
-def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_trace_with_batch_sizes_is_played(server: str, tonnage: Tonnage, tmp_path: Path) -> None:
     """Every recorded request is sent when it was, with the rows it had, and judged."""
     rows = "".join(f"{index * 0.05},{1 + 7 * (index % 2)}\n" for index in range(60))
     (tmp_path / "trace.csv").write_text("timestamp,batch\n" + rows)
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--trace", "trace.csv",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--trace", "trace.csv",
         "--p99", "500ms", "--duration", "3s", "--json",
     )  # fmt: skip
     assert done.returncode in (0, 3), done.stderr
@@ -117,10 +114,11 @@ def test_a_trace_with_batch_sizes_is_played(server: str, tmp_path: Path) -> None
     assert verdict["samples_missing"] > 300
 
 
-def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_highest_load_is_searched(server: str, tonnage: Tonnage) -> None:
     """4 ms a call carry less than 250 req/s; half of that they carry for certain."""
-    done = measure(
-        tmp_path, "--endpoint", server, "--model", "test_stub", "--max-load",
+    done = tonnage(
+        "measure", "--endpoint", server, "--model", "test_stub", "--max-load",
         "--p95", "40ms", "--budget", "3000", "--json",
     )  # fmt: skip
     if done.returncode == 3:
@@ -133,7 +131,9 @@ def test_the_highest_load_is_searched(server: str, tmp_path: Path) -> None:
     assert "req/s: p95" in done.stderr
 
 
-def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path) -> None:
+def test_failures_are_refused_before_or_named_after(
+    server: str, tonnage: Tonnage, tmp_path: Path
+) -> None:
     """Model absent, server unreachable, absurd rate, short timeout, unfit rows: one line each."""
     good = ["--endpoint", server, "--model", "test_stub"]
     np.savez(tmp_path / "wide.npz", features=np.ones((10, 5), np.float32))
@@ -154,14 +154,14 @@ def test_failures_are_refused_before_or_named_after(server: str, tmp_path: Path)
         ([*good, "--rate", "5", "--header", "broken"], "name: value"),
     ]
     for arguments, says in cases:
-        done = measure(tmp_path, *arguments)
+        done = tonnage("measure", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert says in done.stderr, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
 
 
 def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
-    """A claim about the server above: p99 <= 400 ms at 50 req/s."""
+    """A claim about the server above: p99 <= 400 ms at 100 req/s."""
     judged = Judged(verdict="holds", n=999, over=0, effective_n=999, share_over=0, measured_ms=9)
     values: dict[str, object] = {
         "profile": "steady",
@@ -170,8 +170,8 @@ def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
         "reason": "",
         "slo": Slo(limit_ms=400),
         "batch": 1,
-        "rate_rps": 50.0,
-        "held_rps": 50.0,
+        "rate_rps": 100.0,
+        "held_rps": 100.0,
         "replicas": 1,
         "held_replicas": 1,
         "spare_replicas": 0,
@@ -201,25 +201,13 @@ def write_claim(folder: Path, sha256: str, **changes: object) -> Path:
     return path
 
 
-def confirm(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "tonnage", "confirm", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ,
-        timeout=120,
-    )
-
-
-def test_a_claim_is_proven_again(server: str, tmp_path: Path) -> None:
-    """Another server of the same model: it holds at the claim's rate, and not at 400 req/s.
-
-    The server tells the hash of its file, so another model's claim has lapsed; so has an old one.
-    """
-    sha256 = Variant.model_validate_json((tmp_path / "variant.json").read_text()).sha256
-    claim = write_claim(tmp_path, sha256)
-    done = confirm(tmp_path, claim, "--endpoint", server, "--duration", "20s", "--json")
+@pytest.mark.slow
+def test_a_claim_is_proven_again(
+    server: str, model: Variant, tonnage: Tonnage, tmp_path: Path
+) -> None:
+    """Another server of the same model: it holds at the claim's rate, and not at 400 req/s."""
+    claim = write_claim(tmp_path, model.sha256)
+    done = tonnage("confirm", claim, "--endpoint", server, "--duration", "10s", "--json")
     if done.returncode == 3:
         assert "the last one for dispatch_lag" in done.stderr  # a noisy host, and it says so
     else:
@@ -227,15 +215,22 @@ def test_a_claim_is_proven_again(server: str, tmp_path: Path) -> None:
         assert found["verdict"] in ("holds", "undecided"), found
         assert done.returncode == (0 if found["verdict"] == "holds" else 1)
         assert not [line for line in found["unchecked"] if line.startswith("the model file")]
-    broken = confirm(tmp_path, claim, "--endpoint", server, "--duration", "5s", "--rate", "400")
+    broken = tonnage("confirm", claim, "--endpoint", server, "--duration", "5s", "--rate", "400")
     assert broken.returncode in (1, 3), broken.stderr
     if broken.returncode == 1:
         assert f"at 400 req/s on test_stub at {server}: fails at 99 %" in broken.stdout
         assert "unchecked" in broken.stdout
-    other = confirm(tmp_path, write_claim(tmp_path, "f" * 64), "--endpoint", server)
-    assert other.returncode == 2
-    assert "the claim has lapsed: the model file changed: sha256 ffffffffffff" in other.stderr
-    old = write_claim(tmp_path, sha256, confirmed_on="2020-01-01")
-    done = confirm(tmp_path, old, "--endpoint", server)
-    assert done.returncode == 2
-    assert "the claim has lapsed: confirmed on 2020-01-01" in done.stderr
+
+
+def test_a_claim_that_has_lapsed_is_not_put(
+    server: str, model: Variant, tonnage: Tonnage, tmp_path: Path
+) -> None:
+    """Another model's, as the server tells the hash of its file, and one that is too old."""
+    for sha256, changes, why in (
+        ("f" * 64, {}, "the model file changed: sha256 ffffffffffff"),
+        (model.sha256, {"confirmed_on": "2020-01-01"}, "confirmed on 2020-01-01"),
+    ):
+        claim = write_claim(tmp_path, sha256, **changes)
+        done = tonnage("confirm", claim, "--endpoint", server)
+        assert done.returncode == 2, done.stderr
+        assert f"the claim has lapsed: {why}" in done.stderr

@@ -9,8 +9,9 @@ from loadtests.find_max_load import Ran, find_max_load
 from loadtests.max_load import MaxLoad, MaxLoadSearch, StopReason
 from loadtests.objective import Slo, Verdict
 from loadtests.records import Fault, FaultCode, LoadRun
-from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
+
+from .answered import answered
 
 SLO = Slo(quantile=0.99, limit_ms=100)
 LIKE = LoadRun(mode="open", batch=1, duration_s=1, rate_rps=1)
@@ -28,19 +29,7 @@ def served(asked: LoadRun) -> Ran:
     for i, (at, time) in enumerate(zip(due.tolist(), service.tolist(), strict=True)):
         free = max(free, at) + time
         done[i] = free
-    samples = Samples(
-        due_s=due,
-        sent_s=due,
-        done_s=done + 1e-4,
-        body=np.zeros(n, int),
-        status=np.full(n, 200),
-        error=np.full(n, "", dtype="<U20"),
-        waited=np.zeros(n, bool),
-        own_cell=np.ones(n, bool),
-        inline=np.zeros(n, bool),
-        queue_s=done - due - service,
-        service_s=service,
-    )
+    samples = answered(due, done + 1e-4, queue_s=done - due - service, service_s=service)
     return summarise(samples, asked.duration_s, Workers()), ()
 
 
@@ -49,10 +38,16 @@ def searched(budget: int, replicas: int | None) -> MaxLoad:
     return find_max_load(search, SLO, LIKE, served, replicas=replicas)
 
 
-def test_the_highest_load_is_found() -> None:
+@pytest.fixture(scope="module")
+def ours() -> MaxLoad:
+    """The answer where service times are known."""
+    return searched(150_000, 1)
+
+
+def test_the_highest_load_is_found(ours: MaxLoad) -> None:
     """M/M/1 holds a p99 of 100 ms up to mu + ln(0.01) / 0.1 s; service times find it sooner."""
     truth = 1 / SERVICE_S + np.log(0.01) / 0.1
-    ours, foreign = searched(150_000, 1), searched(150_000, None)
+    foreign = searched(150_000, None)
     for found in (ours, foreign):
         assert found.high_rps is not None
         assert found.low_rps <= truth <= found.high_rps
@@ -107,14 +102,14 @@ def test_what_was_proven_outlives_a_probe_that_cannot_be_believed() -> None:
     assert (found.slo, found.lowest_rps, found.ceiling_rps) == (SLO, 2, 1000)
 
 
-def test_a_few_failed_requests_are_late_and_no_more() -> None:
+def test_a_few_failed_requests_are_late_and_no_more(ours: MaxLoad) -> None:
     """One error in a probe leaves its margin as it is: the search ends where it would without."""
 
     def fails_once(asked: LoadRun) -> Ran:
         return served(asked)[0], (Fault(code=FaultCode.ERRORS, detail="1 x http_503"),)
 
     search = MaxLoadSearch(SLO, 2, 1000, 150_000, 0)
-    assert find_max_load(search, SLO, LIKE, fails_once, replicas=1) == searched(150_000, 1)
+    assert find_max_load(search, SLO, LIKE, fails_once, replicas=1) == ours
 
 
 @pytest.mark.parametrize(("times", "runs"), [(1, 2), (9, 3)])

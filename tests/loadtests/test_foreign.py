@@ -246,7 +246,7 @@ def test_an_error_that_no_certificate_changes_names_none() -> None:
     assert "--cert" not in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.starts
 def test_the_load_shows_what_the_metadata_show(answering: Answering, tmp_path: Path) -> None:
     """All requests of a closed loop are answered by a server that demands our certificate."""
     ours = certified(tmp_path, "ours")
@@ -261,7 +261,7 @@ def test_the_load_shows_what_the_metadata_show(answering: Answering, tmp_path: P
         assert bool(result.errors) != (identity is not None)
 
 
-@pytest.mark.slow
+@pytest.mark.starts
 def test_the_load_trusts_whom_the_metadata_trust(vouched: tuple[str, Path], tmp_path: Path) -> None:
     """All requests of a closed loop are answered over TLS, by the authority that was given."""
     url, pem = vouched
@@ -383,14 +383,13 @@ def test_metadata_without_shapes_are_bad_input(answering: Answering, case: str) 
 
 @pytest.mark.slow
 def test_a_slow_server_without_limits_is_measured_as_it_is(
-    answering: Answering, tmp_path: Path
+    answering: Answering, generator: Fleet
 ) -> None:
     """1 s each and 300 req/s: 300 are under way at once, and nothing speaks against that."""
     answering.infer_s = 1.0
     run = LoadRun(mode="open", batch=1, duration_s=4, rate_rps=300)
-    with Fleet(tmp_path / "locust.log") as fleet:
-        stored = fleet.store("payloads", PAYLOADS)
-        result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
+    stored = generator.store("payloads", PAYLOADS)
+    result = generator.run(run, Endpoint(url=answering.url, model_name="m"), stored)
     assert result.ok == result.offered > 1100
     assert (result.waited, result.unsent) == (0, 0)
     assert 1.0 <= result.due_to_done.quantile_s(0.5) < 1.1
@@ -400,7 +399,7 @@ def test_a_slow_server_without_limits_is_measured_as_it_is(
 
 @pytest.mark.slow
 def test_requests_that_found_no_connection_are_counted(
-    answering: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answering: Answering, generator: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """150 connections of 0.3 s each cannot send 800 req/s: what is left is unsent, not lost.
 
@@ -409,9 +408,8 @@ def test_requests_that_found_no_connection_are_counted(
     monkeypatch.setattr("loadtests.fleet.MOST_CONNECTIONS", 150)
     answering.infer_s = 2.0
     run = LoadRun(mode="open", batch=1, duration_s=1.5, rate_rps=800, timeout_s=0.3)
-    with Fleet(tmp_path / "locust.log") as fleet:
-        stored = fleet.store("payloads", PAYLOADS)
-        result = fleet.run(run, Endpoint(url=answering.url, model_name="m"), stored)
+    stored = generator.store("payloads", PAYLOADS)
+    result = generator.run(run, Endpoint(url=answering.url, model_name="m"), stored)
     assert result.offered > 1000
     assert result.connections == 150
     assert result.unsent > 100

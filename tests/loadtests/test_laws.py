@@ -15,6 +15,8 @@ from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
 from serving.records import Deployment, Grant, InstanceType
 
+from .answered import answered
+
 
 def closed_loop(users: int, seed: int, elapsed_s: float = 5.0, demand_s: float = 0.004) -> Rung:
     """A simulated rung: one server, exponential service of ``demand_s``, 1 ms of overhead."""
@@ -89,12 +91,8 @@ def closed_samples(users: int, n: int, slow: float = 1.0) -> Samples:
     """``n`` answers to users in step, 10 ms each; said to have taken ``slow`` times as long."""
     done = 0.01 * (1 + np.arange(n) // users)
     sent = done - 0.01 * slow
-    flags = np.ones(n, bool)
-    return Samples(
-        due_s=sent, sent_s=sent, done_s=done, body=np.zeros(n, int), status=np.full(n, 200),
-        error=np.full(n, ""), waited=~flags, own_cell=flags, inline=flags,
-        queue_s=np.zeros(n), service_s=np.full(n, 0.01),
-    )  # fmt: skip
+    inline, times = np.ones(n, bool), {"queue_s": np.zeros(n), "service_s": np.full(n, 0.01)}
+    return answered(sent, done, inline=inline, **times)
 
 
 def test_littles_law_is_judged_of_any_closed_loop() -> None:

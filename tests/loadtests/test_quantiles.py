@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +19,10 @@ from loadtests.quantiles import (
     quantiles_of,
     required_n,
 )
-from loadtests.samples import UNSENT, Samples
+from loadtests.samples import UNSENT
 from loadtests.summary import LoadResult, Workers, summarise
+
+from .answered import answered
 
 N = 2_000
 
@@ -99,22 +100,10 @@ def test_correlated_samples_need_more_of_them() -> None:
     assert found.needed == 4 * 368
 
 
-def run_of(n: int, **changed: Any) -> LoadResult:
+def run_of(n: int, **changed: np.ndarray) -> LoadResult:
     due = np.arange(n) / 128  # binary fractions, of which sums and differences are exact
-    columns: dict[str, Any] = {
-        "due_s": due,
-        "sent_s": due + 2**-13,
-        "done_s": due + 2**-8,
-        "body": np.zeros(n, int),
-        "status": np.full(n, 200),
-        "error": np.full(n, "", dtype="<U20"),
-        "waited": np.zeros(n, bool),
-        "own_cell": np.ones(n, bool),
-        "inline": np.zeros(n, bool),
-        "queue_s": np.full(n, 0.001),
-        "service_s": np.full(n, np.nan),
-    }
-    return summarise(Samples(**columns | changed), n / 128, Workers())
+    times = {"sent_s": due + 2**-13, "queue_s": np.full(n, 0.001)}
+    return summarise(answered(due, due + 2**-8, **(times | changed)), n / 128, Workers())
 
 
 def test_the_fewest_samples_are_those_that_print_it() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,23 +13,13 @@ from loadtests.records import FaultCode, LoadRun
 from loadtests.samples import Samples
 from loadtests.summary import Workers, backlog_growth, silences_s, summarise
 
+from .answered import answered
 
-def samples_of(due: np.ndarray, done: np.ndarray, **changed: Any) -> Samples:
+
+def samples_of(due: np.ndarray, done: np.ndarray, **changed: np.ndarray) -> Samples:
     n = len(due)
-    columns: dict[str, Any] = {
-        "due_s": due,
-        "sent_s": due,
-        "done_s": done,
-        "body": np.zeros(n, int),
-        "status": np.full(n, 200),
-        "error": np.full(n, "", dtype="<U20"),
-        "waited": np.zeros(n, bool),
-        "own_cell": np.ones(n, bool),
-        "inline": np.zeros(n, bool),
-        "queue_s": np.full(n, 0.001),
-        "service_s": np.full(n, 0.004),
-    }
-    return Samples(**{**columns, **changed})
+    told = {"queue_s": np.full(n, 0.001), "service_s": np.full(n, 0.004)}
+    return answered(due, done, **(told | changed))
 
 
 DUE = np.arange(0, 10, 0.01)

@@ -8,9 +8,10 @@ import pytest
 from loadtests.arrivals import Ramp
 from loadtests.objective import Slo, Verdict
 from loadtests.records import LoadRun
-from loadtests.samples import Samples
 from loadtests.summary import LoadResult, Workers, summarise
 from loadtests.verdict import verdict_of
+
+from .answered import answered
 
 RUN = LoadRun(mode="open", batch=1, duration_s=40, rate_rps=200)
 SLO = Slo(quantile=0.99, limit_ms=100)
@@ -18,20 +19,7 @@ DUE = np.arange(8000) / 200
 
 
 def run_of(latency_s: np.ndarray, run: LoadRun = RUN) -> LoadResult:
-    n = len(latency_s)
-    samples = Samples(
-        due_s=DUE[:n],
-        sent_s=DUE[:n],
-        done_s=DUE[:n] + latency_s,
-        body=np.zeros(n, int),
-        status=np.full(n, 200),
-        error=np.full(n, "", dtype="<U20"),
-        waited=np.zeros(n, bool),
-        own_cell=np.ones(n, bool),
-        inline=np.zeros(n, bool),
-        queue_s=np.full(n, np.nan),
-        service_s=np.full(n, np.nan),
-    )
+    samples = answered(DUE[: len(latency_s)], DUE[: len(latency_s)] + latency_s)
     return summarise(samples, run.duration_s, Workers(), stationary=run.stationary)
 
 

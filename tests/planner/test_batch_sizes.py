@@ -25,6 +25,8 @@ from planner.records import (
     ServiceProfile,
 )
 
+from .cells import Cell
+
 Build = Callable[..., Any]
 
 FACTORS = (CpuFactor(target_family="cloud", low=0.9, mid=1.0, high=1.1, basis="assumed"),)
@@ -40,34 +42,14 @@ PRICES = (
 )
 
 
-class Cell:
-    """One size whose calls take ``fixed_ms`` and ``row_ms`` for each row."""
-
-    def __init__(self, profile: Build, fixed_ms: float = 2.0, row_ms: float = 0.5) -> None:
-        self._profile, self._fixed, self._row = profile, fixed_ms, row_ms
-
-    def ms(self, batch: int) -> float:
-        return self._fixed + self._row * batch
-
-    def at(self, batch: int, **changes: Any) -> ServiceProfile:
-        mean = self.ms(batch)
-        times = np.repeat([0.9 * mean, mean, 1.1 * mean], 100) / 1e3
-        values: dict[str, Any] = {
-            "service": Histogram.of(times),
-            "batch": batch,
-            "cpu_ms": mean + 0.2,
-            "first_cpu_ms": mean + 0.6,
-            "saturated_rps": 1.1e3 / (mean + 0.3),
-            "idle_cores": 0.02,
-            "beyond": Histogram.of(np.repeat([0.5, 1, 2], 100) * mean / 1e4),
-            "peak_memory_bytes": (100 + batch) << 20,
-        }
-        return self._profile(capacity_rps=1e3 / (mean + 0.3), **(values | changes))
+def cell_of(profile: Build, fixed_ms: float = 2.0, row_ms: float = 0.5) -> Cell:
+    """Calls take ``fixed_ms`` and ``row_ms`` for each row."""
+    return Cell(profile, "batch", lambda n: fixed_ms + row_ms * n, 1, idle_cores=0.02)
 
 
 @pytest.fixture(scope="module")
 def cell(profile: Build) -> Cell:
-    return Cell(profile)
+    return cell_of(profile)
 
 
 @pytest.mark.parametrize("batch", [3, 9, 24, 30])
@@ -152,7 +134,7 @@ def test_a_predicted_batch_queues_as_a_measured_one_would(
     profile: Build, fixed: float, row: float, batch: int
 ) -> None:
     """Simulated at half of its capacity, the p99 is that of the truth, and less certain."""
-    cell = Cell(profile, fixed, row)
+    cell = cell_of(profile, fixed, row)
     (found,) = predict_batches([cell.at(1), cell.at(128)], batch)
     truth = cell.at(batch)
     rate = 0.5 * truth.capacity_rps

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loadtests.histogram import Histogram
 from loadtests.records import LoadRun, Measurement
 from planner.lengths import at_length, lengths_needed, predicted_at
 from planner.profile import Refusal, build_profiles
@@ -27,37 +25,19 @@ from planner.row_law import RowLaw
 from serving.errors import BadInput
 from serving.records import TensorSpec
 
+from .cells import Cell
+
 Build = Callable[..., Any]
 
 
-class Cell:
-    """One size whose calls take ``a`` ms, ``b`` for each token and ``c`` for each pair of them."""
-
-    def __init__(self, profile: Build, a: float = 2.0, b: float = 0.05, c: float = 2e-4) -> None:
-        self._profile, self._law = profile, (a, b, c)
-
-    def ms(self, length: int) -> float:
-        a, b, c = self._law
-        return a + b * length + c * length**2
-
-    def at(self, length: int | None, **changes: Any) -> ServiceProfile:
-        mean = self.ms(length or 0)
-        times = np.repeat([0.9 * mean, mean, 1.1 * mean], 100) / 1e3
-        values: dict[str, Any] = {
-            "service": Histogram.of(times),
-            "length": length,
-            "cpu_ms": mean + 0.2,
-            "first_cpu_ms": mean + 0.6,
-            "saturated_rps": 1.1e3 / (mean + 0.3),
-            "beyond": Histogram.of(np.repeat([0.5, 1, 2], 100) * mean / 1e4),
-            "peak_memory_bytes": (100 << 20) + (length or 0) * (1 << 18),
-        }
-        return self._profile(capacity_rps=1e3 / (mean + 0.3), **(values | changes))
+def cell_of(profile: Build, a: float = 2.0, b: float = 0.05, c: float = 2e-4) -> Cell:
+    """Calls take ``a`` ms, ``b`` for each token and ``c`` for each pair of them."""
+    return Cell(profile, "length", lambda n: a + b * n + c * n**2, 0.25)
 
 
 @pytest.fixture(scope="module")
 def cell(profile: Build) -> Cell:
-    return Cell(profile)
+    return cell_of(profile)
 
 
 @pytest.mark.parametrize("length", [48, 100, 128, 180])
@@ -65,7 +45,7 @@ def test_an_exact_line_gives_the_profile_that_a_measurement_would(
     profile: Build, length: int
 ) -> None:
     """Service, its shape, capacity and CPU time; between measured lengths and beyond them."""
-    line = Cell(profile, c=0)
+    line = cell_of(profile, c=0)
     known = tuple(line.at(n) for n in (32, 64, 120))
     found, truth = predict_request(TOKENS, known, length), line.at(length)
     assert (found.length, found.batch, found.unmeasured) == (length, 1, "length")

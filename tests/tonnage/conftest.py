@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -258,20 +254,3 @@ def _of_eight(one: Measurement) -> Measurement:
         "sent_to_done": there_and_back,
     }
     return one.model_copy(update=changed)
-
-
-@pytest.fixture
-def tonnage(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line, in its own process and in the test's folder."""
-
-    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "tonnage", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "TONNAGE_CACHE": str(tmp_path / "cache")},
-            timeout=120,
-        )
-
-    return run

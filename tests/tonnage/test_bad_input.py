@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,8 +16,10 @@ from serving.errors import BadInput
 from tonnage.cli import app
 from tonnage.config import shipped
 
+Tonnage = Callable[..., CompletedProcess[str]]
 
-def tonnage(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+
+def installed(*arguments: str, cwd: Path) -> CompletedProcess[str]:
     """The installed command, in its own process."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "tonnage", *arguments],
@@ -55,9 +59,11 @@ EDITS = {
 
 
 @pytest.mark.parametrize(("old", "new", "named"), EDITS.values(), ids=EDITS)
-def test_a_bad_study_is_one_line(tmp_path: Path, old: str, new: str, named: list[str]) -> None:
+def test_a_bad_study_is_one_line(
+    tonnage: Tonnage, tmp_path: Path, old: str, new: str, named: list[str]
+) -> None:
     """The line names file and key; exit code 2; no run folder with records is left."""
-    done = tonnage("run", study(tmp_path, old, new), cwd=tmp_path)
+    done = tonnage("run", study(tmp_path, old, new))
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("tonnage: ")]
     assert len(lines) == 1
@@ -72,7 +78,7 @@ def test_a_negative_rate_is_refused(tmp_path: Path) -> None:
     """A profile that demands less than nothing names file, profile and key."""
     text = shipped("profiles.toml").read_text()
     (tmp_path / "profiles.toml").write_text(text.replace("rate_rps = 800", "rate_rps = -800"))
-    done = tonnage("run", study(tmp_path, "seed = 7", "seed = 8"), cwd=tmp_path)
+    done = installed("run", study(tmp_path, "seed = 7", "seed = 8"), cwd=tmp_path)
     assert done.returncode == 2
     for word in ("profiles.toml", "production", "rate_rps"):
         assert word in done.stderr
@@ -93,9 +99,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), COMMANDS.values(), ids=COMMANDS)
-def test_a_bad_command_is_one_line(tmp_path: Path, arguments: list[str], named: str) -> None:
+def test_a_bad_command_is_one_line(tonnage: Tonnage, arguments: list[str], named: str) -> None:
     """Usage errors and missing files end with exit code 2 and say what was wrong."""
-    done = tonnage(*arguments, cwd=tmp_path)
+    done = tonnage(*arguments)
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
@@ -148,7 +154,7 @@ def test_an_option_without_effect_is_refused(arguments: list[str]) -> None:
 def test_absent_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture study without CIFAR-10 ends in one line, before anything is built."""
     monkeypatch.delenv("TONNAGE_CIFAR10", raising=False)
-    done = tonnage("run", "lenet", cwd=tmp_path)
+    done = installed("run", "lenet", cwd=tmp_path)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("tonnage: ")]
     for word in ("CIFAR-10", "TONNAGE_CIFAR10", "[data]", "uoft-cs/cifar10"):
@@ -157,25 +163,25 @@ def test_absent_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.glob("cache/**/*.pt"))
 
 
-def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(tonnage: Tonnage) -> None:
     """The port is tried before anything is built or started."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = tonnage("serve", "credit", "--port", port, cwd=tmp_path)
+        done = tonnage("serve", "credit", "--port", port)
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
     assert "--port" in done.stderr
 
 
-def test_unreadable_data_are_refused(tmp_path: Path) -> None:
+def test_unreadable_data_are_refused(tonnage: Tonnage, tmp_path: Path) -> None:
     """A CSV without the label, or that is no CSV, names itself and what it lacks."""
     (tmp_path / "d.csv").write_text("a,b\n1,2\n")
-    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'), cwd=tmp_path)
+    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'))
     assert done.returncode == 2
     assert "default-payment-next-month" in done.stderr
     (tmp_path / "d.csv").write_bytes(b"\xff\xfe\x00\x01")
-    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'), cwd=tmp_path)
+    done = tonnage("build", study(tmp_path, "[data]", '[data]\nsource = "d.csv"'))
     assert done.returncode == 2
     assert "d.csv" in done.stderr

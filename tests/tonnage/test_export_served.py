@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from reports.export.proven import Proven
 from reports.export.write import write_export
 from serving.exported import read_deployment
 from serving.instances import load_instances
+from serving.ports import free_port
 from serving.standalone import StandaloneApp
 from serving.supervised import Supervised
 from serving.supervisor import descendants
@@ -64,12 +64,6 @@ def exported(stub_run: Callable[..., RunFolder], tmp_path: Path) -> Callable[[st
         return folder
 
     return write
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def request(port: int, method: str, path: str, body: bytes = b"", length: int = 0) -> Any:
@@ -134,7 +128,11 @@ def listeners(pids: list[int], port: int) -> set[str]:
 
 @pytest.mark.slow
 def test_an_export_to_ray_serve_answers(exported: Callable[[str], Path], tmp_path: Path) -> None:
-    """start.sh as written, on another port: a correct V2 answer, the ingress on loopback only."""
+    """start.sh as written, on another port: a correct V2 answer, the ingress on loopback only.
+
+    It measures nothing, and is alone all the same: Ray gives up when its node, here with a
+    dashboard, takes 30 s to start.
+    """
     folder = exported("rayserve")
     port = free_port()
     config = yaml.safe_load((folder / "serve.yaml").read_text())

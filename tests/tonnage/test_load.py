@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from loadtests.objective import Verdict
-from loadtests.samples import Samples
 from loadtests.summary import Workers, summarise
 from serving.errors import BadInput
 from tonnage.load import Options, load_of
+
+from ..loadtests.answered import answered
 
 
 def test_users_that_the_workers_cannot_have_are_refused() -> None:
@@ -89,20 +90,7 @@ def test_the_confidence_asked_for_is_that_of_the_verdict() -> None:
     """Of 600 requests none is late: a p99 holds at 99 %, and not at 99.9 %, which takes 688."""
     n = 600
     due = np.arange(n) / 64  # exact, so that all latencies are the same
-    samples = Samples(
-        due_s=due,
-        sent_s=due,
-        done_s=due + 2**-10,
-        body=np.zeros(n, int),
-        status=np.full(n, 200),
-        error=np.full(n, "", dtype="<U20"),
-        waited=np.zeros(n, bool),
-        own_cell=np.ones(n, bool),
-        inline=np.zeros(n, bool),
-        queue_s=np.full(n, np.nan),
-        service_s=np.full(n, np.nan),
-    )
-    result = summarise(samples, n / 64, Workers())
+    result = summarise(answered(due, due + 2**-10), n / 64, Workers())
     for confidence, verdict in ((None, Verdict.HOLDS), (0.999, Verdict.UNDECIDED)):
         load = load_of(Options(rate=64, p99_ms=20, confidence=confidence))
         (found,) = load.verdicts_of(result, None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,18 +13,7 @@ from tonnage.cli import app
 from tonnage.own_options import asked_of, server_of
 from tonnage.own_study import study_name, write_study
 
-
-def tonnage(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The installed command, in its own process."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "tonnage", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "TONNAGE_CACHE": str(cwd / "cache")},
-        timeout=120,
-    )
-
+Tonnage = Callable[..., CompletedProcess[str]]
 
 IGNORED = {
     "--batch of a server": ["--cmd", "true {port}", "--batch", "8"],
@@ -80,9 +68,11 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), COMMANDS.values(), ids=COMMANDS)
-def test_what_cannot_be_run_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_what_cannot_be_run_is_one_line(
+    tonnage: Tonnage, tmp_path: Path, arguments: list[str], says: str
+) -> None:
     """The line names the option and what to change; nothing is planned."""
-    done = tonnage("run", *arguments, cwd=tmp_path)
+    done = tonnage("run", *arguments)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("tonnage: ")]
     assert len(lines) == 1

@@ -20,25 +20,13 @@ from tonnage.cells import Cell
 from tonnage.redeploying import Redeploying, _Killer, _warming, since_loss_s
 from tonnage.stage import Stage
 
+from ..loadtests.answered import answered
+
 
 def samples(*rows: tuple[float, float]) -> Samples:
     """Requests as (due, done); one that was never sent is done at nan."""
     due, done = (np.array(column) for column in zip(*rows, strict=True))
-    n = len(due)
-    no, unknown = np.zeros(n, dtype=bool), np.full(n, np.nan)
-    return Samples(
-        due_s=due,
-        sent_s=due,
-        done_s=done,
-        body=np.zeros(n, dtype=int),
-        status=np.where(np.isnan(done), UNSENT, 200),
-        error=np.full(n, ""),
-        waited=no,
-        own_cell=~no,
-        inline=no,
-        queue_s=unknown,
-        service_s=unknown,
-    )
+    return answered(due, done, status=np.where(np.isnan(done), UNSENT, 200))
 
 
 def test_a_replica_that_died_first_is_no_error() -> None:
