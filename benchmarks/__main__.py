@@ -4,8 +4,9 @@
 
 Resumable: a part that was measured with this very code is not measured again. ``PART`` is the
 beginning of a part's name: only such parts are then measured, and what is known of the suite is
-printed; it is published as soon as all of its parts are known. A part that cannot be measured
-says why, and the others go on; the same command tries it again.
+printed. It is published as soon as all of its parts are known, a piecemeal one before: what is not
+measured yet is a row that says so. A part that cannot be measured says why, and the others go on;
+the same command tries it again.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def main() -> None:
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
         text = _rendered(suite, results, host)
-        if whole:
+        if results and (whole or suite.piecemeal):
             folder = PUBLISHED / name
             folder.mkdir(parents=True, exist_ok=True)
             found = json.dumps({**results, "host": host}, indent=1)

@@ -23,7 +23,8 @@ class Module(Protocol):
 class Suite:
     """Modules that are published together.
 
-    Those of a ``piecemeal`` suite render whatever parts there are, the others only all of them.
+    Those of a ``piecemeal`` suite render whatever parts there are, and are published so; the
+    others only all of them.
     """
 
     title: str

@@ -30,10 +30,14 @@ def test_an_unknown_name_lists_those_known(argument: str) -> None:
         command.asked([argument])
 
 
+@pytest.mark.parametrize("piecemeal", [True, False])
 def test_a_part_alone_is_measured_once_and_published_with_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    piecemeal: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One part prints what is known; when the last is there, the suite is published."""
+    """One part prints what is known; only a piecemeal suite is published before its last."""
     made: list[str] = []
 
     def parts() -> Mapping[str, Callable[[], Any]]:
@@ -43,14 +47,17 @@ def test_a_part_alone_is_measured_once_and_published_with_all(
         return [f"| {name} | - | {one['of']} |" for name, one in results.items()]
 
     module = SimpleNamespace(parts=parts, render=render)
-    suite = Suite(title="Made", note="", modules=(module,), piecemeal=True)
+    suite = Suite(title="Made", note="", modules=(module,), piecemeal=piecemeal)
     monkeypatch.setattr(command, "SUITES", {"made": suite})
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr("sys.argv", ["benchmarks", "made:a"])
     command.main()
-    assert "| b1 | - | not measured yet |" in capsys.readouterr().out
-    assert not (tmp_path / "published").exists()
+    missing = "| b1 | - | not measured yet |"
+    assert missing in capsys.readouterr().out
+    text = tmp_path / "published" / "made" / "bench.md"
+    assert text.is_file() == piecemeal
+    assert not piecemeal or missing in text.read_text()
     monkeypatch.setattr("sys.argv", ["benchmarks", "made"])
     command.main()
     assert made == ["a1", "b1"]
@@ -73,7 +80,7 @@ def test_a_part_that_cannot_be_measured_does_not_stop_the_others(
     module = SimpleNamespace(
         parts=lambda: {"a": refuse, "b": lambda: 1}, render=lambda found: [f"| {found} |"]
     )
-    suite = Suite(title="Made", note="", modules=(module,), piecemeal=True)
+    suite = Suite(title="Made", note="", modules=(module,), piecemeal=False)
     monkeypatch.setattr(command, "SUITES", {"made": suite})
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
