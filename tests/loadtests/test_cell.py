@@ -17,39 +17,22 @@ from loadtests.http_call import HttpCall
 from loadtests.monitor import Window
 from loadtests.quantiles import fewest_n, quantiles_in, quantiles_of
 from loadtests.records import LadderEnd, LoadRun, Measurement
-from loadtests.samples import Samples
 from loadtests.summary import LoadResult, Workers, summarise
 from serving.records import Deployment, Endpoint, Grant, InstanceType, Replica, Variant
 
+from .answered import answered
+from .windows import QUIET
+
 SIZE = InstanceType(name="sim-1", vcpus=1, memory_gib=1, enforcement="cpuset", cpu_family="host")
 GRANT = Grant(method="cgroup-v1", cpus=(1,), quota_cpus=None, memory_bytes=None)
-WINDOW = Window(
-    wall_s=1.0,
-    replica_s=0.5,
-    ingress_s=0.1,
-    others_on_replica_cores=0.0,
-    platform_busy=0.2,
-    steal=0.0,
-    periods=0,
-    throttled_periods=0,
-    throttled_s=0.0,
-    peak_memory_bytes=1 << 28,
-    fallback_sessions=0,
-    replica_changed=False,
-)
 Serve = Callable[[LoadRun], LoadResult]
 
 
 def answers(sent_s: np.ndarray, took_s: np.ndarray, *, reports: bool = True) -> LoadResult:
     """A run of one second in which each request was sent when it fell due, and answered well."""
     n = len(sent_s)
-    flags = np.ones(n, bool)
-    samples = Samples(
-        due_s=sent_s, sent_s=sent_s, done_s=sent_s + took_s, body=np.zeros(n, int),
-        status=np.full(n, 200), error=np.full(n, "", dtype="<U20"), waited=~flags, own_cell=flags,
-        inline=flags, queue_s=np.full(n, 0.0 if reports else np.nan),
-        service_s=took_s / 2 if reports else np.full(n, np.nan),
-    )  # fmt: skip
+    told = {"queue_s": np.zeros(n), "service_s": took_s / 2} if reports else {}
+    samples = answered(sent_s, sent_s + took_s, inline=np.ones(n, bool), **told)
     return summarise(samples, 1.0, Workers(checked=n, cpu_s=(0.1,), connections=128), scheduled=n)
 
 
@@ -67,7 +50,7 @@ def context(
             pass
 
         def between(self, *_: object) -> Window:
-            return WINDOW
+            return QUIET
 
     monkeypatch.setattr(cell, "Monitor", Paper)
 

@@ -17,6 +17,8 @@ from loadtests.steady import Steady
 from loadtests.summary import LoadResult
 from serving.records import Deployment, Grant, InstanceType, Variant
 
+from .windows import QUIET
+
 OPEN = LoadRun(mode="open", batch=1, duration_s=2, rate_rps=100)
 CLOSED = LoadRun(mode="closed", batch=1, duration_s=2, users=4)
 GRANT = Grant(method="cgroup-v1", cpus=(1,), quota_cpus=None, memory_bytes=1 << 30)
@@ -56,20 +58,6 @@ RESULT = LoadResult(
     service=Histogram.of([0.004] * 200),
     samples=Samples.empty(),
 )
-WINDOW = Window(
-    wall_s=2.1,
-    replica_s=1.0,
-    ingress_s=0.1,
-    others_on_replica_cores=0.01,
-    platform_busy=0.5,
-    steal=0.0,
-    periods=0,
-    throttled_periods=0,
-    throttled_s=0.0,
-    peak_memory_bytes=1 << 28,
-    fallback_sessions=0,
-    replica_changed=False,
-)
 
 
 @pytest.fixture
@@ -84,7 +72,7 @@ def codes(deployment: Deployment, run: LoadRun, result: LoadResult, window: Wind
 @pytest.mark.parametrize("run", [OPEN, CLOSED], ids=["open", "closed"])
 def test_a_clean_run_is_valid(deployment: Deployment, run: LoadRun) -> None:
     """Nothing is held against a run in which nothing went wrong."""
-    assert codes(deployment, run, RESULT, WINDOW) == set()
+    assert codes(deployment, run, RESULT, QUIET) == set()
 
 
 def test_the_generator_is_judged_on_any_server() -> None:
@@ -134,7 +122,7 @@ PLANTED: dict[str, tuple[LoadRun, dict[str, Any], dict[str, Any]]] = {
 def test_each_planted_fault_is_found(deployment: Deployment, code: str) -> None:
     """One thing goes wrong; exactly that is named."""
     run, result, window = PLANTED[code]
-    found = codes(deployment, run, replace(RESULT, **result), replace(WINDOW, **window))
+    found = codes(deployment, run, replace(RESULT, **result), replace(QUIET, **window))
     assert found == {code}
 
 
@@ -171,13 +159,13 @@ FOUND_OTHERWISE: dict[str, tuple[FaultCode, dict[str, Any]]] = {
 def test_other_ways_to_the_same_faults(deployment: Deployment, case: str) -> None:
     """A clock, a neighbour, an audit or a quota around everything can go wrong in several ways."""
     code, window = FOUND_OTHERWISE[case]
-    assert codes(deployment, OPEN, RESULT, replace(WINDOW, **window)) == {code}
+    assert codes(deployment, OPEN, RESULT, replace(QUIET, **window)) == {code}
 
 
 def test_ticks_are_allowed_for(deployment: Deployment) -> None:
     """2 % of the cores, and two ticks of 10 ms of 2.1 s."""
     for others, fine in ((0.029, True), (0.03, False)):
-        window = replace(WINDOW, others_on_replica_cores=others)
+        window = replace(QUIET, others_on_replica_cores=others)
         found = codes(deployment, OPEN, RESULT, window)
         assert found == (set() if fine else {FaultCode.CORES_SHARED})
 
@@ -194,9 +182,9 @@ def test_lag_is_a_small_part_of_the_latency() -> None:
 def test_as_many_busy_threads_as_declared_are_fine(deployment: Deployment) -> None:
     """Two threads of a deployment with two; a housekeeping thread does not count."""
     two = deployment.model_copy(update={"threads": 2})
-    window = replace(WINDOW, thread_shares=((0.45, 0.4, 0.05),))
+    window = replace(QUIET, thread_shares=((0.45, 0.4, 0.05),))
     assert codes(two, CLOSED, RESULT, window) == set()
-    window = replace(WINDOW, thread_shares=((0.35, 0.33, 0.3),))
+    window = replace(QUIET, thread_shares=((0.35, 0.33, 0.3),))
     assert codes(two, CLOSED, RESULT, window) == {FaultCode.NOT_ENFORCED}
 
 
@@ -221,6 +209,6 @@ def test_a_container_is_shared_with_us(deployment: Deployment, case: str) -> Non
     """Generator and ingress may take a little of it, Ray some; strangers hardly anything."""
     whole = Grant(method="container", cpus=(0, 1), quota_cpus=1.5, memory_bytes=1 << 30)
     result, window, said = CONTAINER_RUNS[case]
-    seen = replace(WINDOW, **{"wall_s": 10.0, **window})
+    seen = replace(QUIET, **{"wall_s": 10.0, **window})
     faults = faults_of(CLOSED, deployment, whole, replace(RESULT, **result), seen)
     assert [fault.detail[: len(said or "")] for fault in faults] == ([said] if said else [])

@@ -118,7 +118,7 @@ def test_a_gpu_has_its_columns_in_the_one_table(tmp_path: Path) -> None:
     document = bench_document()
     there = {"device": "gpu", "p50_ms": 0.5, "gpu_memory_bytes": 300_000_000}
     unknown = {"device": "gpu", "p50_ms": 0.4, "gpu_memory_bytes": None}
-    for rows in document["rows"]:  # type: ignore[attr-defined]
+    for rows in document["rows"]:
         rows += [{**rows[0], **there}, {**rows[1], **unknown}]
     (tmp_path / "net" / "bench.json").write_text(json.dumps(document))
     table = table_of(read_rows(tmp_path))
