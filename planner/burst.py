@@ -22,7 +22,7 @@ from planner.ray_scaling import (
     record_interval_s,
     total_ongoing,
 )
-from planner.sharing import QUOTA_PERIOD_S
+from planner.simulate import QUOTA_PERIOD_S
 
 _ROUNDING_S = 1e-10
 
@@ -201,7 +201,7 @@ class _Fleet:
 
 
 class _Budget:
-    """CFS bandwidth control of one replica, see :class:`planner.simulate._Bandwidth`."""
+    """CFS bandwidth control of one replica, as :func:`planner.steps.throttled` has it."""
 
     def __init__(self, quota: float) -> None:
         self._budget = self._left = quota * QUOTA_PERIOD_S

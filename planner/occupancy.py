@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.records import ServiceProfile
-from planner.sharing import QUOTA_PERIOD_S
+from planner.simulate import QUOTA_PERIOD_S
 
 _PLACES = (np.arange(400) + 0.5) / 400
 

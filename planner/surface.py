@@ -8,7 +8,7 @@ depend on any demand, which is why a run keeps its surfaces: a what-if simulates
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner import occupancy as occupancy_module
-from planner import sharing as sharing_module
-from planner import simulate as simulate_module
 from planner.occupancy import Occupancy, occupancy
 from planner.records import PredictedProfile, ServiceProfile
 from planner.simulate import draw, sojourns
@@ -95,25 +92,22 @@ def simulate_surface(
     """
     rng = np.random.default_rng(seed)
     length = _WARM_UP + _REQUESTS
-    gaps = rng.exponential(size=(length, 1, _REPLICATES, _LANES))
-    places = rng.random((length, _REPLICATES, _LANES))
+    gaps = rng.exponential(size=(_REPLICATES, _LANES, length))
+    places = rng.random((_REPLICATES, _LANES, length))
     occupancies = replicates(profile, rng)
-    busy = _drawn(occupancies, places, first=False)
-    cold = any(o.first_s is not o.busy_s for o in occupancies)
-    first = _drawn(occupancies, places, first=True) if cold else None
+    busy, first = _drawn(occupancies, places)
     rates = _GRID * profile.capacity_rps * replicas
-    arrivals = np.cumsum(gaps, axis=0) / rates[:, None, None]
+    arrivals = np.cumsum(gaps, axis=-1) / rates[:, None, None, None]
     times = sojourns(
-        arrivals.reshape(length, -1),
-        busy,
-        first=first,
+        arrivals.reshape(-1, length).T,
+        busy.T,
+        first=None if first is None else first.T,
         replicas=replicas,
         quota=occupancies[0].quota,
     )
-    kept = times[_WARM_UP:].reshape(_REQUESTS, len(_GRID), _REPLICATES, _LANES)
-    pooled = kept.transpose(1, 2, 0, 3).reshape(len(_GRID), _REPLICATES, -1)
+    kept = times[_WARM_UP:].T.reshape(len(_GRID), _REPLICATES, -1)
     # [quantiles, utilisations, replicates]
-    latency = 1e3 * np.quantile(pooled + _beyond(occupancies, rng), quantiles, axis=2)
+    latency = 1e3 * np.quantile(kept + _beyond(occupancies, rng), quantiles, axis=2)
     # More load is never faster; where it seems so, it is noise or a warm cache.
     rising = np.maximum.accumulate(latency, axis=1)
     return Surface(
@@ -131,9 +125,10 @@ def simulate_surface(
 @cache
 def code_hash() -> str:
     """Identifies the code that a surface comes from: an old one is never taken for a new one."""
-    modules = (simulate_module, sharing_module, occupancy_module)
-    files = (__file__, *(str(module.__file__) for module in modules))
-    return sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
+    # By name: where all surfaces are known, nothing that is compiled need be loaded.
+    modules = ("surface.py", "steps.py", "simulate.py", "occupancy.py")
+    here = Path(__file__).parent
+    return sha256(b"".join((here / name).read_bytes() for name in modules)).hexdigest()[:12]
 
 
 def replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occupancy]:
@@ -163,14 +158,23 @@ def _beyond(occupancies: Sequence[Occupancy], rng: np.random.Generator) -> np.nd
     return np.stack([o.beyond_at(one) for o, one in zip(occupancies, luck, strict=True)])[None]
 
 
-def _drawn(occupancies: Sequence[Occupancy], places: np.ndarray, *, first: bool) -> np.ndarray:
-    """Occupancies at the quantiles ``places`` [n, replicates, lanes], repeated over the grid."""
-    one_rate = np.stack(
-        [
-            draw(o.first_s if first else o.busy_s, o.counts, places[:, r])
-            for r, o in enumerate(occupancies)
-        ],
-        axis=1,
-    )
-    tiled = np.broadcast_to(one_rate[:, None], (len(places), len(_GRID), *one_rate.shape[1:]))
-    return np.ascontiguousarray(tiled).reshape(len(places), -1)
+def _drawn(
+    occupancies: Sequence[Occupancy], places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Occupancies at the quantiles ``places`` [replicates, lanes, n], repeated over the grid.
+
+    Of requests that follow another, and of those that find their replica idle (None where they
+    are no others), each of shape [utilisations * replicates * lanes, n].
+    """
+    at = [
+        draw(np.arange(len(o.counts)), o.counts, luck)
+        for o, luck in zip(occupancies, places, strict=True)
+    ]
+
+    def over_grid(values_s: Iterable[np.ndarray]) -> np.ndarray:
+        one_rate = np.stack([values[chosen] for values, chosen in zip(values_s, at, strict=True)])
+        return np.tile(one_rate.reshape(-1, places.shape[-1]), (len(_GRID), 1))
+
+    busy = over_grid(o.busy_s for o in occupancies)
+    cold = any(o.first_s is not o.busy_s for o in occupancies)
+    return busy, over_grid(o.first_s for o in occupancies) if cold else None

@@ -48,6 +48,7 @@ CONFINED = {
     "skops": MAKERS | {"serving/runtimes/sklearn_runtime.py"},
     "onnxruntime": MAKERS
     | {"serving/runtimes/onnx_runtime.py", "serving/gpu.py", "serving/calibration_worker.py"},
+    "numba": {"planner/steps.py"},
     "safetensors": MAKERS,
     "tokenizers": {"serving/datasets/minilm.py"},
     "pyarrow": {"serving/datasets/cifar10.py"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -162,8 +163,9 @@ def test_intervals_widen_with_what_is_not_known(profile: Build) -> None:
     barely = profile(capacity_rps=90, service=few)
 
     def width(p: ServiceProfile) -> float:
-        found = predict(p, 1, 0.7 * 90, seed=0).p99_ms
-        return (found.high - found.low) / found.mid
+        # Of eight runs each, the spread of one is luck as well.
+        found = [predict(p, 1, 0.7 * 90, seed=seed).p99_ms for seed in range(8)]
+        return fmean((one.high - one.low) / one.mid for one in found)
 
     assert width(surely) < width(roughly)
     assert width(surely) < width(barely)

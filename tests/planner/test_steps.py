@@ -8,7 +8,6 @@ from collections import deque
 import numpy as np
 import pytest
 
-from planner.sharing import shared_sojourns
 from planner.simulate import sojourns
 
 STEP_S = 2e-5
@@ -57,7 +56,7 @@ def test_sharing_agrees_with_a_time_stepped_oracle(replicas: int, quota: float, 
     demand = np.round(rng.uniform(0.004, 0.016, 300) / STEP_S) * STEP_S
     arrivals = np.ceil(np.cumsum(rng.exponential(1 / rate, 300)) / STEP_S) * STEP_S
     expected = np.array(by_steps(arrivals.tolist(), demand.tolist(), replicas, quota))
-    found = shared_sojourns(arrivals[:, None], demand[:, None], demand[:, None], replicas, quota)
+    found = sojourns(arrivals[:, None], demand[:, None], replicas=replicas, quota=quota)
     difference = np.abs(found[:, 0] - expected)
     # Where two replicas are free in the same step the router may choose the other one.
     assert np.quantile(difference, 0.9) < 0.0005
@@ -72,13 +71,13 @@ def test_with_a_core_each_nothing_is_shared() -> None:
     even, odd = (sojourns(arrivals[start::2], demand[start::2], quota=0.6) for start in (0, 1))
     # So far apart that least connections takes turns.
     spread = arrivals + np.arange(400)[:, None] * 0.5
-    apart = shared_sojourns(spread, demand, demand, 2, 0.6)
+    apart = sojourns(spread, demand, replicas=2, quota=0.6)
     assert apart == pytest.approx(
         np.stack([sojourns(spread[s::2], demand[s::2], quota=0.6) for s in (0, 1)], 1).reshape(
             400, 3
         )
     )
-    assert shared_sojourns(arrivals, demand, demand, 2, 0.6).mean() <= 1.05 * (
+    assert sojourns(arrivals, demand, replicas=2, quota=0.6).mean() <= 1.05 * (
         (even.mean() + odd.mean()) / 2
     )
 
@@ -88,7 +87,7 @@ def test_a_full_core_is_one_server() -> None:
     rng = np.random.default_rng(2)
     arrivals = np.cumsum(rng.exponential(0.001, (800, 2)), axis=0)  # ten times too much
     demand = rng.uniform(0.005, 0.015, (800, 2))
-    ends = (shared_sojourns(arrivals, demand, demand, 4, 0.25) + arrivals).max(axis=0)
+    ends = (sojourns(arrivals, demand, replicas=4, quota=0.25) + arrivals).max(axis=0)
     assert ends == pytest.approx(demand.sum(axis=0), rel=0.05)
 
 
@@ -96,6 +95,14 @@ def test_a_request_that_wakes_its_replica_takes_longer() -> None:
     """Far apart all are first, and alone."""
     arrivals = np.arange(1, 51)[:, None] * 0.3
     ones = np.ones((50, 1))
-    assert shared_sojourns(arrivals, 0.002 * ones, 0.007 * ones, 4, 0.25) == pytest.approx(
-        0.007 * ones
-    )
+    woken = sojourns(arrivals, 0.002 * ones, first=0.007 * ones, replicas=4, quota=0.25)
+    assert woken == pytest.approx(0.007 * ones)
+
+
+def test_long_after_the_start_time_still_passes() -> None:
+    """Steps smaller than the clock's resolution there, as of months at a rate of one a minute."""
+    rng = np.random.default_rng(3)
+    demand = rng.uniform(0.004, 0.016, (100, 1))
+    early = np.cumsum(rng.exponential(0.02, (100, 1)), axis=0)
+    soon, late = (sojourns(early + start, demand, replicas=2, quota=0.5) for start in (0.0, 1e7))
+    assert late == pytest.approx(soon, abs=1e-5)
