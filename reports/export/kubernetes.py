@@ -232,7 +232,8 @@ def _kserve(proven: Proven) -> Document:
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        # Without Knative: its queue proxy would share the pod and its CPU.
+        # Without Knative: its queue proxy would share the pod and its CPU. Newer versions say
+        # "Standard" and still take the old word.
         "metadata": _metadata(proven, {"serving.kserve.io/deploymentMode": "RawDeployment"}),
         "spec": {
             "predictor": {

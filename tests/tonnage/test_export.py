@@ -2,12 +2,14 @@
 
 Kubernetes' own kinds are held against its published schemas, and the pods inside custom
 resources as pods; of the custom resources the fields are written out here, from their
-published definitions (KubeRay 1.7, KServe 0.16, KEDA 2.18).
+published definitions (KubeRay 1.7, KServe 0.20, KEDA 2.20). Where TONNAGE_CRDS names a folder with
+those definitions, the resources are held against them as well.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import compose_spec
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -268,6 +271,45 @@ def test_custom_resources_have_known_fields_and_valid_pods(
     for pod in pods:
         for version in KUBERNETES:
             kubernetes_validate.validate(as_pod(pod), version, strict=True)
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """A structural schema as JSON Schema in which unknown fields are errors, not pruned."""
+    made = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes")}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    if "properties" in schema:
+        made["properties"] = {name: strict(part) for name, part in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            made["additionalProperties"] = False
+    if isinstance(schema.get("additionalProperties"), dict):
+        made["additionalProperties"] = strict(schema["additionalProperties"])
+    if "items" in schema:
+        made["items"] = strict(schema["items"])
+    return made
+
+
+@pytest.mark.skipif("TONNAGE_CRDS" not in os.environ, reason="TONNAGE_CRDS names no folder")
+@pytest.mark.parametrize("file", FIELDS)
+def test_custom_resources_pass_their_published_definitions(
+    export: Callable[[str], tuple[Export, Path]], file: str
+) -> None:
+    """The schemas that an API server would hold them against, unknown fields refused."""
+    _, folder = export("k8s")
+    (document,) = documents(folder / file)
+    group, version = document["apiVersion"].split("/")
+    plural = document["kind"].lower() + "s"
+    path = Path(os.environ["TONNAGE_CRDS"]) / f"{group}_{plural}.yaml"
+    (served,) = [
+        one
+        for one in yaml.safe_load(path.read_text())["spec"]["versions"]
+        if one["name"] == version and one["served"]
+    ]
+    schema = served["schema"]["openAPIV3Schema"]
+    spec = strict(schema["properties"]["spec"])
+    jsonschema.validate(document["spec"], spec)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**document["spec"], "replicaz": 1}, spec)
 
 
 def test_a_pod_is_the_measured_size(
