@@ -17,7 +17,7 @@ from planner.pooled import (
     confidence_of_objective,
     judged,
 )
-from planner.records import Plan, Recommendation
+from planner.records import Candidate, Plan, Recommendation
 from planner.reproof import Reproof
 from serving.records import SCHEMA_VERSION, Record
 
@@ -183,8 +183,10 @@ def look_of(deployments: int) -> int:
     return 1 + max(0, deployments - DEPLOYMENTS)
 
 
-def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | None:
-    """The next plan that what has just failed does not contradict; None when there is none.
+def recommend_instead(
+    recommendation: Recommendation, failed: Candidate, replicas: int
+) -> Plan | None:
+    """The next plan that the failure of ``replicas`` does not contradict; None without one.
 
     No more replicas of the same variant, size, threads and batching cannot do what these could not.
     """
@@ -193,12 +195,11 @@ def recommend_instead(recommendation: Recommendation, failed: Plan) -> Plan | No
         (
             p
             for p in (*best, *recommendation.alternatives)
-            if _made_of(p) != _made_of(failed) or p.replicas > failed.replicas
+            if _made_of(p.candidate) != _made_of(failed) or p.replicas > replicas
         ),
         None,
     )
 
 
-def _made_of(plan: Plan) -> tuple[str, str, int, int]:
-    c = plan.candidate
+def _made_of(c: Candidate) -> tuple[str, str, int, int]:
     return c.variant, c.size, c.threads, c.max_batch

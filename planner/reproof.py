@@ -37,6 +37,7 @@ class Reproof(Record):
     more_requests: int | None = Field(description="undecided: about so many more are needed")
     proven_on: str = Field(description="ISO date")
     unchecked: tuple[str, ...]
+    instead: str = Field(default="", description="of one that fails: what is recommended now")
 
     @model_validator(mode="after")
     def _says_what_it_is(self) -> Self:

@@ -63,6 +63,8 @@ def reproof_text(found: Reproof) -> str:
         lines.append(_item("missing", f"about {f.count(found.more_requests)} more requests"))
     lines.append(_item("measured", _quantile(found.slo.quantile, found.judged)))
     lines += [_item("unchecked", line) for line in found.unchecked]
+    if found.instead:
+        lines.append(_item("instead", found.instead))
     return "\n".join(lines) + "\n"
 
 

@@ -222,6 +222,7 @@ def _reprove(
     reproving = Reproving(
         claim=claim,
         endpoint=named,
+        source=path,
         headers=headers,
         insecure=insecure,
         cacert=cacert,

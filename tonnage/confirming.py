@@ -260,7 +260,8 @@ class Confirming:
             update = {"best": best_on_host(answer), "alternatives": tuple(here)}
             answer = answer.model_copy(update=update)
         note = "" if answer.best else answer.note
-        return instead_in_words(recommend_instead(answer, proof.plan), note)
+        plan = recommend_instead(answer, proof.plan.candidate, proof.plan.replicas)
+        return instead_in_words(plan, note)
 
 
 def claim_name(profile: str) -> str:
@@ -272,10 +273,13 @@ def instead_in_words(plan: Plan | None, note: str) -> str:
     """What is recommended after a claim has failed, in one sentence."""
     if plan is None:
         return f"with these runs as evidence no other candidate holds. {note}".strip()
-    return (
-        f"with these runs as evidence {words.configuration(plan)}; {words.latency(plan)}; "
-        f"{words.cost(plan)}; not proven yet"
-    )
+    return f"with these runs as evidence {unproven(plan)}"
+
+
+def unproven(plan: Plan) -> str:
+    """A plan that might do what another did not, in half a sentence."""
+    said = (words.configuration(plan), words.latency(plan), words.cost(plan), "not proven yet")
+    return "; ".join(said)
 
 
 def _lapsed(run: ConfirmationRun) -> bool:

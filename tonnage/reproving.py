@@ -14,13 +14,14 @@ from loadtests.records import EndpointMeasurement
 from loadtests.tls import Identity
 from planner.claim import Claim, lapsed_from_outside
 from planner.pooled import unbelievable
-from planner.proving import Held, Protocol
+from planner.proving import Held, Protocol, recommend_instead
+from planner.records import Recommendation
 from planner.reproof import Reproof
 from planner.reprove import judge_reproof
-from reports.bundle import read_one
+from reports.bundle import read_lines, read_one
 from serving.errors import BadInput, InvalidMeasurement
 from serving.records import Endpoint
-from tonnage.confirming import REPEATS
+from tonnage.confirming import REPEATS, unproven
 from tonnage.endpoint import EndpointTest
 from tonnage.load import Load, Options, load_of
 from tonnage.progress import Steps
@@ -41,12 +42,36 @@ def read_claim(path: Path) -> Claim:
         ) from None
 
 
+def next_after(path: Path, claim: Claim, rate_rps: float) -> str:
+    """What the run that the claim in ``path`` belongs to recommends instead, in one sentence.
+
+    ``rate_rps`` is what it failed at. That run measured nothing on the server where it failed, so
+    what it recommends next rests on the same records.
+    """
+    run = path.absolute().parent.parent
+    if rate_rps > claim.rate_rps:
+        asked = f"tonnage plan {run} --rate {rate_rps:g} --profile {claim.profile}"
+        return f"the claim is about {claim.rate_rps:,.6g} req/s; a plan for this rate: {asked}"
+    answers = read_lines(run / "recommendations.jsonl", Recommendation)
+    answer = next((a for a in answers if a.demand.name == claim.profile), None)
+    if answer is None:
+        return "the claim's run does not lie around it; what else holds: tonnage plan RUN"
+    plan = recommend_instead(answer, claim.candidate, claim.replicas)
+    if plan is None:
+        return f"the records of its run know nothing else that holds; measure more: {run}"
+    return f"by the same records {unproven(plan)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reproving:
-    """A claim, the server to put it to, and how much is sent at most."""
+    """A claim, the server to put it to, and how much is sent at most.
+
+    ``source`` is the claim's file, beside which its run is looked for when it fails.
+    """
 
     claim: Claim
     endpoint: Endpoint
+    source: Path | None = None
     headers: Mapping[str, str]
     insecure: bool = False
     cacert: Path | None = None
@@ -106,6 +131,9 @@ class Reproving:
             )
             left_s = self.budget_s - (time.monotonic() - begun) - _START_S
             requests = protocol.further(found, left_s)
+        if found.verdict == "fails" and self.source is not None:
+            instead = next_after(self.source, self.claim, self.rate)
+            found = found.model_copy(update={"instead": instead})
         return found
 
     def _sha256(self) -> str | None:

@@ -612,8 +612,9 @@ def test_what_failed_is_not_recommended_again(demand: Callable[..., Demand]) -> 
     answer = Recommendation(
         demand=demand(), best=best, alternatives=(same, next_best), rejections=()
     )
-    assert recommend_instead(answer, best) == next_best
+    assert recommend_instead(answer, best.candidate, best.replicas) == next_best
     alone = answer.model_copy(update={"alternatives": (same,)})
-    assert recommend_instead(alone, best) is None
+    assert recommend_instead(alone, best.candidate, best.replicas) is None
     more = same.model_copy(update={"replicas": 3})
-    assert recommend_instead(answer.model_copy(update={"alternatives": (more,)}), best) == more
+    larger = answer.model_copy(update={"alternatives": (more,)})
+    assert recommend_instead(larger, best.candidate, best.replicas) == more

@@ -33,6 +33,7 @@ from tonnage.confirming import RUNS, claim_name, confirm
 from tonnage.planning import plan, study_demands
 from tonnage.proofs import Proof, Wanted
 from tonnage.redeploying import Redeploying
+from tonnage.reproving import next_after
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, stage_of
 from tonnage.study import StudyRun
@@ -270,6 +271,24 @@ def test_a_plan_that_fails_says_what_instead(stub_run: Runs, prove: Prove) -> No
     assert failed not in claim.instead
     (point,) = read_lines(folder.path / TRACK_RECORD, TrackPoint)
     assert (point.verdict, point.inside) == ("fails", False)
+
+
+def test_a_claim_that_fails_elsewhere_says_what_instead(
+    stub_run: Runs, prove: Prove, tmp_path: Path
+) -> None:
+    """The next plan of the run around it; at a higher rate, or alone, where to ask for one."""
+    folder = stub_run("sim-0.5", "sim-1", prices=False)
+    (claim,) = prove(folder, Script(good))
+    path = folder.path / CLAIMS / "steady.json"
+    said = next_after(path, claim, claim.rate_rps)
+    assert said.startswith("by the same records ")
+    assert f"{claim.replicas} x {claim.candidate.size}," not in said
+    assert said.endswith("; not proven yet")
+    faster = next_after(path, claim, 2 * claim.rate_rps)
+    assert faster.endswith(
+        f"tonnage plan {folder.path} --rate {2 * claim.rate_rps:g} --profile steady"
+    )
+    assert "tonnage plan RUN" in next_after(tmp_path / "claims" / "x.json", claim, claim.rate_rps)
 
 
 def test_an_undecided_plan_goes_on(one_replica: RunFolder, prove: Prove) -> None:
