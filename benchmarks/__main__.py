@@ -5,8 +5,8 @@
 Resumable: a part that was measured with this very code is not measured again. ``PART`` is the
 beginning of a part's name: only such parts are then measured, and what is known of the suite is
 printed. It is published as soon as all of its parts are known, a piecemeal one before: what is not
-measured yet is a row that says so. A part that cannot be measured says why, and the others go on;
-the same command tries it again.
+measured yet is a row that says so, and what earlier code measured stays, named as that. A part
+that cannot be measured says why, and the others go on; the same command tries it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,34 @@ def main() -> None:
             live.down()
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
-        text = _rendered(suite, results, host)
+        folder = PUBLISHED / name
+        by = dict.fromkeys(results, host)
+        if suite.piecemeal:
+            earlier = _earlier(folder / "bench.json", suite, by)
+            by = {**by, **{part: one[1] for part, one in earlier.items()}}
+            results = {**results, **{part: one[0] for part, one in earlier.items()}}
+        text = _rendered(suite, results, host, [p for p, one in by.items() if one != host])
         if results and (whole or suite.piecemeal):
-            folder = PUBLISHED / name
             folder.mkdir(parents=True, exist_ok=True)
-            found = json.dumps({**results, "host": host}, indent=1)
+            found = json.dumps({**results, "by": by, "host": host}, indent=1)
             (folder / "bench.json").write_text(found + "\n")
             (folder / "bench.md").write_text(text)
         sys.stdout.write(text)
+
+
+def _earlier(
+    published: Path, suite: Suite, known: Collection[str]
+) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """What was published of parts that are not ``known``, with the code and CPU behind each."""
+    if not published.is_file():
+        return {}
+    document = json.loads(published.read_text())
+    by = document.get("by", {})
+    return {
+        part: (document[part], by.get(part, document["host"]))
+        for part in _parts(suite)
+        if part in document and part not in known
+    }
 
 
 def asked(arguments: list[str]) -> dict[str, tuple[str, ...]]:
@@ -143,12 +163,16 @@ def _keep(path: Path, text: str) -> None:
     draft.rename(path)
 
 
-def _rendered(suite: Suite, results: Mapping[str, Any], host: dict[str, Any]) -> str:
+def _rendered(
+    suite: Suite, results: Mapping[str, Any], host: dict[str, Any], earlier: Sequence[str] = ()
+) -> str:
+    """bench.md; ``earlier`` are the parts that other code measured, or another CPU."""
     lines = [
         f"# {suite.title}",
         "",
         f"`make bench` on {host['cpu']}, two cores. {suite.note}",
         "Raw figures: `bench.json`.",
+        *_said(earlier, len(results)),
         "",
         "| figure | aim | measured |",
         "|---|---|---|",
@@ -160,6 +184,16 @@ def _rendered(suite: Suite, results: Mapping[str, Any], host: dict[str, Any]) ->
             lines += module.render(mine)
         lines += [f"| {part} | - | not measured yet |" for part in missing]
     return "\n".join(lines) + "\n"
+
+
+def _said(earlier: Sequence[str], every: int) -> list[str]:
+    """A sentence where not all is of one code and CPU."""
+    if not earlier:
+        return []
+    return [
+        f"{len(earlier)} of {every} parts are from earlier code or another CPU; `by` in "
+        f"`bench.json` says which: {', '.join(earlier)}."
+    ]
 
 
 def dump(result: Any) -> str:

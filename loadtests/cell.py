@@ -39,6 +39,7 @@ from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
 
 _RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
+_USUAL_RUNGS = 5
 _TRIES = 3
 _SIGMAS = 2.0  # by which Poisson arrivals may be fewer than their mean
 _SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
@@ -63,13 +64,17 @@ class Dwell:
     open_shares: tuple[float, ...] = (0.5, 0.7)
     most_users: int = 32
 
-    @property
-    def cell_s(self) -> float:
-        """Duration of a cell with a ladder of three rungs, rounding included."""
-        runs = 2 + 3 + len(self.open_shares)
+    def cell_s(self, alone_s: float = 0.0) -> float:
+        """Duration of a cell with as many rungs as most ladders have, rounding included.
+
+        ``alone_s`` is what a request takes that meets no other: slow models are given longer.
+        """
+        rungs = min(_USUAL_RUNGS, self.most_users.bit_length())
+        runs = 2 + rungs + len(self.open_shares)
+        opened_s = sum(_open_s(self, share / max(alone_s, 1e-6)) for share in self.open_shares)
         return (
-            self.warmup_s + self.idle_s + self.paced_s + 3 * self.rung_s
-            + self.open_s * len(self.open_shares) + 0.12 * runs
+            self.warmup_s + self.idle_s + _paced_s(self.paced_s, _paced_rps(alone_s))
+            + rungs * _rung_s(self, alone_s) + opened_s + 0.12 * runs
         )  # fmt: skip
 
     @property
@@ -125,9 +130,9 @@ def measure_cell(
     """Run the whole cell, giving each measurement as soon as it is made."""
     warm = _load(context, closed(context, dwell.warmup_s, 1))
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
-    paced_rps = min(100.0, 0.25 * single_rps)
     idle = idle_cores(context, dwell.idle_s)
-    for made in _until_quiet(context, paced(context, dwell.paced_s, paced_rps), next_sequence):
+    run = paced(context, dwell.paced_s, _paced_rps(1 / single_rps))
+    for made in _until_quiet(context, run, next_sequence):
         yield made.model_copy(update={"idle_cores": idle})
     best = 0.0
     for rung in ladder(context, dwell, single_rps, next_sequence):
@@ -136,6 +141,21 @@ def measure_cell(
         yield rung
     for share in dwell.open_shares if best else ():
         yield from _until_quiet(context, opened(context, dwell, share * best), next_sequence)
+
+
+def _paced_rps(alone_s: float) -> float:
+    """So far apart that requests of ``alone_s`` do not meet."""
+    return min(100.0, 0.25 / max(alone_s, 1e-6))
+
+
+def _paced_s(least_s: float, rate_rps: float) -> float:
+    """Enough samples from slow models, too."""
+    return max(least_s, 25 / rate_rps)
+
+
+def _rung_s(dwell: Dwell, alone_s: float) -> float:
+    """How long a rung is: one user of a slow model shall get answers enough."""
+    return max(dwell.rung_s, min(_RUNG_SAMPLES * alone_s, dwell.longest_rung_s))
 
 
 def _open_s(dwell: Dwell, rate_rps: float) -> float:
@@ -177,7 +197,7 @@ def ladder(
     first: laws.Rung | None = None
     previous: laws.Rung | None = None
     users = 1
-    duration = max(dwell.rung_s, min(_RUNG_SAMPLES / single_rps, dwell.longest_rung_s))
+    duration = _rung_s(dwell, 1 / single_rps)
     end: LadderEnd | None = None
     while end is None:
         run = closed(context, duration, users)
@@ -215,8 +235,8 @@ def measure_floor(
 ) -> Iterator[Measurement]:
     """What a no-op takes alone, and at each of the context's rates."""
     warm = _load(context, closed(context, dwell.warmup_s, 1))
-    alone_rps = min(100.0, 0.25 * max(warm.ok / warm.elapsed_s, 0.5))
-    runs = [paced(context, dwell.paced_s, alone_rps)]
+    single_rps = max(warm.ok / warm.elapsed_s, 0.5)
+    runs = [paced(context, dwell.paced_s, _paced_rps(1 / single_rps))]
     for run in runs + [opened(context, dwell, rate) for rate in context.rates]:
         yield from _until_quiet(context, run, next_sequence)
 
@@ -239,7 +259,7 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
         mode="paced",
         batch=context.batch,
         length=context.length,
-        duration_s=max(duration_s, 25 / rate_rps),  # enough samples from slow models, too
+        duration_s=_paced_s(duration_s, rate_rps),
         rate_rps=round(rate_rps, 2),
         seed=context.seed,
     )

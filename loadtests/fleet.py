@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from loadtests.summary import LoadResult, Workers, summarise
 from loadtests.tls import Identity
 from serving import host_facts
 from serving.errors import Infrastructure
+from serving.ports import free_port
 from serving.private_folder import new_name, private_base
 from serving.records import Endpoint
 from serving.supervised import Supervised
@@ -53,9 +53,7 @@ class Fleet:
         self._folder.mkdir(mode=0o700)
         for path, payloads in self._stored.items():
             payloads.save(path)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LOCUST_"))}
         self._process = Supervised(
             [sys.executable, "-P", locust_launcher.__file__, str(port), str(self._workers)],

@@ -10,7 +10,7 @@ from typing import Literal
 from loadtests.cell import FLOOR, Dwell
 from serving.errors import BadInput
 from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
-from serving.records import COMMAND, Deployment, InstanceType, Variant
+from serving.records import COMMAND, BenchRow, Deployment, InstanceType, Variant
 from tonnage.config import MeasureGrid
 
 # As measured: deploy 2-4 s, delete 1 s.
@@ -188,20 +188,26 @@ def _floors_behind(groups: Sequence[list[Cell]]) -> list[list[Cell]]:
     return [group for _, group in sorted(numbered, key=lambda pair: pair[0])]
 
 
-def duration_s(cells: Sequence[Cell], dwell: Dwell) -> float:
-    """Estimate of measuring ``cells`` in this order, redeployments included."""
-    takes = {
-        "cell": dwell.cell_s,
-        "reference": REFERENCE_S,
-        "floor": FLOOR.floor_s,
-        "ceiling": dwell.ladder_s,
-    }
+def duration_s(cells: Sequence[Cell], dwell: Dwell, bench: Sequence[BenchRow] = ()) -> float:
+    """Estimate of measuring ``cells`` in this order, redeployments included.
+
+    Models are taken for fast but for those that ``bench`` shows to be slow.
+    """
+    takes = {"reference": REFERENCE_S, "floor": FLOOR.floor_s, "ceiling": dwell.ladder_s}
     total, last = 0.0, None
     for cell in cells:
-        total += takes[cell.role]
+        total += takes.get(cell.role) or dwell.cell_s(_alone_s(cell, bench))
         total += DEPLOY_S if cell.deployment.cell_id != last else 0.0
         last = cell.deployment.cell_id
     return total
+
+
+def _alone_s(cell: Cell, bench: Sequence[BenchRow]) -> float:
+    """About what a request takes by itself, from calls of the model in process; 0 if unknown."""
+    deployment = cell.deployment
+    asked = (deployment.variant.name, cell.batch, "cpu")
+    calls = [row.p50_ms for row in bench if (row.variant, row.batch, row.device) == asked]
+    return max(calls, default=0.0) / 1e3 / min(1.0, deployment.instance.vcpus)
 
 
 def fit_budget(
@@ -215,6 +221,7 @@ def fit_budget(
     baseline: str,
     demanded: Sequence[int],
     lengths: Sequence[int] = (),
+    bench: Sequence[BenchRow] = (),
 ) -> tuple[list[Cell], list[str]]:
     """Drop the least informative cells until the order fits ``budget_s``.
 
@@ -222,7 +229,8 @@ def fit_budget(
     reference's, then its own, then ceilings; batches and lengths that no profile demands, the
     baseline's cells, then sizes from the smallest (a quota scales best of all). Of every demanded
     batch at every demanded length one cell of a candidate variant stays, whatever the budget.
-    Returns the order and a line per dropped cell; one more when even the rest does not fit.
+    ``bench`` as in :func:`duration_s`. Returns the order and a line per dropped cell; one more
+    when even the rest does not fit.
     """
     own = reference and reference.deployment.instance.name
     roles = ("floor", "own floor", "ceiling", "cell")
@@ -240,7 +248,7 @@ def fit_budget(
         return cell.role == "cell" and all(information(cell)[1:3])
 
     kept, dropped = list(cells), list[str]()
-    while duration_s(order := order_cells(kept, reference, repeats, seed), dwell) > budget_s:
+    while duration_s(order := order_cells(kept, reference, repeats, seed), dwell, bench) > budget_s:
         if reference is not None and repeats > 2:
             repeats -= 1
             dropped.append("a repeat of the reference cell")
@@ -257,7 +265,7 @@ def fit_budget(
         kept.remove(least)
         dropped.append(least.label)
     lines = [f"{line}: dropped to respect the time budget" for line in dropped]
-    if (needed := duration_s(order, dwell)) > budget_s:
+    if (needed := duration_s(order, dwell, bench)) > budget_s:
         lines.append(
             f"the time budget is too short even for what is left, which needs {needed:.0f} s: "
             "it will be exceeded; give more, or use --quick"

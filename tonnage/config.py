@@ -49,6 +49,11 @@ class BenchGrid(Record):
     threads: tuple[int, ...] = Field(min_length=1)
     seconds: float = Field(gt=0, default=0.5)
 
+    @property
+    def variant_s(self) -> float:
+        """About what one variant takes, its process included."""
+        return self.seconds * len(self.batches) * len(self.threads) + 2.0
+
     @model_validator(mode="after")
     def _positive(self) -> Self:
         _check_positive(self)

@@ -24,6 +24,7 @@ from loadtests.payloads import Payloads
 from serving.errors import BadInput, Unusable
 from serving.records import Deployment, Endpoint
 from tonnage.cells import Cell, duration_s
+from tonnage.durations import in_words
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
@@ -61,11 +62,15 @@ class Measuring:
         self.folder.drop_unfinished()
         self._environment = self.host.environment().content_hash()
         self._sequence = len(self.folder.measurements())
+        bench = self.folder.bundle().bench
+        takes_s = duration_s(order[len(left) :], self.dwell, bench)
+        self.steps.say(f"measuring {len(order) - len(left)} cells: about {in_words(takes_s)}")
+        self.steps.expect(takes_s)
         for number, cell in enumerate(order, 1):
             if cell.key in left:
                 left.remove(cell.key)
                 continue
-            share = duration_s([cell], self.dwell)
+            share = duration_s([cell], self.dwell, bench)
             self.steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
             try:
                 endpoint = self._deployed(cell.deployment)

@@ -57,6 +57,12 @@ class Steps:
             sys.stderr.write(f"[{elapsed:5.0f} s] {description}\n")
             sys.stderr.flush()
 
+    def expect(self, left_s: float) -> None:
+        """Better known by now: what comes after this step takes so long."""
+        self._total_s = self._done_s + self._step_s + left_s
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=self._total_s)
+
     def elapsed_s(self) -> float:
         """Seconds since the study began."""
         return time.monotonic() - self._started

@@ -155,11 +155,7 @@ class StudyRun:
             return self._plan(demands, steps)
 
     def _bench_estimate(self) -> float:
-        grid = self.study.bench
-        if self.quick:
-            return 3.0 * len(self.study.variants)
-        per_variant = grid.seconds * len(grid.batches) * len(grid.threads)
-        return len(self.study.variants) * (per_variant + 2.0)
+        return (3.0 if self.quick else self.study.bench.variant_s) * len(self.study.variants)
 
     def _guess(self, instances: Mapping[str, InstanceType]) -> list[Cell]:
         """The cells as they will be, from variants that are not built yet."""
@@ -283,6 +279,7 @@ class StudyRun:
             baseline=self.judged[0],
             demanded=[batch for d in demands for batch in d.batches],
             lengths=lengths_needed(demands, grid.lengths),
+            bench=() if budget_s is None else self.folder.bundle().bench,
         )
         return order, skipped + dropped
 

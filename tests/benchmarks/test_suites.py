@@ -63,6 +63,14 @@ def test_a_part_alone_is_measured_once_and_published_with_all(
     assert made == ["a1", "b1"]
     published = json.loads((tmp_path / "published" / "made" / "bench.json").read_text())
     assert published["b1"] == {"of": "b1"}
+    monkeypatch.setattr(command, "code_hash", lambda: "newer")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "made:a"])
+    command.main()
+    assert made == ["a1", "b1", "a1"]
+    published = json.loads((tmp_path / "published" / "made" / "bench.json").read_text())
+    codes = {part: host["code"] == "newer" for part, host in published["by"].items()}
+    assert codes == ({"a1": True, "b1": False} if piecemeal else {"a1": False, "b1": False})
+    assert ("1 of 2 parts are from earlier code" in text.read_text()) == piecemeal
 
 
 @pytest.mark.parametrize("error", [InvalidMeasurement, ZeroDivisionError])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -138,9 +139,12 @@ def test_a_predicted_batch_queues_as_a_measured_one_would(
     (found,) = predict_batches([cell.at(1), cell.at(128)], batch)
     truth = cell.at(batch)
     rate = 0.5 * truth.capacity_rps
-    guess, known = (predictor(p, 0).latency(1, rate, 0.99) for p in (found, truth))
-    assert guess.mid == pytest.approx(known.mid, rel=0.1)
-    assert guess.high / guess.low > known.high / known.low
+    # The middle of one simulation is its luck as well.
+    guess, known = (
+        [predictor(p, seed).latency(1, rate, 0.99) for seed in range(6)] for p in (found, truth)
+    )
+    assert fmean(g.mid for g in guess) == pytest.approx(fmean(k.mid for k in known), rel=0.1)
+    assert fmean(g.high / g.low for g in guess) > fmean(k.high / k.low for k in known)
 
 
 def test_what_the_queue_did_not_explain_is_not_lost(cell: Cell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from loadtests.cell import FLOOR, FULL
 from serving.placement import divide
-from serving.records import Deployment, InstanceType, Variant
+from serving.records import BenchRow, Deployment, InstanceType, Variant
 from tonnage.cells import (
     DEPLOY_S,
     Cell,
@@ -225,7 +226,48 @@ def test_what_floors_add_is_in_the_estimate(
     assert added == pytest.approx(6 * FLOOR.floor_s + 3 * DEPLOY_S)
     ladders = duration_s(order_cells([*cells, *floors, *ceilings], None, 0, seed=1), FULL)
     assert ladders - without - added == pytest.approx(2 * FULL.ladder_s), "the floor's deployment"
-    assert FLOOR.floor_s < 0.65 * FULL.cell_s
+    assert FLOOR.floor_s < 0.65 * FULL.cell_s()
+
+
+def test_slow_models_are_known_to_take_longer(cells: list[Cell], reference: Cell) -> None:
+    """20 ms a call: 399 requests at half and at seven tenths of 50 req/s, 100 between paced ones.
+
+    On half a CPU it is twice as slow. What was not timed counts as fast; a budget drops more.
+    """
+    row = BenchRow(
+        variant="fast",
+        batch=100,
+        threads=1,
+        oversubscribed=False,
+        n_calls=9,
+        p50_ms=20,
+        p95_ms=20,
+        p99_ms=20,
+        rows_per_s=5_000,
+        peak_rss_bytes=1,
+        load_s=0.1,
+    )
+    rushed = {"idle_s": 0.0, "warmup_s": 0.0, "rung_s": 0.0}
+    one = next(c for c in cells if c.key == reference.key.replace("reference", "cell"))
+    half = next(
+        c
+        for c in cells
+        if c.batch == 100
+        and c.deployment.instance.vcpus == 0.5
+        and c.deployment.variant.name == "fast"
+    )
+    dwell = replace(FULL, **rushed, longest_open_s=99.0)
+    fixed = DEPLOY_S + 0.12 * 9
+    samples = 399 + 40  # and twice their deviation
+    expected = 0.02 * (100 + 5 * 40 + samples / 0.5 + samples / 0.7)
+    assert duration_s([one], dwell, [row]) == pytest.approx(fixed + expected, rel=0.01)
+    assert duration_s([half], dwell, [row]) == pytest.approx(fixed + 2 * expected, rel=0.01)
+    untimed = [c for c in cells if c.batch == 1]
+    assert duration_s(untimed, FULL, [row]) == duration_s(untimed, FULL)
+    enough = duration_s(order_cells(cells, reference, 2, seed=1), FULL)
+    given = {"seed": 1, "dwell": FULL, "budget_s": enough, "baseline": "base", "demanded": [100]}
+    kept, slow = (fit_budget(cells, reference, 2, **given, bench=b)[0] for b in ([], [row]))
+    assert len(slow) < len(kept) == len(cells) + 2
 
 
 def test_floors_of_other_sizes_go_before_anything_else(
