@@ -5,8 +5,9 @@
 Resumable: a part that was measured with this very code is not measured again. ``PART`` is the
 beginning of a part's name: only such parts are then measured, and what is known of the suite is
 printed. It is published as soon as all of its parts are known, a piecemeal one before: what is not
-measured yet is a row that says so, and what earlier code measured stays, named as that. A part
-that cannot be measured says why, and the others go on; the same command tries it again.
+measured yet is a row that says so. What was published of earlier code stays until it is measured
+again, and is named as that. A part that cannot be measured says why, and the others go on; the same
+command tries it again.
 """
 
 from __future__ import annotations
@@ -80,19 +81,26 @@ def main() -> None:
     for name, wanted in asked(sys.argv[1:]).items():
         suite = SUITES[name]
         try:
-            results, whole = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
+            results = _measured(name, suite, wanted, ROOT / "runs" / "bench" / code / name)
         finally:
             live.down()
         model, flags = host_facts.cpu_info()
         host = {"cpu": model, "instruction_sets": flags, "code": code}
         folder = PUBLISHED / name
         by = dict.fromkeys(results, host)
-        if suite.piecemeal:
-            earlier = _earlier(folder / "bench.json", suite, by)
-            by = {**by, **{part: one[1] for part, one in earlier.items()}}
-            results = {**results, **{part: one[0] for part, one in earlier.items()}}
+        earlier = _earlier(folder / "bench.json", suite, by)
+        by = {**by, **{part: one[1] for part, one in earlier.items()}}
+        results = {**results, **{part: one[0] for part, one in earlier.items()}}
+        # In the order of the suite, in which they are rendered.
+        results = {part: results[part] for part in _parts(suite) if part in results}
         text = _rendered(suite, results, host, [p for p, one in by.items() if one != host])
-        if results and (whole or suite.piecemeal):
+        whole = len(results) == len(_parts(suite))
+        if lost := _lost(folder / "bench.json", suite):
+            sys.stderr.write(
+                f"not published: {folder / 'bench.json'} has parts that are unknown here, such as "
+                f"{lost[0]}; give TONNAGE_BENCH_POINT_S as it was, or delete that file\n"
+            )
+        elif results and (whole or suite.piecemeal):
             folder.mkdir(parents=True, exist_ok=True)
             found = json.dumps({**results, "by": by, "host": host}, indent=1)
             (folder / "bench.json").write_text(found + "\n")
@@ -133,10 +141,8 @@ def _parts(suite: Suite) -> dict[str, Callable[[], Any]]:
     return {part: measure for m in suite.modules for part, measure in m.parts().items()}
 
 
-def _measured(
-    name: str, suite: Suite, wanted: tuple[str, ...], state: Path
-) -> tuple[dict[str, Any], bool]:
-    """Results by part: those asked for, and what else is known; and whether these are all."""
+def _measured(name: str, suite: Suite, wanted: tuple[str, ...], state: Path) -> dict[str, Any]:
+    """Results by part: those asked for, and what else this code has measured."""
     state.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     parts = _parts(suite)
@@ -154,13 +160,21 @@ def _measured(
                 sys.stderr.write(f"{part}: {traceback.format_exc()}")
         if path.is_file():
             results[part] = json.loads(path.read_text())
-    return results, len(results) == len(parts)
+    return results
 
 
 def _keep(path: Path, text: str) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(text)
     draft.rename(path)
+
+
+def _lost(published: Path, suite: Suite) -> list[str]:
+    """Published parts that the suite does not have as it is asked for now."""
+    if not published.is_file():
+        return []
+    known = {*_parts(suite), "by", "host"}
+    return [part for part in json.loads(published.read_text()) if part not in known]
 
 
 def _rendered(
