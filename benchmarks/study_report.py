@@ -9,7 +9,8 @@ from pathlib import Path
 
 from reports.write import write_reports
 
-PARTS = ("report.md", "report.json", "latency.svg")
+# Without report.json: a megabyte or two of a run's records each, which the run's folder has.
+PARTS = ("report.md", "latency.svg")
 
 
 def publish_report(name: str, state: Path, published: Path) -> bool:

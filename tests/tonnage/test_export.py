@@ -289,6 +289,8 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+# The definitions are others' files, a megabyte of them, and not on PyPI: CONTRIBUTING says where
+# to get them. The fields that we use are held by the test above in any case.
 @pytest.mark.skipif("TONNAGE_CRDS" not in os.environ, reason="TONNAGE_CRDS names no folder")
 @pytest.mark.parametrize("file", FIELDS)
 def test_custom_resources_pass_their_published_definitions(
