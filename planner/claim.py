@@ -186,7 +186,7 @@ def deployments_in_words(number: int) -> str:
 def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) -> list[str]:
     """Why the claim no longer says anything about ``variant`` here and now; [] while it does."""
     return [
-        *_of_another_model(claim, variant.sha256),
+        *_of_another_model(claim, variant.model_sha256),
         *environment_changes(claim.environment, environment),
         *_too_old(claim, now),
     ]

@@ -160,7 +160,7 @@ def judge_confirmation(
         more_requests=_most(undecided),
         more_lost_requests=_most(open_losses),
         predicted=predicted,
-        model_sha256=deployment.variant.sha256,
+        model_sha256=deployment.variant.model_sha256,
         config_hash=config_hash,
         environment=environment,
         measurement_ids=tuple(run.id for run in runs),

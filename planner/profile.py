@@ -105,10 +105,10 @@ def _refuse_mixtures(measurements: Sequence[Measurement]) -> None:
     shas: dict[str, str] = {}
     for m in measurements:
         variant = m.deployment.variant
-        if shas.setdefault(variant.name, variant.sha256) != variant.sha256:
+        if shas.setdefault(variant.name, variant.model_sha256) != variant.model_sha256:
             raise BadInput(
                 f"measurements of '{variant.name}' come from two model files "
-                f"({shas[variant.name][:12]}, {variant.sha256[:12]}); measure it again"
+                f"({shas[variant.name][:12]}, {variant.model_sha256[:12]}); measure it again"
             )
 
 

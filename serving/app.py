@@ -98,7 +98,7 @@ class ModelApp:
         self._versioned = f"{self._prefix}/versions/{MODEL_VERSION}"
         self._infer_paths = (f"{self._prefix}/infer", f"{self._versioned}/infer")
         self._cell = (_CELL_KEY, cell_id.encode())
-        self._file = (MODEL_HEADER.encode(), variant.sha256.encode())
+        self._file = (MODEL_HEADER.encode(), variant.model_sha256.encode())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._in_thread = 0
         self._expected_s: dict[int, float] = {}

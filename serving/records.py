@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -146,6 +146,23 @@ class Variant(Record):
     def model_name(self) -> str:
         """Name under which it is served: ``<workload>_<variant>``."""
         return f"{self.workload}_{self.name}"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The main file and its parts, by path in the model store, each with its sha256."""
+        folder = PurePosixPath(self.file).parent
+        return {self.file: self.sha256} | {str(folder / p.name): p.sha256 for p in self.parts}
+
+    @property
+    def model_sha256(self) -> str:
+        """Identifies the model as a whole: the same graph with other weights is another one.
+
+        The hash of its file; of the hashes of all, where there are several.
+        """
+        if not self.parts:
+            return self.sha256
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def batched(self) -> bool:

@@ -167,7 +167,7 @@ def _check(bundle: Bundle, path: Path) -> None:
                 f"{path}: has measurements of another environment ({', '.join(sorted(others))}) "
                 f"than environment.json ({own}); run the study again, or put back its own file"
             )
-    known = {variant.name: variant.sha256 for variant in bundle.variants}
+    known = {variant.name: variant.model_sha256 for variant in bundle.variants}
     for measured in bundle.measurements:
         variant = measured.deployment.variant
         if measured.role != "cell":  # no-ops are no variants of the study
@@ -177,10 +177,10 @@ def _check(bundle: Bundle, path: Path) -> None:
                 f"{path}: has measurements of '{variant.name}', which variants.jsonl lacks; put it "
                 "back, or run the study again"
             )
-        if known[variant.name] != variant.sha256:
+        if known[variant.name] != (own := variant.model_sha256):
             raise BadInput(
                 f"{path}: '{variant.name}' was measured with another model file (sha256 "
-                f"{variant.sha256[:12]}) than variants.jsonl names ({known[variant.name][:12]}); "
+                f"{own[:12]}) than variants.jsonl names ({known[variant.name][:12]}); "
                 "run the study again"
             )
 

@@ -18,7 +18,7 @@ from reports.bundle import Bundle
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
 from serving.instances import resolve
-from serving.model_store import model_path
+from serving.model_store import store_folder
 from serving.placement import CannotBeMeasured, Placement, check_measurable
 from serving.records import COMMAND, Deployment, Environment, InstanceType, sha256_of
 from tonnage.cells import DEPLOY_S
@@ -200,9 +200,8 @@ def _check_model(deployment: Deployment) -> None:
     variant = deployment.variant
     if variant.runtime == COMMAND:
         return
-    main = model_path(variant)
-    files = {main: variant.sha256} | {main.parent / p.name: p.sha256 for p in variant.parts}
-    for path, sha256 in files.items():
+    for name, sha256 in variant.files.items():
+        path = store_folder() / name
         if not path.is_file():
             raise BadInput(f"{path}: the model that was measured is gone; run the study again")
         if (found := sha256_of(path)) != sha256:

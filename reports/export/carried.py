@@ -73,7 +73,8 @@ def in_force(proven: Proven) -> dict[Part, str]:
     memory = f.gib(grant.memory_bytes / 2**30) if grant.memory_bytes is not None else "not enforced"
     settings = environment.settings
     return {
-        Part.MODEL: f"{proven.source}, sha256 {variant.sha256}",
+        Part.MODEL: f"{proven.source}, sha256 {variant.model_sha256}"
+        + (f", {len(variant.files)} files" if variant.parts else ""),
         Part.VERSIONS: f"Python {environment.python}, {packages}",
         Part.THREADS: f"{deployment.threads} ({variant.runtime})",
         Part.REPLICAS: f"{f.count(proven.plan.replicas)}, planned from one",
@@ -101,6 +102,8 @@ def not_carried_text(proven: Proven, export: Export, target: str) -> str:
         "",
         f"Demand: {words.demand(proven.demand)}. Plan: {words.configuration(proven.plan)}; "
         f"expect {words.latency(proven.plan)}. Study {proven.config_hash}.",
+        "",
+        f"Claim: {proven.claim}.",
         "",
         "## Not carried",
         "",

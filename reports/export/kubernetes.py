@@ -63,7 +63,7 @@ def _metadata(proven: Proven, annotations: Mapping[str, str] = {}) -> Document:
         "name": proven.name,
         "labels": _labels(proven),
         "annotations": {
-            "tonnage/model-sha256": proven.deployment.variant.sha256,
+            "tonnage/model-sha256": proven.deployment.variant.model_sha256,
             "tonnage/study": proven.config_hash,
             **annotations,
         },

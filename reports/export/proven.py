@@ -9,6 +9,7 @@ from typing import Self
 from planner.advice import AutoscalingAdvice
 from planner.records import Demand, Plan, ServiceProfile
 from reports.bundle import Bundle
+from reports.proven import no_longer
 from serving.errors import BadInput
 from serving.instances import resolve
 from serving.records import Deployment, Environment, Grant, InstanceType, Record
@@ -22,7 +23,7 @@ class Proven(Record):
     ``deployment`` is what to run: the measured one, with the plan's number of replicas and
     requests a call, and its model file named relative to the export. ``bought`` is the shape
     that the plan buys, null when it is the measured size itself. ``source`` is the model file in
-    the store.
+    the store, ``claim`` what a confirmation found, in words.
     """
 
     demand: Demand
@@ -36,6 +37,7 @@ class Proven(Record):
     ingress_cpu_ms: float
     config_hash: str
     autoscaling: AutoscalingAdvice | None = None
+    claim: str = "nobody has confirmed this plan; 'tonnage confirm RUN' does"
 
     @classmethod
     def of(cls, bundle: Bundle, profile: str | None, catalogue: Mapping[str, InstanceType]) -> Self:
@@ -100,6 +102,7 @@ class Proven(Record):
             ingress_cpu_ms=_ingress_cpu_ms(answer.demand, found),
             config_hash=bundle.info.config_hash,
             autoscaling=advice if isinstance(advice, AutoscalingAdvice) else None,
+            **_claimed(bundle, answer.demand.name),
         )
 
     @property
@@ -109,8 +112,8 @@ class Proven(Record):
 
     @property
     def image(self) -> str:
-        """Name of the container image: of this model file and no other."""
-        return f"{self.name}:{self.deployment.variant.sha256[:12]}"
+        """Name of the container image: of this model and no other."""
+        return f"{self.name}:{self.deployment.variant.model_sha256[:12]}"
 
     @property
     def size(self) -> InstanceType:
@@ -127,6 +130,17 @@ class Proven(Record):
     def whole_cpus(self) -> bool:
         """Whether a replica has CPUs of its own, rather than a share of time."""
         return self.size.enforcement == "cpuset"
+
+
+def _claimed(bundle: Bundle, profile: str) -> dict[str, str]:
+    """What was confirmed of the profile's plan, if anything was."""
+    claim = next((one for one in bundle.claims if one.profile == profile), None)
+    if claim is None:
+        return {}
+    why = no_longer(bundle, claim)
+    return {
+        "claim": f"lapsed, {'; '.join(why)}. It was: {claim.sentence}" if why else claim.sentence
+    }
 
 
 def _is_bought(plan: Plan) -> bool:

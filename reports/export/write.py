@@ -29,19 +29,25 @@ TARGETS: dict[str, Callable[[Proven], Export]] = {
 def write_export(proven: Proven, target: str, model: Path, folder: Path) -> Export:
     """Render for one of ``TARGETS`` and write everything, the ``model`` file included.
 
-    An earlier export in ``folder`` is replaced. BadInput for an unknown target, a model
-    file that is missing or no longer the measured one, and a folder that holds other files.
+    Its parts, such as weights in a file of their own, lie beside ``model``. An earlier export in
+    ``folder`` is replaced. BadInput for an unknown target, a model file that is missing or no
+    longer the measured one, and a folder that holds other files.
     """
     if target not in TARGETS:
         raise BadInput(f"--to {target}: unknown; known are {', '.join(TARGETS)}")
     variant = proven.deployment.variant
-    if not model.is_file():
-        raise BadInput(f"{model}: model file of {variant.name} is missing; build it again")
-    if sha256_of(model) != variant.sha256:
-        raise BadInput(f"{model}: changed since it was measured (sha256 differs); measure it again")
+    sources = {name: model.parent / Path(name).name for name in variant.files}
+    sources[variant.file] = model
+    for name, path in sources.items():
+        if not path.is_file():
+            raise BadInput(f"{path}: model file of {variant.name} is missing; build it again")
+        if sha256_of(path) != variant.files[name]:
+            raise BadInput(
+                f"{path}: changed since it was measured (sha256 differs); measure it again"
+            )
     export = TARGETS[target](proven)
     files = {**export.files, NOT_CARRIED: not_carried_text(proven, export, target)}
-    _refuse_other_files(folder, {*files, variant.file})
+    _refuse_other_files(folder, {*files, *sources})
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -51,7 +57,8 @@ def write_export(proven: Proven, target: str, model: Path, folder: Path) -> Expo
         for name, text in files.items():
             (draft / name).write_text(text, encoding="utf-8")
         (draft / variant.file).parent.mkdir()
-        shutil.copy(model, draft / variant.file)
+        for name, path in sources.items():
+            shutil.copy(path, draft / name)
         for path in draft.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.suffix == ".sh" else 0o644)
         draft.chmod(0o755)
@@ -64,9 +71,10 @@ def write_export(proven: Proven, target: str, model: Path, folder: Path) -> Expo
 
 
 def _earlier_model(folder: Path) -> set[str]:
-    """The model file of the export that lies there, which may be another one by now."""
+    """The model files of the export that lies there, which may be other ones by now."""
     try:
-        return {Deployment.model_validate_json((folder / DEPLOYMENT).read_text()).variant.file}
+        lies = Deployment.model_validate_json((folder / DEPLOYMENT).read_text())
+        return set(lies.variant.files)
     except (OSError, ValidationError):
         return set()
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from serving.errors import BadInput
-from serving.model_store import model_path
+from serving.model_store import model_path, store_folder
 from serving.records import TensorSpec, Variant, sha256_of
 
 Tensors = Mapping[str, np.ndarray]
@@ -49,6 +49,11 @@ def libraries_of(runtime: str) -> tuple[str, ...]:
     return _RUNTIMES[runtime][2]
 
 
+def extra_of(runtime: str) -> str:
+    """The extra of Tonnage that installs them, in brackets; "" where it needs none."""
+    return _RUNTIMES[runtime][3].removeprefix("tonnage")
+
+
 def load_runtime(variant: Variant, threads: int) -> Runtime:
     """Load ``variant`` with ``threads`` compute threads, after checking the hash of its files.
 
@@ -56,9 +61,8 @@ def load_runtime(variant: Variant, threads: int) -> Runtime:
     the library of its runtime is not installed.
     """
     path = model_path(variant)
-    files = {path: variant.sha256}
-    files.update({path.parent / part.name: part.sha256 for part in variant.parts})
-    for file, digest in files.items():
+    for name, digest in variant.files.items():
+        file = store_folder() / name
         if not file.is_file():
             raise BadInput(
                 f"{file}: model file of variant {variant.name} is missing; build it again"

@@ -31,7 +31,7 @@ from serving.errors import BadInput
 from serving.exported import read_deployment
 from serving.instances import load_instances
 from serving.ray_host.settings import SERVE_SETTINGS
-from serving.records import sha256_of
+from serving.records import ModelPart, sha256_of
 from tonnage.run_folder import RunFolder
 
 Tonnage = Callable[..., CompletedProcess[str]]
@@ -93,6 +93,46 @@ def test_the_folder_is_whole(
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert found == {*made.files, NOT_CARRIED, proven.deployment.variant.file}
     assert [p.name for p in folder.parent.iterdir()] == [target]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_in_a_file_of_their_own_are_carried(
+    proven: Proven, tmp_path: Path, target: str
+) -> None:
+    """Both files lie where the deployment names them; other weights are another model."""
+    source, variant = Path(proven.source), proven.deployment.variant
+    weights = source.with_name("weights.bin")
+    weights.write_bytes(b"1234")
+    part = ModelPart(name="weights.bin", sha256=sha256_of(weights), size_bytes=4)
+    whole = variant.model_copy(update={"parts": (part,), "runtime": "openvino"})
+    deployment = proven.deployment.model_copy(update={"variant": whole})
+    made = proven.model_copy(update={"deployment": deployment})
+    assert whole.model_sha256 != variant.model_sha256
+    assert made.image != proven.image
+    folder = tmp_path / "out"
+    for _ in range(2):  # the second takes the place of the first, weights and all
+        export = write_export(made, target, source, folder)
+    read = read_deployment(folder).variant
+    assert {sha256_of(folder / name) for name in whole.files} == set(read.files.values())
+    if "Dockerfile" in export.files:
+        assert "tonnage[openvino]" not in (text := export.files["Dockerfile"])
+        assert ".whl[openvino]'" in text
+        assert "COPY model/weights.bin /srv/model/model/weights.bin" in text
+    weights.write_bytes(b"4321")
+    with pytest.raises(BadInput, match=r"weights.bin: changed since it was measured"):
+        write_export(made, target, source, tmp_path / "again")
+
+
+def test_an_export_says_how_far_the_plan_is_proven(
+    stub_run: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    """Without a confirmation it says so; with one it has the sentence."""
+    proven = proven_of(stub_run("sim-1"))
+    write_export(proven, "compose", Path(proven.source), tmp_path / "out")
+    assert "nobody has confirmed this plan" in (tmp_path / "out" / NOT_CARRIED).read_text()
+    made = proven.model_copy(update={"claim": "p99 <= 50 ms holds"})
+    write_export(made, "compose", Path(made.source), tmp_path / "out")
+    assert "Claim: p99 <= 50 ms holds." in (tmp_path / "out" / NOT_CARRIED).read_text()
 
 
 @pytest.mark.parametrize("target", TARGETS)
