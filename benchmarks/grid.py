@@ -150,7 +150,17 @@ def render(results: Mapping[str, Any]) -> list[str]:
             f"| {_chosen(thumb, asked)}; {_compared(planner, thumb)} |",
         ]
         lines += [f"| {workload}: miss | - | {miss} |" for miss in planner["misses"]]
+        lines += [_predicted(workload, k, some) for k, some in one["predictions"].items()]
     return lines
+
+
+def _predicted(workload: str, replicas: str, some: Mapping[str, Any]) -> str:
+    runs = some["runs"]
+    return (
+        f"| {workload}: the planner's p99 and interval against runs of {DWELL_S:g} s, whose p99 is "
+        f"to a large part luck, {replicas} replica(s) | - | median error "
+        f"{some['median_error']:.0%}; {some['inside']} of {runs} inside, {some['above']} above |"
+    )
 
 
 def _chosen(found: Mapping[str, Any], asked: int) -> str:

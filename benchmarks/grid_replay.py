@@ -11,14 +11,16 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import product
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from benchmarks.grid_records import GridRecord, Key, host_sizes, spec_of
 from loadtests.objective import Slo
+from planner.curve import predictor
 from planner.profile import build_profiles
 from planner.recommend import best_on_host, recommend
 from planner.records import Demand, Plan, Recommendation, ServiceProfile
+from planner.surface import HIGHEST_UTILISATION
 
 BUDGET_SHARE = 0.15
 WITHIN = 0.05
@@ -73,6 +75,7 @@ def score(
         "profiles": [f"{p.variant.name} on {spec_of(p.instance)}" for p in profiles],
         "demands": [[one.rate_rps, one.limit_ms, _words(one.optimum.key)] for one in asked],
         "held_by_none": nobody,
+        "predictions": predictions(records),
         "planner": outcome(records, asked, lambda r, limit: planned(profiles, r, limit)),
         "rule_of_thumb": outcome(records, asked, lambda r, _: rule_of_thumb(profiles, r)),
         "random": searched(records, asked, budget),
@@ -89,6 +92,39 @@ def demands(
         if holding:
             asked.append(Asked(rate, limit, min(holding, key=lambda r: (r.vcpus, r.key))))
     return asked, len(rates_rps) * len(limits_ms) - len(asked)
+
+
+def predictions(records: Sequence[GridRecord]) -> dict[str, Any]:
+    """What the planner says of every run that it may speak of, against its p99, by replicas.
+
+    From the profile of the configuration's own replica, however long it took to measure.
+    """
+    known = {
+        record.key[:3]: profile
+        for record in records
+        for profile in build_profiles(record.cell)[0]
+        if record.cell
+    }
+    found: dict[int, list[tuple[float, bool, bool]]] = {}
+    for record in records:
+        profile, number = known.get(record.key[:3]), record.key[3]
+        for run in record.truth if profile else ():
+            rate, p99_ms = run.run.rate_rps or 0.0, 1e3 * run.due_to_done.quantile_s(0.99)
+            assert profile is not None  # noqa: S101 - the loop is empty without one
+            if not run.valid or rate > HIGHEST_UTILISATION * number * profile.capacity_rps:
+                continue
+            low, mid, high = predictor(profile, SEED).latency(number, rate, 0.99, rate)
+            off = abs(mid / p99_ms - 1)
+            found.setdefault(number, []).append((off, low <= p99_ms <= high, p99_ms > high))
+    return {
+        str(number): {
+            "runs": len(some),
+            "median_error": median(off for off, _, _ in some),
+            "inside": sum(inside for _, inside, _ in some),
+            "above": sum(above for _, _, above in some),
+        }
+        for number, some in sorted(found.items())
+    }
 
 
 def outcome(

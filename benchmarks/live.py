@@ -23,19 +23,17 @@ from planner.profile import build_profiles
 from planner.records import ServiceProfile
 from serving.build import build_variants
 from serving.errors import Infrastructure, InvalidMeasurement
-from serving.generate import generated_rows
 from serving.instances import load_instances, resolve
 from serving.model_store import store_folder
 from serving.ray_host.client import RayHost
 from serving.records import Deployment, Endpoint, InstanceType, Variant
 from serving.steps import Dataset
-from serving.stub_variant import noop_variant
+from serving.stub_variant import noop_rows, noop_variant
 from serving.workloads import find_workload
 from tonnage.config import load_study, shipped
 
 SEED = 7
 _TRIES = 3
-_NOOP_BYTES = 64 << 20
 # Rates near enough to each other that the floor may be read between them.
 _NOOP = replace(FULL, open_shares=(0.1, 0.2, 0.35, 0.5, 0.7))
 
@@ -221,9 +219,7 @@ class Live:
         if key not in self._stored:
             rows = dict(_data(variant.workload).test)
             if variant.runtime == "stub":
-                numbers = max(1, sum(values[:1].size for values in rows.values()))
-                most = max(batch, min(6000, _NOOP_BYTES // (4 * numbers)))
-                rows = dict(generated_rows(variant.inputs, most, SEED))
+                rows = dict(noop_rows(variant, batch, SEED))
             one = deployment.model_copy(update={"threads": 1})
             made = make_payloads(one, rows, batch, SEED)
             self._stored[key] = self.fleet.store(f"{key[0]}-{batch}", made)

@@ -3,8 +3,9 @@
 The p99 of one run is to a large part luck with its schedule, which is no error of a
 prediction. So the due times of the measurement are the arrivals of the simulation; service
 times come from the profile. Each replicate of the bootstrap (B. Efron, 1979) resamples the
-service histogram, takes another capacity from the measured interval, and draws the service
-time of every request anew: the interval is one of what a run may show, not of a mean.
+service histogram, takes another capacity from the measured interval (and service times longer
+by as much as it carries less), and draws the service time of every request anew: the interval is
+one of what a run may show, not of a mean.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from loadtests.objective import Slo
 from loadtests.slo import judge_slo
-from planner.occupancy import Occupancy, occupancy
+from planner.occupancy import Occupancy, crowding, occupancy
 from planner.records import ServiceProfile
 from planner.simulate import draw, sojourns
 
@@ -67,8 +68,10 @@ def predicted_ms(
     """
     rng = np.random.default_rng(seed)
     occupancies = _replicates(profile, rng)
+    slower = crowding(profile, replicas)
     parts = [
-        _latencies(occupancies, window.due_s, replicas, rng)[window.steady] for window in windows
+        _latencies(occupancies, window.due_s, replicas, slower, rng)[window.steady]
+        for window in windows
     ]
     found = 1e3 * np.quantile(np.concatenate(parts), quantile, axis=0, method="inverted_cdf")
     outside = (1 - COVERED) / 2
@@ -102,25 +105,32 @@ def _replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occup
     capacities = np.interp(np.linspace(0, 1, REPLICATES), (0, 0.5, 1), places)
     resampled = rng.multinomial(n, counts / n, size=REPLICATES)
     return [
-        occupancy(profile, values, chosen, float(capacity), rng)
+        occupancy(profile, values * (interval.mid / capacity), chosen, float(capacity), rng)
         for chosen, capacity in zip(resampled, capacities, strict=True)
     ]
 
 
 def _latencies(
-    occupancies: Sequence[Occupancy], due_s: np.ndarray, replicas: int, rng: np.random.Generator
+    occupancies: Sequence[Occupancy],
+    due_s: np.ndarray,
+    replicas: int,
+    slower: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Latencies in seconds of every replicate, shape [n, replicates]."""
+    """Latencies in seconds of every replicate, shape [n, replicates].
+
+    Occupancies are ``slower`` times as long.
+    """
     each = max(1, _AT_ONCE // max(1, len(due_s)))
     found = []
     for begin in range(0, len(occupancies), each):
         some = occupancies[begin : begin + each]
         luck = rng.random((len(some), len(due_s)))
         lanes = list(zip(some, luck, strict=True))
-        busy = np.stack([draw(o.busy_s, o.counts, one) for o, one in lanes], axis=1)
+        busy = np.stack([draw(slower * o.busy_s, o.counts, one) for o, one in lanes], axis=1)
         first = None
         if any(o.first_s is not o.busy_s for o in some):
-            first = np.stack([draw(o.first_s, o.counts, one) for o, one in lanes], axis=1)
+            first = np.stack([draw(slower * o.first_s, o.counts, one) for o, one in lanes], axis=1)
         arrivals = np.repeat(due_s[:, None], len(some), axis=1)
         times = sojourns(arrivals, busy, first=first, replicas=replicas, quota=some[0].quota)
         beyond = [o.beyond_at(rng.random(len(due_s))) for o in some]

@@ -87,6 +87,9 @@ class Recorded(Record):
     time_scale: float = Field(gt=0, allow_inf_nan=False)
     requests: int = Field(ge=1)
     mean_batch: float | None = Field(default=None, description="null: it names no batch sizes")
+    peak_rps: float | None = Field(
+        default=None, description="over its busiest second; null in records before it"
+    )
     time_column: str | None = Field(default=None, description="null in records before it")
     batch_column: str | None = None
 
@@ -197,6 +200,11 @@ def parse_arrivals(raw: Mapping[str, Any], where: str) -> Made:
         raise BadInput(f"{where}: {key}: {what}") from error
 
 
+def busiest_second_rps(due_s: np.ndarray) -> float:
+    """Most requests that fall due within a second, of sorted due times, shape [requests]."""
+    return float(np.max(np.searchsorted(due_s, due_s + 1.0) - np.arange(len(due_s)), initial=0))
+
+
 def peak_rps(arrivals: Made | Trace) -> float:
     """The highest rate that is asked for; of a trace, over its busiest second."""
     match arrivals:
@@ -205,8 +213,7 @@ def peak_rps(arrivals: Made | Trace) -> float:
         case Steps():
             return max(step.rate_rps for step in arrivals.steps)
         case Trace():
-            due = arrivals.due_s
-            return float(np.max(np.searchsorted(due, due + 1.0) - np.arange(len(due))))
+            return busiest_second_rps(arrivals.due_s)
         case _:
             return arrivals.rate_rps
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from loadtests.arrivals import MaybeMix, Mix
+from loadtests.arrivals import Arrivals, MaybeMix, Mix, Recorded, peak_rps
 from loadtests.laws import WORTH
 from loadtests.records import Fault, FaultCode, Measurement
 from serving.records import Record
@@ -132,8 +132,11 @@ def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
     if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
         return m
     m = m.model_copy(update={"carried_rps": ceiling.rate_rps})
-    # Arrivals scatter around the rate asked for: a few more of them are luck, not load.
+    # Arrivals scatter around the rate asked for: a few more of them are luck, not load. Where
+    # they come in bursts, the busiest moment is what generator and ingress have to carry.
     rate_rps = min(m.completed_rps, m.run.rate_rps or m.completed_rps)
+    if m.run.arrivals is not None:
+        rate_rps = max(rate_rps, _peak_rps(m.run.arrivals))
     if rate_rps <= ceiling.believed_rps:
         return m
     fault = Fault(
@@ -142,3 +145,10 @@ def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
         f"and ingress carry, {ceiling}",
     )
     return m.model_copy(update={"faults": (*m.faults, fault)})
+
+
+def _peak_rps(arrivals: Arrivals) -> float:
+    """The highest rate of a run's arrivals; 0 of an older record of a trace, which has none."""
+    if isinstance(arrivals, Recorded):
+        return arrivals.peak_rps or 0.0
+    return peak_rps(arrivals)

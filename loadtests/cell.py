@@ -314,7 +314,7 @@ def observe(
             "deployment": deployment,
             "grant": grant,
             "inference": ROUND_TRIP if context.call else result.inference,
-            "run": run,
+            "run": run.model_copy(update={"workers": result.workers}),
             "elapsed_s": result.elapsed_s,
             "offered": result.offered,
             "ok": result.ok,

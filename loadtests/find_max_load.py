@@ -31,16 +31,17 @@ def find_max_load(
 ) -> MaxLoad:
     """Make the runs that ``search`` asks for, each like ``like`` but for rate and length.
 
-    A run with a fault that is not the server's is made again, three times in all; then the
-    search ends with what it has, and says what keeps going wrong. A stall may be chance as well:
-    only one that comes back three times is the server's, and its latencies are its answer.
+    A run with a fault that is not the server's is made again, three times in all if the budget
+    of samples allows; then the search ends with what it has, and says what keeps going wrong. A
+    stall may be chance as well: only one that comes back three times is the server's, and its
+    latencies are its answer.
     """
     while probe := search.ask():
-        result, faults, made = _best_of_tries(probe, like, run)
+        result, faults, made, tries = _best_of_tries(probe, like, run, search.left)
         others = [fault for fault in faults if fault.code not in _ANSWERS | {FaultCode.STALLED}]
         if others:
             reason = (
-                f"at {probe.rate_rps:,.1f} req/s no run of {_TRIES} can be believed: "
+                f"at {probe.rate_rps:,.1f} req/s no run of {tries} can be believed: "
                 f"{others[0].code}: {others[0].detail}"
             )
             search.give_up(reason)
@@ -49,16 +50,19 @@ def find_max_load(
         verdict = verdict_of(result, made, slo, replicas=replicas, confidence=confidence)
         if any(fault.code in OVERLOAD for fault in faults):
             verdict = verdict.model_copy(update={"verdict": Verdict.FAILS})
-        search.tell(probe, verdict)
+        search.tell(probe, verdict, tries)
         name, seen = f"p{100 * slo.quantile:g}", verdict.quantile_ms or math.inf
         progress(f"{probe.rate_rps:,.1f} req/s: {name} {seen:.3g} ms, {verdict.verdict}")
     return search.result()
 
 
 def _best_of_tries(
-    probe: Probe, like: LoadRun, run: Callable[[LoadRun], Ran]
-) -> tuple[LoadResult, tuple[Fault, ...], LoadRun]:
-    """The first run with no fault but the server's, or else the last."""
+    probe: Probe, like: LoadRun, run: Callable[[LoadRun], Ran], left: int
+) -> tuple[LoadResult, tuple[Fault, ...], LoadRun, int]:
+    """The first run with no fault but the server's, or else the last; and how many were made.
+
+    No more than ``left`` samples pay for.
+    """
     asked = like.model_copy(
         update={
             "mode": "open",
@@ -69,8 +73,8 @@ def _best_of_tries(
             "seed": like.seed + probe.seed,
         }
     )
-    for _ in range(_TRIES):
+    for tries in range(1, 1 + _TRIES):
         result, faults = run(asked)
-        if {fault.code for fault in faults} <= _ANSWERS:
+        if {f.code for f in faults} <= _ANSWERS or (tries + 1) * probe.samples > left:
             break
-    return result, faults, asked
+    return result, faults, asked, tries

@@ -101,14 +101,15 @@ def has_floor(measurements: Iterable[Measurement], batch: int, instance: str) ->
 def at_floor(measurement: Measurement, all_of_run: Sequence[Measurement]) -> float | None:
     """The floor's p99 in seconds where the p99 of ``measurement`` is near it, else None.
 
-    The floor is that of its own size and batch; without one nothing is said.
+    The floor is that of its own size and batch, one no-op replica at what each of its replicas
+    gets; without one nothing is said.
     """
     if measurement.role == "floor" or measurement.run.mode == "closed":
         return None
     floor = floor_p99_s(
         all_of_run,
         measurement.run.batch,
-        measurement.offered_rps,
+        measurement.offered_rps / measurement.deployment.replicas,
         measurement.deployment.instance.label,
     )
     if floor is None or measurement.due_to_done.quantile_s(0.99) > NEAR * floor:
@@ -120,3 +121,8 @@ def _told(m: Measurement, batch: int, instance: str) -> bool:
     """Whether it is a valid run without a closed loop, of that size and batch."""
     same = m.run.batch == batch and m.deployment.instance.label == instance
     return m.valid and m.run.mode != "closed" and same
+
+
+def with_floor(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Note in each measurement whose p99 is near the floor what that is, and in no other."""
+    return [m.model_copy(update={"floor_p99_s": at_floor(m, measurements)}) for m in measurements]

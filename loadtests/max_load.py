@@ -173,9 +173,10 @@ class MaxLoadSearch:
                 self._pending = Probe(rate_rps=rate, samples=samples, seed=seed)
         return self._pending
 
-    def tell(self, probe: Probe, judged: SloVerdict) -> None:
+    def tell(self, probe: Probe, judged: SloVerdict, tries: int = 1) -> None:
         """What the probe asked for found, on as many samples as it made of those asked for.
 
+        ``tries`` is how often it was made until it could be believed: each is paid for.
         Raises ValueError for a probe that was not asked for.
         """
         if probe != self._pending:
@@ -199,9 +200,14 @@ class MaxLoadSearch:
                 verdict=judged.verdict,
             )
         )
-        self._left -= probe.samples
-        self._samples += probe.samples
+        self._left -= tries * probe.samples
+        self._samples += tries * probe.samples
         self._pending = None
+
+    @property
+    def left(self) -> int:
+        """Samples that the budget still has."""
+        return self._left
 
     def give_up(self, fault: str) -> None:
         """End the search where it is: no run of the probe asked for can be believed."""

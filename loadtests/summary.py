@@ -20,7 +20,8 @@ _ROUNDING_S = 1e-6
 class LoadResult:
     """What the generator saw, over all its workers.
 
-    ``scheduled`` is how many requests were to fall due; None in a closed loop. Counts are of the
+    ``scheduled`` is how many requests were to fall due; None in a closed loop. ``workers`` is how
+    many shared them. Counts are of the
     whole run; histograms begin at the due time ``steady_from_s``. ``lost``
     are requests whose worker was lost with what it knew of them. ``waited`` found all
     ``connections`` that their worker may open busy. ``run_delay_s`` is how long the worker that
@@ -30,6 +31,7 @@ class LoadResult:
     """
 
     scheduled: int | None
+    workers: int
     offered: int
     ok: int
     unsent: int
@@ -106,6 +108,7 @@ def summarise(
     silent = np.sort(silences_s(samples))
     return LoadResult(
         scheduled=scheduled,
+        workers=max(1, len(workers.cpu_s) + len(workers.lost)),
         offered=len(samples) + lost,
         ok=len(good),
         unsent=int(np.count_nonzero(samples.status == UNSENT)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loadtests.arrivals import Recorded, Trace
+from loadtests.arrivals import Recorded, Trace, busiest_second_rps
 from serving.errors import BadInput
 from serving.records import sha256_of
 
@@ -65,6 +65,7 @@ def read_trace(
         batch_column=batch_column,
         requests=len(due),
         mean_batch=None if batches is None else float(batches.mean()),
+        peak_rps=busiest_second_rps(due),
     )
     return Trace(due, batches, source)
 

@@ -25,7 +25,7 @@ from planner.advice import (
 from planner.burst import Bounds, Work, replay
 from planner.curve import predictor
 from planner.daily import Burst, Daily
-from planner.occupancy import occupancy
+from planner.occupancy import crowding, occupancy
 from planner.records import HOURS_PER_MONTH, CpuFactor, Demand, Plan, ServiceProfile
 from planner.simulate import draw, sojourns
 from planner.sizing import Sizing
@@ -127,7 +127,8 @@ class _Follower:
         self._ready_s = profile.startup_s + daily.machine_start_s
         capacity = profile.capacity_interval.low
         values, counts = profile.service.values()
-        self._work = occupancy(profile, values, counts, capacity)
+        slower = crowding(profile, static) * profile.capacity_rps / capacity
+        self._work = occupancy(profile, slower * values, counts, capacity)
         self._replica_rps = capacity * factor.low
         self._loads: dict[int, np.ndarray] = {}
         slowest = ScalingSettings(min_replicas=1, max_replicas=1, target_ongoing_requests=1)

@@ -21,7 +21,7 @@ from planner.records import (
     Rejection,
     ServiceProfile,
 )
-from planner.scaling import predict_sizes
+from planner.scaling import FEWEST_SIZES, REACH, predict_sizes
 from serving.errors import BadInput
 from serving.records import COMMAND, InstanceType, Variant
 
@@ -87,7 +87,8 @@ def place(
     (:mod:`planner.batch_sizes`). ``measure_with`` as in
     :func:`planner.measuring.measure_command`.
     """
-    by_cell = _cells(demand.batch, list(profiles), refused, instances)
+    known_profiles = list(profiles)
+    by_cell = _cells(demand.batch, known_profiles, refused, instances)
     price_of = prices.offers(demand.region)
     shapes = _shapes(instances, price_of, prices, demand.region)
     placements: list[Placement] = []
@@ -107,12 +108,13 @@ def place(
                 replicas_per_instance=1,
             )
             profile = cell.profiles.get(demand.batch)
-            command = measure_command(variant, own, demand, measure_with)
+            command = measure_command(own, demand, measure_with)
             barred = variant.barred or _below(demand, variant)
             if barred is not None:
                 rejections.append(_rejected(own, Bottleneck.QUALITY, barred))
             elif profile is None:
-                rejections.append(_without_profile(own, cell, demand.batch, command))
+                law = _beyond_law(variant.name, size, instances, known_profiles)
+                rejections.append(_without_profile(own, cell, demand.batch, law, command))
             elif (too_large := _too_large(demand, profile)) is not None:
                 rejections.append(_rejected(own, Bottleneck.MEMORY, too_large))
             else:
@@ -121,7 +123,7 @@ def place(
                     placements.append(found)
                 else:
                     rejections.append(found)
-                _on_shapes(own, profile, demand, shapes, placements, rejections)
+                _on_shapes(own, profile, demand, shapes, placements, rejections, measure_with)
     return placements, rejections
 
 
@@ -198,7 +200,32 @@ def size_name(label: str, instances: Mapping[str, InstanceType]) -> str:
     return name if usual is None or usual.enforcement == enforcement else f"{name}:{enforcement}"
 
 
-def _without_profile(own: Candidate, cell: _Cell, batch: int, command: str | None) -> Rejection:
+def _beyond_law(
+    variant: str,
+    size: str,
+    instances: Mapping[str, InstanceType],
+    profiles: Iterable[ServiceProfile],
+) -> str:
+    """Why no law of sizes reaches one that was not measured; "" where that cannot be said."""
+    name, _, enforcement = size.partition(":")
+    if name not in instances:
+        return ""
+    enforcement = enforcement or instances[name].enforcement
+    measured = {
+        p.instance.vcpus
+        for p in profiles
+        if (p.variant.name, p.instance.enforcement) == (variant, enforcement)
+        and not isinstance(p, PredictedProfile)
+    }
+    if len(measured) < FEWEST_SIZES:
+        kind = "whole CPUs" if enforcement == "cpuset" else "a share of one CPU"
+        return f"a law takes {FEWEST_SIZES} measured sizes of {kind}, there are {len(measured)}"
+    if instances[name].vcpus > REACH * max(measured):
+        return f"it is more than {REACH:g} times the largest measured one, {max(measured):g} vCPU"
+    return ""
+
+
+def _without_profile(own: Candidate, cell: _Cell, batch: int, law: str, command: str) -> Rejection:
     reason = cell.refusals.get(batch)
     if reason is None:
         measured = [n for n, p in cell.profiles.items() if not isinstance(p, PredictedProfile)]
@@ -209,7 +236,9 @@ def _without_profile(own: Candidate, cell: _Cell, batch: int, command: str | Non
         if cell.profiles:
             reach = out_of_reach(measured, batch) if measured else "what is predicted makes no law"
             reason += f", and {reach}"
-            reason += f"{MEASURE_IT}`{command}`" if command else ""
+        elif law and not elsewhere:
+            reason += f", and {law}"
+        reason += f"{MEASURE_IT}`{command}`"
         return _rejected(own, Bottleneck.UNMEASURED, reason)
     invalid = reason.startswith(NOT_VALID)
     return _rejected(own, Bottleneck.INVALID if invalid else Bottleneck.UNMEASURED, reason)
@@ -261,7 +290,7 @@ def _shapes(
 
 
 def _on_own_size(
-    own: Candidate, profile: ServiceProfile, price: Price | None, command: str | None
+    own: Candidate, profile: ServiceProfile, price: Price | None, command: str
 ) -> Placement | Rejection:
     needed = replica_memory_gib(profile)
     if needed > profile.instance.memory_gib:
@@ -274,7 +303,7 @@ def _on_own_size(
         asked = f"batch {profile.batch:,}"
         asked += "" if profile.length is None else f" of {profile.length:,} tokens"
         reason = f"may need {reason}; its peak at {asked} was not measured"
-        reason += f"{MEASURE_IT}`{command}`" if command else ""
+        reason += f"{MEASURE_IT}`{command}`"
         return _rejected(own, Bottleneck.UNMEASURED, reason)
     return Placement(own, profile, profile.instance, HERE, price)
 
@@ -286,6 +315,7 @@ def _on_shapes(
     shapes: Iterable[_Shape],
     placements: list[Placement],
     rejections: list[Rejection],
+    measure_with: str | None,
 ) -> None:
     """Put the replicas of one profile on every shape that has the vCPUs for one.
 
@@ -294,6 +324,8 @@ def _on_shapes(
     profile and a shape, so what a pair does not change is outside.
     """
     size, needed = profile.instance, replica_memory_gib(profile)
+    with_quota = own.model_copy(update={"size": f"{size.name}:quota"})
+    command = measure_command(with_quota, demand, measure_with)
     ingress = ingress_vcpus(profile)
     variant, name, threads = own.variant, own.size, own.threads
     for shape in shapes:
@@ -316,8 +348,8 @@ def _on_shapes(
         elif instance.enforcement == "quota" and size.enforcement == "cpuset":
             # The same vCPU enforced by a quota has about twice the tail.
             reason = (
-                f"{instance.name} enforces a quota and {size.name} was measured with "
-                f"whole CPUs; measure {size.name}:quota"
+                f"{instance.name} enforces a quota and {size.name} was measured with whole CPUs"
+                f"{MEASURE_IT}`{command}`"
             )
             rejections.append(_rejected(candidate, Bottleneck.UNMEASURED, reason))
         elif share < 1:

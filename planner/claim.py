@@ -104,6 +104,9 @@ class Claim(Record):
         default=None, description="the same of requests behind the loss of a replica"
     )
     predicted: Interval | None = Field(description="of the same quantile, before measuring")
+    floor_p99_ms: float | None = Field(
+        default=None, description="of a no-op at that rate, where the runs' p99 is near it"
+    )
     model_sha256: str
     config_hash: str
     environment: Environment
@@ -126,6 +129,11 @@ class Claim(Record):
         """A claim whose sentence is made from its figures."""
         draft = cls.model_construct(**figures)  # type: ignore[arg-type] # checked below
         return cls.model_validate({**figures, "sentence": draft._in_words()})
+
+    @property
+    def objectives(self) -> tuple[Slo, ...]:
+        """The principal objective, and those that were judged beside it."""
+        return self.slo, *(one.slo for one in self.beside)
 
     @property
     def lapses(self) -> tuple[str, ...]:
@@ -155,7 +163,7 @@ class Claim(Record):
             f"req/s{rows} on {self.held_replicas} x {size} with {c.variant}{shared}{of_plan}: "
             f"{self.verdict} at {100 * self.confidence:g} %, n = {judged.n:,}, {judged.over:,} "
             f"over, {deployments_in_words(self.deployments)}{self._discarded_in_words()}"
-            f"{_beside_in_words(self.beside)}{self._loss_in_words()}"
+            f"{beside_in_words(self.beside)}{self._loss_in_words()}"
         )
 
     def _discarded_in_words(self) -> str:
@@ -170,10 +178,11 @@ class Claim(Record):
             at = f" at {self.killed_rps:,.6g} req/s"
         times = f" {self.losses} times" if self.losses > 1 else ""
         said = f"; with a replica killed{times}{at}: {k.verdict}, n = {k.n:,}, {k.over:,} over"
-        return said + _beside_in_words(self.killed_beside)
+        return said + beside_in_words(self.killed_beside)
 
 
-def _beside_in_words(beside: Iterable[Beside]) -> str:
+def beside_in_words(beside: Iterable[Beside]) -> str:
+    """Further objectives, each behind a semicolon; "" where there are none."""
     told = (f"{b.slo}: {b.judged.verdict}, {b.judged.over:,} over" for b in beside)
     return "".join(f"; {one}" for one in told)
 
@@ -195,8 +204,7 @@ def lapsed(claim: Claim, now: date, environment: Environment, variant: Variant) 
 def of_another_plan(claim: Claim, demand: Demand, plans: Iterable[Plan]) -> list[str]:
     """Why the claim is about none of ``plans``, recommended for ``demand``; [] where it is."""
     reasons = []
-    objectives = (claim.slo, *(one.slo for one in claim.beside))
-    claimed = (objectives, claim.batch, claim.length, claim.rate_rps, claim.spare_replicas)
+    claimed = (claim.objectives, claim.batch, claim.length, claim.rate_rps, claim.spare_replicas)
     asked = (demand.objectives, demand.batch, demand.length)
     same = claimed == (*asked, demand.rate_rps, demand.spare_replicas)
     if not (same and alike(claim.mix, demand.mix)):
@@ -235,8 +243,9 @@ def environment_changes(was: Environment, now: Environment) -> list[str]:
         "enforcement": (was.enforcement, now.enforcement),
     }
     reasons += [f"{k}: {a} became {b}" for k, (a, b) in facts.items() if a != b]
-    for name in sorted(was.settings.keys() | now.settings.keys()):
-        before, after = was.settings.get(name, "unset"), now.settings.get(name, "unset")
+    had, has = ({**env.settings, **env.deployed} for env in (was, now))
+    for name in sorted(had.keys() | has.keys()):
+        before, after = had.get(name, "unset"), has.get(name, "unset")
         if before != after:
             reasons.append(f"{name}={before} became {after}")
     return reasons

@@ -15,7 +15,10 @@ from planner.pooled import (
     confidence_of_objective,
     judged,
     missing,
+    most_missing,
     unbelievable,
+    verdicts_on,
+    with_beside,
 )
 from planner.proving import DEPLOYMENTS, killed_rate
 from planner.records import Demand, Interval, Plan
@@ -112,9 +115,9 @@ def judge_confirmation(
     killed_beside = tuple(Beside(slo=one, judged=found) for one, found in lost[1:])
     verdict, reason = _verdict(pool, each, after_kill, spare)
     if verdict != Verdict.FAILS:
-        verdict, reason = _with_beside(beside, verdict, reason)
+        verdict, reason = with_beside(beside, verdict, reason)
     if verdict != Verdict.FAILS and spare:
-        verdict, reason = _with_beside(killed_beside, verdict, reason, "with a replica killed, ")
+        verdict, reason = with_beside(killed_beside, verdict, reason, "with a replica killed, ")
     next_look = confidence_of_look(confidence, look + 1) if look else confidence
     next_look = confidence_of_objective(next_look, number)
     undecided = [
@@ -157,9 +160,10 @@ def judge_confirmation(
         losses=len(killed),
         killed_rps=killed[0].run.rate_rps if killed else None,
         not_killed="" if killed else not_killed,
-        more_requests=_most(undecided),
-        more_lost_requests=_most(open_losses),
+        more_requests=most_missing(undecided),
+        more_lost_requests=most_missing(open_losses),
         predicted=predicted,
+        floor_p99_ms=_floor_p99_ms(measurements),
         model_sha256=deployment.variant.model_sha256,
         config_hash=config_hash,
         environment=environment,
@@ -270,31 +274,13 @@ def _beside(
     runs: Sequence[Measurement], judge: bool, slo: Slo, sure: float, stricter: float
 ) -> Beside:
     """Judge an objective beside the principal one; with ``judge`` by the runs' verdicts on it."""
-    verdicts = [v for run in runs for v in run.verdicts if v.slo == slo] if judge else []
-    if judge and len(verdicts) != len(runs):
-        raise BadInput(f"{len(verdicts)} verdicts on {slo} for {len(runs)} runs; give one for each")
+    verdicts = verdicts_on(runs, slo) if judge else []
     alone = (judged([run], verdicts[i : i + 1], slo, stricter) for i, run in enumerate(runs))
     return Beside(
         slo=slo,
         judged=judged(runs, verdicts, slo, sure),
         failed_alone=sum(one.verdict == "fails" for one in alone),
     )
-
-
-def _with_beside(
-    beside: Sequence[Beside], verdict: Verdict, reason: str, where: str = ""
-) -> tuple[Verdict, str]:
-    """The verdict on all objectives, where the principal one does not fail."""
-    for one in beside:
-        if one.failed_alone or one.judged.verdict == "fails":
-            return Verdict.FAILS, f"{where}{one.slo} does not hold"
-    for one in beside:
-        if verdict == Verdict.HOLDS and one.judged.verdict == "undecided":
-            return (
-                Verdict.UNDECIDED,
-                f"{where}too few requests, or too near the limit, for {one.slo}",
-            )
-    return verdict, reason
 
 
 def _after_loss(killed: Sequence[Measurement], slo: Slo, sure: float) -> Judged:
@@ -308,11 +294,11 @@ def _after_loss(killed: Sequence[Measurement], slo: Slo, sure: float) -> Judged:
     return found.model_copy(update={"measured_ms": worst})
 
 
-def _most(missing_requests: Sequence[int | None]) -> int | None:
-    """So many decide all that is open; None where nothing is, or no number decides one of them."""
-    if None in missing_requests:
-        return None
-    return max(filter(None, missing_requests), default=None)
+def _floor_p99_ms(runs: Sequence[Measurement]) -> float | None:
+    """The platform's floor in ms, where the p99 of every run is near it."""
+    floors = [run.floor_p99_s for run in runs]
+    known = [floor for floor in floors if floor is not None]
+    return 1e3 * max(known) if known and len(known) == len(floors) else None
 
 
 def _differences(

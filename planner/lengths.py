@@ -69,9 +69,9 @@ def at_length(
             variant=name, size=size, threads=threads, instance=size, replicas_per_instance=1
         )
         asked = demand.model_copy(update={"batch": batch})
-        command = measure_command(named[name], own, asked, measure_with)
+        command = measure_command(own, asked, measure_with)
         reason = f"not measured at {wanted:,} tokens, only at {_listed(at)}, and {why}"
-        reason += f"{MEASURE_IT}`{command}`" if command else ""
+        reason += f"{MEASURE_IT}`{command}`"
         refusals.append(Refusal(key, reason, wanted))
     return found, refusals
 

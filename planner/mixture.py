@@ -32,7 +32,7 @@ from planner.occupancy import occupancy
 from planner.profile import Refusal, cpu_bound_rps, points_of, told_by
 from planner.records import Candidate, Curve, Demand, Interval, MeasuredPoint, ServiceProfile
 from planner.surface import HIGHEST_UTILISATION
-from serving.records import InstanceType, Variant
+from serving.records import InstanceType
 
 MOST_COUNTS = 20_000
 """Of a mixed histogram: more would only take longer."""
@@ -140,7 +140,6 @@ def mixed_profiles(
     demand: Demand,
     profiles: Sequence[ServiceProfile],
     refused: Sequence[Refusal],
-    variants: Sequence[Variant],
     instances: Mapping[str, InstanceType],
     seed: int,
     measure_with: str | None = None,
@@ -149,7 +148,7 @@ def mixed_profiles(
     """What a demand is planned from: its mix of each deployment size, at the demand's batch.
 
     A size that lacks one of the batches is refused, with the command that measures it;
-    ``measure_with`` is that of :func:`planner.probes.measure_command`; ``runs`` are what was
+    ``measure_with`` is that of :func:`planner.measuring.measure_command`; ``runs`` are what was
     measured since, of which those of the mix count. Without a mix, all profiles and refusals as
     they are.
     """
@@ -160,7 +159,6 @@ def mixed_profiles(
     reasons = {r.key: r.reason for r in refused if r.key[3] in batches}
     for name, label, threads, _ in reasons:
         cells.setdefault((name, label, threads), {})
-    named = {variant.name: variant for variant in variants}
     made: list[ServiceProfile] = []
     refusals: list[Refusal] = []
     for (name, label, threads), parts in cells.items():
@@ -179,8 +177,8 @@ def mixed_profiles(
                 variant=name, size=size, threads=threads, instance=size, replicas_per_instance=1
             )
             asked = demand.model_copy(update={"batch": lacking})
-            command = measure_command(named[name], candidate, asked, measure_with)
-            reason += f"{MEASURE_IT}`{command}`" if command else ""
+            command = measure_command(candidate, asked, measure_with)
+            reason += f"{MEASURE_IT}`{command}`"
         whole = (name, label, threads, demand.batch)
         refusals.append(Refusal(whole, reason, demand.length))
     return made, refusals

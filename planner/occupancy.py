@@ -17,6 +17,10 @@ import numpy as np
 from planner.records import ServiceProfile
 from planner.simulate import QUOTA_PERIOD_S
 
+SHARED_CORE = 0.06
+"""By so much more CPU time a request takes where its replica shares a core with others: each finds
+the caches as another one left them. Measured, see docs/design.md."""
+
 _PLACES = (np.arange(400) + 0.5) / 400
 
 
@@ -63,6 +67,21 @@ def quota_of(profile: ServiceProfile) -> float | None:
     return instance.vcpus if instance.enforcement == "quota" and instance.vcpus < 1 else None
 
 
+def crowding(profile: ServiceProfile, replicas: int) -> float:
+    """How many times as long the work takes where ``replicas`` under a quota share cores.
+
+    Beside the caches it is what the others on a core do while nobody asks them anything. 1 for a
+    replica by itself, and where each has a core of its own.
+    """
+    quota = quota_of(profile)
+    if quota is None:
+        return 1.0
+    on_a_core = replicas / np.ceil(replicas * quota - 1e-9)
+    if on_a_core <= 1:
+        return 1.0
+    return float((1 + SHARED_CORE) / max(1 - on_a_core * profile.idle_cores, 0.1))
+
+
 def occupancy(
     profile: ServiceProfile,
     service_s: np.ndarray,
@@ -72,8 +91,9 @@ def occupancy(
 ) -> Occupancy:
     """Occupancies for a service histogram (the profile's, or a resampled one).
 
-    ``capacity_rps`` is the profile's or another one of its interval: all work is scaled by
-    how far it is from the profile's. With ``rng`` the round trips are resampled, too.
+    ``capacity_rps`` is the profile's or another one of its interval: the work at saturation and
+    of waking is scaled by how far it is from the profile's, as ``service_s`` has to be already.
+    With ``rng`` the round trips are resampled, too.
 
     A request that follows another, by the mean CPU time or wall time that saturation leaves:
 

@@ -9,7 +9,7 @@ from loadtests.histogram import Histogram
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import OVERLOAD, EndpointMeasurement, FaultCode, Measurement
 from loadtests.slo import decide
-from planner.claim import Judged
+from planner.claim import Beside, Judged
 from serving.errors import BadInput
 
 CONFIDENCE = 0.99
@@ -80,6 +80,30 @@ def judged(
     )
 
 
+def verdicts_on(runs: Sequence[Run], slo: Slo) -> list[SloVerdict]:
+    """The verdict of each run on an objective; BadInput where one has none."""
+    found = [v for run in runs for v in run.verdicts if v.slo == slo]
+    if len(found) != len(runs):
+        raise BadInput(f"{len(found)} verdicts on {slo} for {len(runs)} runs; give one for each")
+    return found
+
+
+def with_beside(
+    beside: Sequence[Beside], verdict: Verdict, reason: str, where: str = ""
+) -> tuple[Verdict, str]:
+    """The verdict on all objectives, where the principal one does not fail."""
+    for one in beside:
+        if one.failed_alone or one.judged.verdict == "fails":
+            return Verdict.FAILS, f"{where}{one.slo} does not hold"
+    for one in beside:
+        if verdict == Verdict.HOLDS and one.judged.verdict == "undecided":
+            return (
+                Verdict.UNDECIDED,
+                f"{where}too few requests, or too near the limit, for {one.slo}",
+            )
+    return verdict, reason
+
+
 def missing(pool: Judged, slo: Slo, confidence: float) -> int | None:
     """About how many more requests decide it, if the share over the limit stays; None: none do."""
     low = high = max(pool.effective_n, 1.0)
@@ -95,6 +119,13 @@ def missing(pool: Judged, slo: Slo, confidence: float) -> int | None:
             high = middle
     each = pool.n / pool.effective_n if pool.effective_n else 1.0
     return max(1, math.ceil(high * each) - pool.n)
+
+
+def most_missing(missing_requests: Sequence[int | None]) -> int | None:
+    """So many decide all that is open; None where nothing is, or no number decides one of them."""
+    if None in missing_requests:
+        return None
+    return max(filter(None, missing_requests), default=None)
 
 
 def _effective(verdicts: Sequence[SloVerdict]) -> float:

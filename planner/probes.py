@@ -10,12 +10,12 @@ half.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from planner.allocatable import allocatable_vcpus
 from planner.candidates import size_name
-from planner.measuring import MEASURE_IT, REQUESTS, measure_command
+from planner.measuring import MEASURE_IT, measure_command
 from planner.prices import PriceList
 from planner.records import (
     HOURS_PER_MONTH,
@@ -28,7 +28,7 @@ from planner.records import (
     ServiceProfile,
 )
 from planner.sizing import UTILISATION_CAP
-from serving.records import InstanceType, Variant
+from serving.records import InstanceType
 
 ODDS = 0.5
 WORTH = 0.02
@@ -48,20 +48,21 @@ class _Chance(NamedTuple):
 def probes(
     answer: Recommendation,
     profiles: Sequence[ServiceProfile],
-    variants: Sequence[Variant],
     instances: Mapping[str, InstanceType],
     prices: PriceList,
     *,
-    deploy_s: float,
+    takes_s: Callable[[float], float],
+    can_be_measured: Callable[[InstanceType], bool] = lambda size: True,
     budget_s: float,
     measure_with: str | None = None,
 ) -> tuple[Probe, ...]:
     """Cells by expected saving per second, as many as fit into ``budget_s``.
 
-    A cell takes ``deploy_s`` and the time of ``REQUESTS`` at half of the best capacity that one
-    may hope for. ``profiles`` are those that were measured; ``measure_with`` is that of
+    ``takes_s`` says how many seconds a cell takes whose requests take so many alone, which is hoped
+    for at the best capacity that was measured; ``can_be_measured`` whether this host can give a
+    size. ``profiles`` are those that were measured; ``measure_with`` is that of
     :func:`planner.measuring.measure_command`. A cell that cannot save anything to speak of is left
-    out, and so is one that no command measures.
+    out.
     """
     each_vcpu = _best_per_vcpu(profiles, answer.demand.batch)
     plans = [p for p in (answer.best, *answer.alternatives) if p and p.usd_per_month is not None]
@@ -72,14 +73,11 @@ def probes(
             *_if_the_answer_fails(plans),
         )
     }
-    named = {variant.name: variant for variant in variants}
     every = []
     for c in chances.values():
         size = _size(c.candidate.size, instances)
         rps = _hoped(each_vcpu, c.candidate.variant)
-        variant = named[c.candidate.variant]
-        command = measure_command(variant, c.candidate, answer.demand, measure_with)
-        if size is None or not rps or command is None:
+        if size is None or not rps or not can_be_measured(size):
             continue
         every.append(
             Probe(
@@ -87,10 +85,10 @@ def probes(
                 size=c.candidate.size,
                 threads=c.candidate.threads,
                 batch=answer.demand.batch,
-                seconds=deploy_s + REQUESTS / (0.5 * rps * size.vcpus),
+                seconds=takes_s(1 / (rps * size.vcpus)),
                 saving_usd_per_month=c.saving_usd,
                 why=c.why,
-                command=command,
+                command=measure_command(c.candidate, answer.demand, measure_with),
             )
         )
     every.sort(key=_rank)
@@ -152,7 +150,8 @@ def _if_the_unmeasured_holds(
         least = _least_usd(candidate, answer.demand, rps, instances, prices)
         why = _brief(rejection.reason)
         if best_usd is None and least < math.inf:
-            chances[_cell(candidate)] = _Chance(candidate, None, f"no plan holds yet; {why}")
+            lacking = "no plan with a price holds yet" if answer.best else "no plan holds yet"
+            chances[_cell(candidate)] = _Chance(candidate, None, f"{lacking}; {why}")
         elif best_usd is not None and least < (1 - WORTH) * best_usd:
             chances[_cell(candidate)] = _Chance(candidate, ODDS * (best_usd - least), why)
     return list(chances.values())

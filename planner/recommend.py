@@ -228,9 +228,9 @@ def _rejected(
         reason = f"{_predicted(profile)}: {reason}"
         if sizing.may_hold:
             bottleneck = Bottleneck.UNMEASURED
-            command = measure_command(profile.variant, placement.candidate, demand, measure_with)
+            command = measure_command(placement.candidate, demand, measure_with)
             reason += ", but at the lower end of its interval it holds; measure this"
-            reason += f": `{command}`" if command else ""
+            reason += f": `{command}`"
     return Rejection(candidate=placement.candidate, bottleneck=bottleneck, reason=reason)
 
 

@@ -8,15 +8,15 @@ from pydantic import Field, model_validator
 
 from loadtests.arrivals import MaybeMix
 from loadtests.objective import Slo
-from planner.claim import Judged, VerdictName
+from planner.claim import Beside, Judged, VerdictName, beside_in_words
 from serving.records import SCHEMA_VERSION, Record
 
 
 class Reproof(Record):
     """What a server of somebody else's shows of a claim.
 
-    It is one deployment, as it stands; ``unchecked`` is what the claim depends on and cannot
-    be seen from outside.
+    It is one deployment, as it stands; the verdict is on all objectives of the claim together.
+    ``unchecked`` is what the claim depends on and cannot be seen from outside.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -34,6 +34,9 @@ class Reproof(Record):
     confidence: float = Field(gt=0.5, lt=1)
     looks: int = Field(ge=1)
     judged: Judged
+    beside: tuple[Beside, ...] = Field(
+        default=(), description="the claim's further objectives, by the same requests"
+    )
     more_requests: int | None = Field(description="undecided: about so many more are needed")
     proven_on: str = Field(description="ISO date")
     unchecked: tuple[str, ...]
@@ -57,4 +60,5 @@ class Reproof(Record):
             f"{self.slo} at {self.rate_rps:,.6g} req/s{rows} on {self.model_name} "
             f"at {self.url}: {self.verdict} at {100 * self.confidence:g} %, "
             f"n = {self.judged.n:,}, {self.judged.over:,} over, 1 deployment as it stands"
+            f"{beside_in_words(self.beside)}"
         )

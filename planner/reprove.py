@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from datetime import date
 
 from loadtests.arrivals import alike
+from loadtests.objective import Verdict
 from loadtests.records import EndpointMeasurement
-from planner.claim import Claim
-from planner.pooled import confidence_of_look, judged, missing, unbelievable
+from planner.claim import Beside, Claim
+from planner.pooled import (
+    confidence_of_look,
+    confidence_of_objective,
+    judged,
+    missing,
+    most_missing,
+    unbelievable,
+    verdicts_on,
+    with_beside,
+)
 from planner.reproof import Reproof
 from serving.errors import BadInput, InvalidMeasurement
 
@@ -27,13 +37,14 @@ def judge_reproof(
     sha256: str | None,
     proven_on: date,
 ) -> Reproof:
-    """Judge ``runs`` at ``rate_rps`` against the claim's objective, all of them together.
+    """Judge ``runs`` at ``rate_rps`` against the claim's objectives, all of them together.
 
-    Each run was followed by a look, so the confidence is that of as many. ``sha256`` is the
-    hash of its model file, if the server tells it.
+    Each run was followed by a look, so the confidence is that of as many, and every objective has
+    its share of the doubt, as in :func:`planner.confirm.judge_confirmation`. ``sha256`` is the
+    hash of its model, if the server tells it.
 
     InvalidMeasurement for a run that cannot be believed; BadInput without runs, and for
-    runs of another batch, rate or server, or without a verdict on the claim's objective.
+    runs of another batch, rate or server, or without a verdict on each of the claim's objectives.
     """
     if not runs:
         raise BadInput("no run against the endpoint; at least one is needed")
@@ -49,18 +60,26 @@ def judge_reproof(
                 f"{run.url}: a run of {had} at {run.run.rate_rps} req/s does not "
                 f"belong to a claim about {claimed}, driven at {rate_rps:g} req/s"
             )
-    verdicts = [v for run in runs for v in run.verdicts if v.slo == claim.slo]
-    looks = len(runs)
-    if len(verdicts) != looks:
-        raise BadInput(
-            f"{len(verdicts)} verdicts on {claim.slo} for {looks} runs against "
-            f"{first.url}; judge each run by the claim's objective"
-        )
-    pool = judged(runs, verdicts, claim.slo, confidence_of_look(claim.confidence, looks))
-    further = confidence_of_look(claim.confidence, looks + 1)
+    looks, objectives = len(runs), claim.objectives
+    sure, further = (
+        confidence_of_objective(confidence_of_look(claim.confidence, look), len(objectives))
+        for look in (looks, looks + 1)
+    )
+    found = [judged(runs, verdicts_on(runs, slo), slo, sure) for slo in objectives]
+    beside = tuple(
+        Beside(slo=slo, judged=one) for slo, one in zip(objectives[1:], found[1:], strict=True)
+    )
+    verdict, reason = Verdict(found[0].verdict), _REASONS[found[0].verdict]
+    if verdict != Verdict.FAILS:
+        verdict, reason = with_beside(beside, verdict, reason)
+    undecided = [
+        missing(one, slo, further)
+        for slo, one in zip(objectives, found, strict=True)
+        if one.verdict == "undecided"
+    ]
     return Reproof.of(
-        verdict=pool.verdict,
-        reason=_REASONS[pool.verdict],
+        verdict=verdict.value,
+        reason=reason,
         claim=claim.content_hash(),
         claimed=claim.sentence,
         url=first.url,
@@ -71,8 +90,9 @@ def judge_reproof(
         rate_rps=rate_rps,
         confidence=claim.confidence,
         looks=looks,
-        judged=pool,
-        more_requests=missing(pool, claim.slo, further) if pool.verdict == "undecided" else None,
+        judged=found[0],
+        beside=beside,
+        more_requests=most_missing(undecided) if verdict == Verdict.UNDECIDED else None,
         proven_on=proven_on.isoformat(),
         unchecked=_unchecked(claim, sha256),
     )
@@ -89,7 +109,6 @@ def _unchecked(claim: Claim, sha256: str | None) -> tuple[str, ...]:
     return (
         *model,
         *rows,
-        *(f"{one.slo}, which was judged beside it" for one in claim.beside),
         f"that {many} replica{'' if many == 1 else 's'} of {claim.instance.label} answer, and "
         "that their sizes are enforced",
         f"versions of {', '.join(sorted(claim.environment.packages))}, and settings of Ray Serve",

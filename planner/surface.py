@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.occupancy import Occupancy, occupancy
+from planner.occupancy import Occupancy, crowding, occupancy
 from planner.records import PredictedProfile, ServiceProfile
 from planner.simulate import draw, sojourns
 from serving.records import Record
@@ -95,7 +95,7 @@ def simulate_surface(
     gaps = rng.exponential(size=(_REPLICATES, _LANES, length))
     places = rng.random((_REPLICATES, _LANES, length))
     occupancies = replicates(profile, rng)
-    busy, first = _drawn(occupancies, places)
+    busy, first = _drawn(occupancies, places, crowding(profile, replicas))
     rates = _GRID * profile.capacity_rps * replicas
     arrivals = np.cumsum(gaps, axis=-1) / rates[:, None, None, None]
     times = sojourns(
@@ -134,14 +134,15 @@ def code_hash() -> str:
 def replicates(profile: ServiceProfile, rng: np.random.Generator) -> list[Occupancy]:
     """One occupancy per replicate: resampled counts, a capacity from its interval.
 
-    Of a predicted size the service time is uncertain, too: where the capacity is at its low
-    end, service times are at their high one.
+    A deployment that carries less is slower at every request, also at those that meet no other:
+    service times are scaled by as much. Of a predicted size they have an interval of their own:
+    where the capacity is at its low end, they are at their high one.
     """
     values, counts = profile.service.values()
     interval = profile.capacity_interval
     places = np.linspace(0, 1, _REPLICATES)
     capacities = np.interp(places, (0, 0.5, 1), (interval.low, interval.mid, interval.high))
-    scales = np.ones(_REPLICATES)
+    scales = interval.mid / capacities
     if isinstance(profile, PredictedProfile):
         low, mid, high = (getattr(profile.service_scale, end) for end in ("low", "mid", "high"))
         scales = np.interp(places, (0, 0.5, 1), (high / mid, 1.0, low / mid))
@@ -159,12 +160,13 @@ def _beyond(occupancies: Sequence[Occupancy], rng: np.random.Generator) -> np.nd
 
 
 def _drawn(
-    occupancies: Sequence[Occupancy], places: np.ndarray
+    occupancies: Sequence[Occupancy], places: np.ndarray, slower: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Occupancies at the quantiles ``places`` [replicates, lanes, n], repeated over the grid.
 
-    Of requests that follow another, and of those that find their replica idle (None where they
-    are no others), each of shape [utilisations * replicates * lanes, n].
+    All times are ``slower`` times as long. Of requests that follow another, and of those that find
+    their replica idle (None where they are no others), each of shape
+    [utilisations * replicates * lanes, n].
     """
     at = [
         draw(np.arange(len(o.counts)), o.counts, luck)
@@ -175,6 +177,6 @@ def _drawn(
         one_rate = np.stack([values[chosen] for values, chosen in zip(values_s, at, strict=True)])
         return np.tile(one_rate.reshape(-1, places.shape[-1]), (len(_GRID), 1))
 
-    busy = over_grid(o.busy_s for o in occupancies)
+    busy = over_grid(slower * o.busy_s for o in occupancies)
     cold = any(o.first_s is not o.busy_s for o in occupancies)
-    return busy, over_grid(o.first_s for o in occupancies) if cold else None
+    return busy, over_grid(slower * o.first_s for o in occupancies) if cold else None

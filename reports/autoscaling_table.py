@@ -74,6 +74,11 @@ def _settings(answer: Recommendation, advice: AutoscalingAdvice) -> list[tuple[s
             f"max_queued_requests {f.count(advice.max_queued_requests)}",
         ),
         (
+            "Calls",
+            "max_batch_size 1, batch_wait_timeout_s 0: a free replica begins at once, and "
+            "requests share no call",
+        ),
+        (
             "Over the day",
             f"{f.count(min(advice.replicas))} to {f.count(max(advice.replicas))} replicas, "
             f"{f.number(advice.mean_replicas)} on average, "

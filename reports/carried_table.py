@@ -9,7 +9,7 @@ from reports import formatting as f
 from reports.bundle import Bundle
 from reports.table import Mark, Table
 from serving.ray_host.settings import SETTING_REASONS
-from serving.records import Environment, Grant
+from serving.records import COMMAND, Environment, Grant
 
 Row = tuple[str, str, str]
 
@@ -72,6 +72,9 @@ def _shared(bundle: Bundle) -> str:
 
 
 def _deployments(bundle: Bundle) -> Iterator[Row]:
+    """What a replica of ours is told; the server of a user has its own threads and bounds."""
+    if all(m.deployment.variant.runtime == COMMAND for m in bundle.measurements):
+        return
     threads = sorted({m.deployment.threads for m in bundle.measurements})
     bounds = sorted(
         {
@@ -90,14 +93,13 @@ def _deployments(bundle: Bundle) -> Iterator[Row]:
         "; ".join(f"{f.count(ongoing)}, {f.count(queued)}" for ongoing, queued in bounds),
         "Ray's defaults are 5 and no bound; beyond these, requests are refused with 503",
     )
-    yield "access log", "off", "it costs a fifth of a small model's throughput"
 
 
 def _host(env: Environment) -> Iterator[Row]:
     apart = not set(env.replica_cpus) & set(env.platform_cpus)
     if apart:
         yield (
-            "CPUs of ingress and Ray itself",
+            "CPUs of ingress and Ray itself" if env.settings else "CPUs of the generator",
             ", ".join(map(str, env.platform_cpus)),
             "no other process may run on the replicas' CPUs; what it used there, they would lack",
         )
@@ -105,10 +107,10 @@ def _host(env: Environment) -> Iterator[Row]:
         yield (
             "priority of the load generator",
             "real time",
-            "for punctual requests alone; ingress and replicas ran at normal priority",
+            "for punctual requests alone; what serves ran at normal priority",
         )
 
 
 def _serve(env: Environment) -> Iterator[Row]:
-    for name, value in env.settings.items():
+    for name, value in (*env.settings.items(), *env.deployed.items()):
         yield name, value, SETTING_REASONS.get(name, "")

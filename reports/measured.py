@@ -70,7 +70,9 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
         lines += [f"  law        {law}" for law in m.broken_laws]
     lines += [f"  objective  {verdict_in_words(verdict)}" for verdict in m.verdicts]
     if isinstance(m, Measurement):
-        lines += _not_judged(ours=True, carried_rps=m.carried_rps)
+        # A floor is that of steady random traffic of one batch size: there a no-op was driven.
+        floored = m.run.poisson and m.run.mix is None
+        lines += _not_judged(ours=True, carried_rps=m.carried_rps, floored=floored)
     else:
         lines += _not_judged(ours=False, carried_rps=None)
     if m.valid:
@@ -112,12 +114,13 @@ def max_load_text(found: MaxLoad, slo: Slo) -> str:
         what = ours.label if ours else f"{about.model_name} at {about.url}"
         rows = _rows_in_words(about.batch, about.mix)
         lines.append(f"  of         {what}, {rows}, timeout {about.timeout_s:g} s")
-        lines += _not_judged(ours=ours is not None, carried_rps=about.carried_rps)
+        carried = about.carried_rps
+        lines += _not_judged(ours=ours is not None, carried_rps=carried, floored=False)
     return "\n".join(lines) + "\n"
 
 
-def _not_judged(*, ours: bool, carried_rps: float | None) -> list[str]:
-    left = unjudged.of_one(ours=ours, carried_rps=carried_rps)
+def _not_judged(*, ours: bool, carried_rps: float | None, floored: bool = True) -> list[str]:
+    left = unjudged.of_one(ours=ours, carried_rps=carried_rps, floored=floored)
     return [
         fill(line, _WIDTH, initial_indent="  not judged ", subsequent_indent=_UNDER)
         for line in left

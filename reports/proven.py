@@ -47,6 +47,8 @@ def claim_text(claim: Claim, title: str, file: str | None = None) -> str:
     if claim.more_requests or claim.more_lost_requests:
         lines.append(_item("missing", missing_in_words(claim)))
     lines.append(_item("predicted", predicted_in_words(claim)))
+    if claim.floor_p99_ms is not None:
+        lines.append(_item("floor", floor_in_words(claim.floor_p99_ms)))
     lines += [_item("differs", line) for line in claim.differs]
     if claim.instead:
         lines.append(_item("instead", claim.instead))
@@ -54,6 +56,11 @@ def claim_text(claim: Claim, title: str, file: str | None = None) -> str:
     if file:
         lines.append(f"  {'file':<{_LABEL}}{file}")  # a path is never broken
     return "\n".join(lines) + "\n"
+
+
+def floor_in_words(p99_ms: float) -> str:
+    """What it means that a p99 is near that of a no-op."""
+    return f"at the platform's floor: a no-op has a p99 of {f.ms(p99_ms)} at this rate"
 
 
 def reproof_text(found: Reproof) -> str:

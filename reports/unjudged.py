@@ -1,6 +1,6 @@
-"""What nobody judged of a run, a plain sentence each: the platform's ceiling, and drift.
+"""What nobody judged of a run, a plain sentence each: the platform's ceiling and floor, and drift.
 
-Both need runs beside those that are reported: of no-op replicas, and of the reference again and
+They need runs beside those that are reported: of no-op replicas, and of the reference again and
 again. Quick runs, single tests and servers that are not ours have none.
 """
 
@@ -23,6 +23,9 @@ _DRIFT_OF_ONE = (
 )
 
 
+_FLOOR = "no no-op was driven at these rates, so a p99 may be the platform's more than the model's"
+
+
 def of_study(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     """Of all the runs of a study; nothing where none was made."""
     cells = [m for m in measurements if m.role == "cell" and m.run.mode != "paced"]
@@ -34,19 +37,23 @@ def of_study(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     if without:
         where = f" at batch {', '.join(map(f.count, without))}" if known else ""
         found.append(_ceiling(ours=cells[0].tells_service, where=where))
+    if not any(m.role == "floor" for m in measurements) and cells[0].tells_service:
+        found.append(_FLOOR)
     if visits(measurements) < 2:
         found.append(_DRIFT)
     return tuple(found)
 
 
-def of_one(*, ours: bool, carried_rps: float | None) -> tuple[str, ...]:
+def of_one(*, ours: bool, carried_rps: float | None, floored: bool = True) -> tuple[str, ...]:
     """Of a single test, which has nothing before and after it.
 
     ``carried_rps`` is what generator and ingress carry, None where nobody measured it. They stand
-    before a deployment of ours; before anybody else's server is a network.
+    before a deployment of ours; before anybody else's server is a network. ``floored`` is whether
+    a no-op was driven at the test's rates.
     """
     if ours:
-        return (*(() if carried_rps else (_ceiling(),)), _DRIFT_OF_ONE)
+        ceiling, floor = () if carried_rps else (_ceiling(),), () if floored else (_FLOOR,)
+        return (*ceiling, *floor, _DRIFT_OF_ONE)
     return (
         "what generator and network carry was not measured, so the highest rates may be theirs, "
         "not the server's",

@@ -20,7 +20,7 @@ from typing import Literal, Self
 
 import psutil
 
-from serving import host_facts, placement
+from serving import host_facts
 from serving.cgroups import CgroupTree, Group, find_cgroups, remove_stale
 from serving.errors import BadInput, Infrastructure, Unusable
 from serving.grants import check_fits_host, enforcement, grants_of
@@ -69,7 +69,7 @@ class CommandHost:
     def __init__(self, command: Command, log: Path) -> None:
         self._command = command
         self._log = log
-        self.placement = placement.divide(host_facts.physical_cores())
+        self.placement = host_facts.host_placement()
         remove_stale()
         remove_stale_folders()
         run = new_name()
@@ -85,7 +85,8 @@ class CommandHost:
     def environment(self) -> Environment:
         """The environment of what is measured here."""
         found = host_facts.environment(self.placement, self.enforcement)
-        return found.model_copy(update={"settings": {}})  # those of Ray Serve, which is not here
+        # Those are of Ray Serve, which is not here.
+        return found.model_copy(update={"settings": {}, "deployed": {}})
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,8 @@ class CommandHost:
         check_fits_host(deployment.instance)
         grant = grants_of(deployment.instance, 1, self.placement.replica_cpus, self.tree)[0]
         groups = []
-        if self.tree is not None:
+        # The container that we are in enforces itself, and what is in force is its own.
+        if self.tree is not None and not deployment.instance.is_container:
             try:
                 groups.append(self.tree.create(f"{deployment.cell_id}-0", grant))
             except OSError as error:

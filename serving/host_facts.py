@@ -19,7 +19,7 @@ import psutil
 from serving.cgroups import parse_cpu_list
 from serving.own_limits import read_own_limits
 from serving.placement import Placement, divide
-from serving.ray_host.settings import SERVE_SETTINGS
+from serving.ray_host.settings import DEPLOYED_SETTINGS, SERVE_SETTINGS
 from serving.records import Environment
 
 # Instruction sets that decide how fast float and int8 inference is on x86.
@@ -132,5 +132,6 @@ def environment(
         platform_cpus=placement.platform_cpus,
         generator_priority=generator_priority(),
         settings=SERVE_SETTINGS,
+        deployed=DEPLOYED_SETTINGS,
         own_limits=read_own_limits(),
     )

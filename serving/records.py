@@ -410,6 +410,9 @@ class Environment(Record):
     platform_cpus: tuple[int, ...] = Field(description="ingress, generator and Ray itself")
     generator_priority: Literal["fifo", "normal"]
     settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")
+    deployed: dict[str, str] = Field(
+        default={}, description="settings that are no variables; none in records before it"
+    )
     own_limits: OwnLimits | None = Field(
         default=None, description="of the container Tonnage ran in; None in records before it"
     )

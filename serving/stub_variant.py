@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
+from serving.generate import generated_rows
 from serving.model_store import store_folder
 from serving.records import Variant, sha256_of
+from serving.rows import Rows
 from serving.runtimes.stub import StubRuntime
 
 NOOP = "noop"
+_MOST_ROWS, _MOST_BYTES = 6000, 64 << 20
 
 
 def stub_variant(
@@ -48,3 +52,11 @@ def noop_variant(workload: str, features: int) -> Variant:
     made = stub_variant(folder, 0.0, f"{NOOP}-{features}", workload, features=features)
     relative = str(Path(made.file).relative_to(store_folder()))
     return made.model_copy(update={"name": NOOP, "file": relative})
+
+
+def noop_rows(noop: Variant, batch: int, seed: int) -> Rows:
+    """Rows to ask a no-op with: thousands where they are short, ``batch`` at least."""
+    (spec,) = noop.inputs
+    numbers = max(1, math.prod(spec.shape[1:]))
+    most = max(batch, min(_MOST_ROWS, _MOST_BYTES // (4 * numbers)))
+    return generated_rows(noop.inputs, most, seed)

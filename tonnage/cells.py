@@ -138,14 +138,14 @@ def floor_cells(cells: Sequence[Cell], reference: Cell, noop: Variant) -> list[C
 
 
 def ceiling_cells(
-    grid: MeasureGrid, reference: Cell, noop: Variant, placement: Placement
+    batches: Sequence[int], reference: Cell, noop: Variant, placement: Placement
 ) -> list[Cell]:
     """No-ops on all the replicas' cores at once: what generator and ingress carry."""
     size = reference.deployment.instance
     replicas = max(1, int(len(placement.replica_cpus) // cpus_needed(size, 1)))
     update = {"variant": noop, "replicas": replicas}
     fleet = reference.deployment.model_copy(update=update)
-    return [Cell(fleet, batch, "ceiling") for batch in grid.batches]
+    return [Cell(fleet, batch, "ceiling") for batch in batches]
 
 
 def order_cells(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,19 +23,23 @@ from tonnage.cli_common import (
     note,
     print_result,
     study_run,
+    warn,
 )
 from tonnage.config import load_study
 from tonnage.durations import seconds_of
 from tonnage.load import Options, load_of, parse_headers
 from tonnage.own_options import Input, only_with
 from tonnage.progress import Steps
+from tonnage.run_folder import RunFolder
 
 _BUDGET = 50_000  # requests of a search
 _LOCUST_S = 3.0  # that starting it takes, for the progress bar
 
 
 def measure(
-    study: Annotated[str | None, typer.Argument(help="a study; or give --endpoint")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="a study, or a run; or give --endpoint")
+    ] = None,
     quick: Quick = False,
     time_budget: Budget = None,
     fresh: Fresh = False,
@@ -113,9 +117,12 @@ def measure(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint)."""
+    """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint).
+
+    A run's folder in the place of a study: one more cell of that run, which plans anew with it.
+    """
     if (study is None) == (endpoint is None):
-        raise BadInput("measure: give either a study or --endpoint URL")
+        raise BadInput("measure: give either a study, a run's folder, or --endpoint URL")
     of_study = {
         "--quick": quick or None,
         "--time-budget": time_budget,
@@ -178,6 +185,10 @@ def measure(
         only_with("a limit, --p95 or --p99", {"--confidence": confidence})
     if (max_batch or 1) == 1:
         only_with("--max-batch above 1", {"--batch-wait": batch_wait})
+    if study is not None and RunFolder.is_run(Path(study)):
+        only_with("a load; a cell of a run has its own", _beyond_a_cell(of_load, of_deployment))
+        _one_more(Path(study), variant, instance, threads, batch, length, payload, json)
+        return
     options = Options(
         rate=rate,
         users=users,
@@ -264,3 +275,49 @@ def measure(
     print_result(tested.model_dump(mode="json"), measured_text(tested).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in tested.verdicts)
     raise typer.Exit(3 if not tested.valid else 1 if failed else 0)
+
+
+def _beyond_a_cell(*given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options given that no cell of a run has."""
+    own = ("--instance", "--threads", "--batch", "--length", "--payload")
+    return {name: value for one in given for name, value in one.items() if name not in own}
+
+
+def _one_more(
+    run: Path,
+    variant: str | None,
+    instance: str | None,
+    threads: int | None,
+    batch: str | None,
+    length: int | None,
+    payload: list[str] | None,
+    json: bool,
+) -> None:
+    """Measure one more cell into a run's folder, and say what is recommended now."""
+    from reports.terminal import recommendation_text
+    from tonnage.one_more import Asked, measure_one_more
+
+    if variant is None:
+        raise BadInput(f"measure {run}: name the cell to add with --variant and --instance")
+    if batch is not None and not batch.isdigit():
+        raise BadInput(f"--batch {batch}: a cell has one batch size, such as 8")
+    if len(payload or ()) > 1:
+        raise BadInput("--payload: a cell has one file of rows; give it once")
+    folder = RunFolder.existing(run)
+    asked = Asked(
+        variant=variant,
+        instance=instance or "sim-1",
+        threads=threads or 1,
+        batch=int(batch or 1),
+        length=length,
+        payload=Path(payload[0]) if payload else None,
+    )
+    with Steps(60.0) as steps:
+        made, warnings = measure_one_more(folder, asked, steps)
+    for warning in warnings:
+        warn(warning)
+    path = folder.path / "measurements.jsonl"
+    valid = sum(m.valid for m in made)
+    said = f"{len(made)} measurements added to {path}, {valid} of them valid"
+    record = {"measurements": str(path), "added": len(made), "valid": valid}
+    print_result(record, f"{said}\n\n{recommendation_text(folder.bundle()).rstrip()}", json)

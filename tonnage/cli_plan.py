@@ -20,7 +20,7 @@ from tonnage.durations import seconds_of
 from tonnage.planning import plan, study_demands
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
-from tonnage.what_if import changed, mix_of, objective_of, quality_of
+from tonnage.what_if import changed, daily_of, mix_of, objective_of, quality_of
 
 _PLAN_S = 1.0
 """For the progress bar."""
@@ -59,6 +59,13 @@ def plan_command(
         int | None,
         typer.Option("--length", min=1, help="tokens a row, where lengths were measured"),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="recorded traffic of a day: also says how to follow it"),
+    ] = None,
+    daily: Annotated[
+        str | None, typer.Option("--daily", help="24 rates from midnight: 5,5,4,...,9")
+    ] = None,
     region: Annotated[str | None, typer.Option("--region", help="only its prices")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, max=MOST_REPLICAS)] = None,
     spare_replicas: Annotated[
@@ -96,6 +103,7 @@ def plan_command(
         length=length,
         batch=batch,
         spare_replicas=spare_replicas,
+        daily=daily_of(trace, daily),
     )
     files = calibrations_of(calibration, folder.path)
     budget = seconds_of(probe_budget, "--probe-budget")

@@ -47,6 +47,7 @@ REPORT_S = 3.0
 _SEED_STEP = 7919  # each run has a schedule of its own
 _LOSS = 1000  # the number of the run that loses a replica, far from all others
 _FAILED_BEFORE = "a deployment had failed by itself"
+_NO_CEILING = "the run did not measure what generator and ingress carry, so a latency may be theirs"
 
 Kind = Literal["deployment", "killed"]
 
@@ -219,6 +220,7 @@ class Confirming:
         verdicts = [v for run in runs for v in run.verdicts if v.slo == proof.demand.slo]
         newest = max(run.started_at for run in (*runs, *losses))
         changed = another_pace(pace(runs, self.bundle.measurements))
+        unknown = () if all(run.carried_rps for run in runs) else (_NO_CEILING,)
         return judge_confirmation(
             runs,
             proof.demand,
@@ -232,7 +234,7 @@ class Confirming:
             predicted=proof.predicted,
             look=self._look(proof, len(runs)),
             discarded=len(self._discarded(proof)),
-            differs=(*self.differs, *([changed] if changed else [])),
+            differs=(*self.differs, *([changed] if changed else []), *unknown),
         )
 
     def _keep(self, proof: Proof, claim: Claim, runs: Sequence[Measurement]) -> Claim:

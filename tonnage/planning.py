@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from loadtests.cell import FULL
 from loadtests.records import Measurement
 from planner.batch_sizes import predict_batches
 from planner.congestion import with_platform
@@ -22,13 +23,15 @@ from planner.records import Curve, Demand, PredictedProfile, Recommendation, Ser
 from planner.scaling import predict_sizes
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
+from serving import host_facts
 from serving.calibration import Calibration
 from serving.errors import BadInput
 from serving.instances import load_instances, resolve
+from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import InstanceType
 from serving.toml_config import near_matches
-from tonnage.cells import DEPLOY_S, threads_of
-from tonnage.config import Study, beside, shipped
+from tonnage.cells import DEPLOY_S, REFERENCE_S, threads_of
+from tonnage.config import Study, beside
 from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
 
@@ -113,7 +116,7 @@ def plan(
     kept = _kept_surfaces(folder)
     _know(kept, [*profiles, *predicted], study.seed)
     losses = quality_losses(bundle)
-    measure_with = _measured_with(bundle, study, folder)
+    measure_with = _measured_with(bundle, folder)
     refused += _unmeasured(bundle, study, study_path, demands)
 
     def answered(demand: Demand) -> Recommendation:
@@ -121,7 +124,7 @@ def plan(
             demand, profiles, refused, bundle.variants, catalogue, measure_with
         )
         rests_on, lacks = mixed_profiles(
-            demand, there, absent, bundle.variants, catalogue, study.seed, measure_with, evidence
+            demand, there, absent, catalogue, study.seed, measure_with, evidence
         )
         _know(kept, [p for p in rests_on if isinstance(p, MixedProfile)], study.seed)
         answer = recommend(
@@ -140,10 +143,10 @@ def plan(
             found = probes(
                 answer,
                 rests_on,
-                bundle.variants,
                 catalogue,
                 price_list,
-                deploy_s=DEPLOY_S,
+                takes_s=lambda alone_s: REFERENCE_S + 2 * DEPLOY_S + FULL.cell_s(alone_s),
+                can_be_measured=_fits_here,
                 budget_s=probe_budget_s,
                 measure_with=measure_with,
             )
@@ -185,13 +188,25 @@ def _check(bundle: Bundle, path: Path) -> None:
             )
 
 
-def _measured_with(bundle: Bundle, study: Study, folder: RunFolder) -> str:
-    """How a cell of the run's study is measured: by its name, its file, or the run's command."""
+def _measured_with(bundle: Bundle, folder: RunFolder) -> str:
+    """How a cell is measured: added to the run, or by the command of one that knows its rows."""
     again = next(iter(bundle.info.reproduce), "")
     if again.startswith("tonnage run --"):
         return again
-    known = shipped(f"studies/{study.name}.toml").is_file()
-    return f"tonnage measure {study.name if known else folder.path / 'study.toml'}"
+    # One types the study's folder, which stands for its newest run.
+    beside = sorted(path.parent for path in folder.path.parent.glob("*/measurements.jsonl"))
+    newest = bool(beside) and beside[-1] == folder.path
+    short = newest and folder.path.parent.name == bundle.info.name
+    return f"tonnage measure {folder.path.parent if short else folder.path}"
+
+
+def _fits_here(size: InstanceType) -> bool:
+    """Whether this host can give one replica of a size."""
+    try:
+        check_measurable(size, 1, host_facts.host_placement())
+    except CannotBeMeasured:
+        return False
+    return True
 
 
 def quality_losses(bundle: Bundle) -> dict[str, float]:

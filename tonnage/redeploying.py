@@ -16,6 +16,7 @@ from loadtests.arrivals import Mix
 from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, CellContext, closed, measure, observe
 from loadtests.fleet import Fleet
+from loadtests.floor import at_floor
 from loadtests.payloads import Payloads
 from loadtests.records import LoadRun, Measurement
 from loadtests.samples import Samples
@@ -94,7 +95,8 @@ class Redeploying:
             self.host.delete(endpoint.model_name)
             if isinstance(self.host, RayHost):
                 self.host.rotate(cpus_needed(deployment.instance, deployment.replicas))
-        return with_ceiling([*self.floors, made])[-1]
+        judged = with_ceiling([*self.floors, made])[-1]
+        return judged.model_copy(update={"floor_p99_s": at_floor(judged, self.floors)})
 
     def _generator(self) -> Fleet:
         """The generator, beside the host that serves."""

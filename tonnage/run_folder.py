@@ -68,6 +68,11 @@ class RunFolder:
             return False
         return True
 
+    @staticmethod
+    def is_run(argument: Path) -> bool:
+        """Whether there is a run in a folder, or below it; a study's name is none."""
+        return argument.is_dir() and next(argument.glob("**/study.json"), None) is not None
+
     @classmethod
     def existing(cls, argument: Path) -> Self:
         """An existing run: the folder itself, or the newest one below it that measured."""

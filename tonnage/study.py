@@ -17,6 +17,7 @@ from loadtests.ceiling import with_ceiling
 from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.drift import with_drift
 from loadtests.fleet import Fleet
+from loadtests.floor import with_floor
 from loadtests.http_call import HttpCall
 from loadtests.payloads import Payloads, make_payloads
 from planner.demands import trace_files
@@ -24,19 +25,17 @@ from planner.lengths import lengths_needed
 from planner.prices import load_prices
 from planner.records import Demand
 from reports.bundle import StudyInfo
-from reports.write import write_reports
 from serving import host_facts
 from serving.bench import bench
 from serving.build import build_variants
 from serving.cgroups import enforces_quotas
 from serving.errors import BadInput, InvalidMeasurement
-from serving.generate import generated_rows
 from serving.instances import as_toml, load_instances
 from serving.model_store import model_path
 from serving.placement import CannotBeMeasured
 from serving.records import CONTAINER, BenchRow, InstanceType, Variant
 from serving.steps import Dataset
-from serving.stub_variant import NOOP, noop_variant
+from serving.stub_variant import NOOP, noop_rows, noop_variant
 from serving.workloads import OfAnyLength, Workload, find_workload
 from tonnage.cells import (
     Cell,
@@ -51,23 +50,13 @@ from tonnage.cells import (
 from tonnage.config import Study, beside
 from tonnage.durations import in_words
 from tonnage.measuring import Measuring
-from tonnage.planning import (
-    ASSUMPTIONS,
-    SURFACES,
-    curves_of,
-    plan,
-    planned_from,
-    study_demands,
-    study_instances,
-    surfaces_of,
-)
+from tonnage.planned import write_planned
+from tonnage.planning import ASSUMPTIONS, study_demands, study_instances
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 from tonnage.stage import Stage, StartedHost, ray_host
 
 BUILD_S, START_S, REPORT_S = 15.0, 14.0, 12.0
-_NOOP_ROWS = 6000
-_NOOP_BYTES = 64 << 20
 STAGES = ("build", "bench", "measure", "plan")
 
 
@@ -268,7 +257,7 @@ class StudyRun:
             if model.file:
                 noop = noop_variant(model.workload, self._numbers_a_row())
             cells += floor_cells(cells, reference, noop)
-            cells += ceiling_cells(grid, reference, noop, placement)
+            cells += ceiling_cells(grid.batches, reference, noop, placement)
         order, dropped = fit_budget(
             cells,
             reference,
@@ -335,8 +324,8 @@ class StudyRun:
                 steps=steps,
             )
             measuring.run(order, finished)
-        # Drift and the ceiling can be judged only at the end, when all are known.
-        made = with_ceiling(with_drift(self.folder.measurements()))
+        # Drift, ceiling and floor can be judged only at the end, when all are known.
+        made = with_floor(with_ceiling(with_drift(self.folder.measurements())))
         self.folder.write_lines("measurements.jsonl", made)
         if not any(m.valid for m in made):
             self.folder.finish()  # the same command shall begin anew, not stumble here again
@@ -373,19 +362,12 @@ class StudyRun:
     def _payloads(self, cell: Cell) -> Payloads:
         rows = self.data(cell.length).test
         if cell.role in ("floor", "ceiling"):
-            most = max(cell.batch, min(_NOOP_ROWS, _NOOP_BYTES // (4 * self._numbers_a_row())))
-            rows = generated_rows(cell.deployment.variant.inputs, most, self.study.seed)
+            rows = noop_rows(cell.deployment.variant, cell.batch, self.study.seed)
         return make_payloads(cell.deployment, rows, cell.batch, self.study.seed)
 
     def _plan(self, demands: list[Demand], steps: Steps) -> list[str]:
         steps.step("plan and report", REPORT_S)
-        profiles, answers, warnings = plan(self.folder, self.study, self.path, demands)
-        self.folder.write_lines("profiles.jsonl", profiles)
-        self.folder.write_lines("curves.jsonl", curves_of(profiles, answers, self.study.seed))
-        self.folder.write_lines("recommendations.jsonl", answers)
-        every = planned_from(profiles, self.study, self.path, demands)
-        self.folder.write_lines(SURFACES, surfaces_of(every, self.study.seed))
-        write_reports(self.folder.path)
+        warnings = write_planned(self.folder, self.study, self.path, demands)
         self.folder.finish()
         return warnings
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from loadtests.arrivals import Mix
 from loadtests.objective import Slo
+from planner.daily import Daily
 from planner.demands import checked
 from planner.records import Demand
 from serving.errors import BadInput
@@ -30,12 +32,14 @@ def changed(
     length: int | None = None,
     batch: int | None = None,
     spare_replicas: int | None = None,
+    daily: Daily | None = None,
 ) -> list[Demand]:
     """One profile of the demands, or all, with what is given in the place of its own figures.
 
     ``p99_ms`` becomes the principal objective; ``also`` are others, in the place of the
     profile's own at the same quantile; ``batch`` takes the place of its batch sizes, a mix
-    included. BadInput for an unknown profile and for figures that contradict each other.
+    included; the peak of a ``daily`` course is the rate, unless one is given. BadInput for an
+    unknown profile and for figures that contradict each other.
     """
     chosen = [d for d in demands if profile in (None, d.name)]
     if not chosen:
@@ -71,7 +75,14 @@ def changed(
     found = []
     for demand in chosen:
         figures = dict(demand) | {k: v for k, v in laid_over.items() if v is not None}
-        if rate_rps is not None:
+        if daily is not None:
+            figures |= {"daily": daily, "rate_rps": rate_rps or daily.peak_rps}
+            if rate_rps is not None and rate_rps < daily.peak_rps:
+                raise BadInput(
+                    f"--rate {rate_rps:g}: is below the peak of {daily.peak_rps:g} req/s "
+                    f"({daily.source}); leave it out, or raise it"
+                )
+        elif rate_rps is not None:
             figures["rate_rps"] = rate_rps
             if demand.daily is not None:
                 figures["daily"] = demand.daily.scaled(rate_rps / demand.rate_rps)
@@ -88,6 +99,21 @@ def changed(
         figures["min_quality"] = {**demand.min_quality, **(min_quality or {})}
         found.append(checked(figures, f"[{demand.name}]"))
     return found
+
+
+def daily_of(trace: Path | None, rates: str | None) -> Daily | None:
+    """The course of a day as one gives it: a file, or 24 rates; BadInput says how."""
+    if trace is not None and rates is not None:
+        raise BadInput("--trace and --daily: a day has one course; give one of them")
+    if trace is not None:
+        return Daily.recorded(trace)
+    if rates is None:
+        return None
+    try:
+        return Daily.hourly([float(rate) for rate in rates.split(",")])
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--daily: {reason}; write 24 rates, such as 5,5,4,...,9") from None
 
 
 def objective_of(text: str, flag: str) -> Slo:

@@ -9,10 +9,11 @@ from reports import words
 from reports.export.carried import Carried, Export, Missing, Part, host_missing
 from reports.export.proven import Proven
 from reports.export.yaml_text import to_yaml
+from serving.ray_host.settings import HEALTH_CHECK_S, LOGGING
 
 HOST, PORT = "127.0.0.1", 8000
 FRONT = "tonnage-front"
-_QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+_QUIET = dict(LOGGING)
 
 APP = '''"""Ray Serve applications of this export; serve.yaml names them."""
 
@@ -100,6 +101,7 @@ def serve_config(proven: Proven, *, host: str, actor: dict[str, Any]) -> dict[st
                         **_scale(proven),
                         # Per deployment: what applies to Serve as a whole reaches no replica.
                         "logging_config": _QUIET,
+                        "health_check_period_s": HEALTH_CHECK_S,
                         "ray_actor_options": actor,
                     }
                 ],

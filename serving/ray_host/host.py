@@ -14,9 +14,11 @@ import sys
 import time
 from typing import Any
 
+from serving.ray_host.settings import GRACEFUL_LOOP_S, GRACEFUL_S, HEALTH_CHECK_S, LOGGING
+
 # Set per deployment: what serve.start() is given does not reach the replicas, and an
 # access log costs a fifth of a small model's throughput.
-_QUIET: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
+_QUIET: dict[str, Any] = dict(LOGGING)
 
 
 def _start(settings: dict[str, Any]) -> None:
@@ -54,9 +56,9 @@ def _deploy(message: dict[str, Any]) -> dict[str, Any]:
         num_replicas=message["replicas"],
         max_ongoing_requests=message["max_ongoing_requests"],
         max_queued_requests=message["max_queued_requests"],
-        graceful_shutdown_timeout_s=2.0,
-        graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=GRACEFUL_S,
+        graceful_shutdown_wait_loop_s=GRACEFUL_LOOP_S,
+        health_check_period_s=HEALTH_CHECK_S,
         logging_config=_QUIET,
         ray_actor_options={
             "num_cpus": 0,

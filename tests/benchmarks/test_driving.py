@@ -19,6 +19,7 @@ from benchmarks.grid_records import Grid, GridRecord
 from benchmarks.grid_replay import Choice
 from benchmarks.live import Live
 from loadtests.records import Fault, FaultCode, Measurement
+from planner.occupancy import crowding
 from planner.records import ServiceProfile
 from serving.errors import BadInput, Infrastructure, InvalidMeasurement
 from serving.records import Deployment
@@ -209,13 +210,18 @@ def test_replicas_that_fall_behind_are_measured_ones(
     like: Measurement, profile: Callable[..., ServiceProfile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that falls behind is not driven again until it does not; a noisy host's p99 is none."""
-    bench = FakeLive(like, [FaultCode.BACKLOG_GROWING, *[FaultCode.NOISY_HOST] * 3])
+    fell = FaultCode.BACKLOG_GROWING
+    # Of each number of replicas first what it carries, then its p99.
+    bench = FakeLive(like, [fell, fell, *[FaultCode.NOISY_HOST] * 6])
     monkeypatch.setattr(scale_out, "built", lambda *_: {"onnx": like.deployment.variant})
     monkeypatch.setattr(scale_out, "kept", lambda: nullcontext(bench))
     monkeypatch.setattr(scale_out, "profile_of", lambda _: profile())
     found = scale_out.scaled(scale_out.Case("made", "onnx", 1, "sim-0.5"), 45.0)
     assert [row["faults"] for row in found["rows"]] == [[], ["noisy_host: made"]]
-    assert [rate for rate, _ in bench.driven] == [60.0] + [120.0] * 3
+    assert [row["carried_rps"] is None for row in found["rows"]] == [False, True]
+    carry = [round(scale_out.OVERLOAD * n * 100 / crowding(profile(), n), 1) for n in (1, 2)]
+    driven = [round(rate, 1) for rate, _ in bench.driven]
+    assert driven == [carry[0], 60.0, *[carry[1]] * 3, *[120.0] * 3]
 
 
 def test_what_is_kept_up_is_replaced_when_something_failed(

@@ -162,7 +162,10 @@ def test_a_score_says_whether_the_simulation_beats_the_rule_of_thumb(
     """The table has the planner, random search, the rule of thumb, and every miss."""
     found = score(records, RATES, LIMITS)
     lines = grid.render({"grid_made_fast": {}, "grid_score_made": found})
-    assert len(lines) == 3 + len(found["planner"]["misses"])
+    told = found["predictions"]  # of one and two replicas
+    assert list(told) == ["1", "2"]
+    assert len(lines) == 3 + len(found["planner"]["misses"]) + len(told)
+    assert all(one["inside"] + one["above"] <= one["runs"] for one in told.values())
     assert ("simulation beats it" in lines[2]) == (
         found["planner"]["within"] > found["rule_of_thumb"]["within"]
     )

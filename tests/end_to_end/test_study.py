@@ -131,6 +131,35 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     planned = start(tmp_path, "plan", "runs/credit", "--rate", "5", "--json")
     answers = json.loads(planned.communicate(timeout=60)[0])
     assert [a["demand"]["rate_rps"] for a in answers] == [5, 5, 5]
+    one_more(tmp_path, folders[0])
+
+
+def one_more(cwd: Path, run: Path) -> None:
+    """What the plan says it lacks is measured into the run, and the next plan has it."""
+
+    def lacks_int8() -> bool:
+        plan = start(cwd, "plan", "runs/credit", "--profile", "real-time", "--json")
+        (answer,) = json.loads(plan.communicate(timeout=60)[0])
+        wanted = ("onnx_int8", "sim-1", "sim-1", 1)
+        cells = (
+            (one["candidate"][key] for key in ("variant", "size", "instance", "threads"))
+            for one in answer["rejections"]
+            if one["bottleneck"] == "unmeasured"
+        )
+        return wanted in map(tuple, cells)
+
+    assert lacks_int8()
+    before = (run / "measurements.jsonl").read_text()
+    process = start(cwd, "measure", "runs/credit", "--variant", "onnx_int8", "--instance", "sim-1")
+    out, errors = process.communicate(timeout=180)
+    assert process.returncode in (0, 3), errors
+    assert nothing_left(cwd, process.pid) == []
+    after = (run / "measurements.jsonl").read_text()
+    assert after.startswith(before)  # nothing that was judged is judged again
+    if process.returncode == 0:
+        assert "measurements added to" in out
+        assert "Real-time" in out
+        assert not lacks_int8()
 
 
 @pytest.mark.starts

@@ -27,6 +27,7 @@ HALF = InstanceType(name="sim-0.5", vcpus=0.5, memory_gib=1, enforcement="quota"
 
 RESULT = LoadResult(
     scheduled=200,
+    workers=1,
     offered=200,
     ok=200,
     unsent=0,

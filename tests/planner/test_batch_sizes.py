@@ -223,8 +223,8 @@ def test_beyond_the_law_the_refusal_has_the_command(world: World) -> None:
     (reason,) = {r.reason for r in answer.rejections}
     assert reason == (
         "not measured at batch 33, only at batch 1, 16, and a law from these reaches from 1 to 32 "
-        "rows; measure this: `tonnage measure credit --variant onnx_fp32 --instance sim-1 "
-        "--threads 1 --batch 33 --max-load --p99 500ms --budget 5000`"
+        "rows; measure this: `tonnage measure RUN --variant onnx_fp32 --instance sim-1 "
+        "--threads 1 --batch 33`"
     )
     assert {r.bottleneck for r in answer.rejections} == {Bottleneck.UNMEASURED}
 
@@ -237,7 +237,7 @@ def test_memory_that_is_only_bounded_is_measured(world: World) -> None:
     assert own.bottleneck is Bottleneck.UNMEASURED
     assert own.reason.startswith(
         "may need 2.50 GiB with 25% headroom, has 2 GiB; its peak at batch 32 was not measured; "
-        "measure this: `tonnage measure credit "
+        "measure this: `tonnage measure RUN "
     )
 
 
@@ -248,7 +248,7 @@ def test_an_interval_across_the_limit_says_what_to_measure(world: World) -> None
     (found,) = {r.reason for r in answer.rejections if r.candidate.instance == "sim-1"}
     assert found.startswith("predicted batch size, from 1, 16; ")
     assert "at the lower end of its interval it holds; measure this: `tonnage measure" in found
-    assert "--batch 32 " in found
+    assert "--batch 32`" in found
 
 
 def test_what_was_measured_and_cannot_be_believed_is_measured_again(world: World) -> None:
@@ -295,9 +295,9 @@ def test_probes_know_a_predicted_batch_and_an_unmeasured_one(world: World) -> No
     ):
         answer = world.ask((), batch, 10, 500, profiles=known)
         (found,) = probes(
-            answer, known, world.variants, world.sizes, prices, deploy_s=5, budget_s=1e4
+            answer, known, world.sizes, prices, takes_s=lambda s: 5 + 1000 * s, budget_s=1e4
         )
         assert (found.size, found.batch, found.why) == ("sim-1", batch, why)
-        assert f"--batch {batch} " in found.command
-    # 5,000 requests at half of what batch 16 carries at most: more rows are no faster.
-    assert found.seconds == pytest.approx(5 + 5000 / (0.5 * 1.05 * 1e3 / (world.cell.ms(16) + 0.3)))
+        assert found.command.endswith(f"--batch {batch}")
+    # A request alone takes at least what one of 16 rows does at its best: more are no faster.
+    assert found.seconds == pytest.approx(5 + (world.cell.ms(16) + 0.3) / 1.05)

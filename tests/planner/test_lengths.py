@@ -240,8 +240,8 @@ def test_beyond_the_law_the_refusal_has_the_command(world: World) -> None:
     assert found.bottleneck is Bottleneck.UNMEASURED
     assert found.reason == (
         "not measured at 200 tokens, only at 64, 128, and a law from these reaches from 64 to 192 "
-        "tokens; measure this: `tonnage measure credit --variant onnx_fp32 --instance sim-1 "
-        "--threads 1 --batch 1 --length 200 --max-load --p99 500ms --budget 5000`"
+        "tokens; measure this: `tonnage measure RUN --variant onnx_fp32 --instance sim-1 "
+        "--threads 1 --batch 1 --length 200`"
     )
 
 
@@ -287,7 +287,7 @@ def test_nothing_is_predicted_from_a_prediction(world: World) -> None:
     assert found.reason.startswith(
         "not measured at batch 4, nor at any other, and what is predicted makes no law; measure "
     )
-    assert "--batch 4 --length 64 " in found.reason
+    assert "--batch 4 --length 64`" in found.reason
 
 
 def test_nothing_of_a_mix_is_predicted(world: World) -> None:

@@ -191,7 +191,7 @@ def ask(profiles: Sequence[ServiceProfile], demand: Any, instance: Build) -> Any
     """A recommendation for a mix over one size here."""
     sizes = {"sim-1": instance("sim-1")}
     variants = list({p.variant.name: p.variant for p in profiles}.values())
-    rests_on, lacks = mixed_profiles(demand, profiles, [], variants, sizes, 0)
+    rests_on, lacks = mixed_profiles(demand, profiles, [], sizes, 0)
     return recommend(demand, rests_on, lacks, variants, sizes, *PriceList((), ()), 0)
 
 
@@ -245,7 +245,7 @@ def test_a_batch_that_lacks_is_refused_with_its_command(
     (rejection,) = ask([parts[100]], asked, instance).rejections
     assert rejection.bottleneck is Bottleneck.UNMEASURED
     assert rejection.reason.startswith("not measured at batch 1, which the mix has; measure this: ")
-    assert "--variant onnx_fp32 --instance sim-1 --threads 1 --batch 1 " in rejection.reason
+    assert "--variant onnx_fp32 --instance sim-1 --threads 1 --batch 1`" in rejection.reason
 
 
 def test_contradictions_of_a_mix_are_refused(demand: Build) -> None:

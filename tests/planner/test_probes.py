@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,6 +35,11 @@ def listed(**usd_per_hour: float) -> PriceList:
     return PriceList(prices, FACTORS)
 
 
+def takes_s(alone_s: float) -> float:
+    """Five seconds for the deployment, and a thousand requests."""
+    return 5 + 1000 * alone_s
+
+
 @pytest.fixture
 def ask(profile: Build, variant: Build, instance: Build, demand: Build) -> Callable[..., Any]:
     """Probes after fp32 was measured on one vCPU and int8 nowhere."""
@@ -52,7 +58,7 @@ def ask(profile: Build, variant: Build, instance: Build, demand: Build) -> Calla
     ) -> tuple[Probe, ...]:
         wanted = demand(rate, limit)
         made = recommend(wanted, known, [], variants, sizes, prices.prices, prices.factors, 0)
-        return probes(made, known, variants, sizes, prices, deploy_s=5, budget_s=budget)
+        return probes(made, known, sizes, prices, takes_s=takes_s, budget_s=budget)
 
     return answer
 
@@ -68,11 +74,10 @@ def test_a_share_may_be_cheaper_than_a_machine(ask: Build) -> None:
     assert found[0].saving_usd_per_month == pytest.approx(0.5 * (0.2 - 0.005) * 730)
     assert found[0].why.startswith("not measured at batch 1")
     assert found[0].command == (
-        "tonnage measure credit --variant fp32 --instance sim-0.5 --threads 1 --batch 1 "
-        "--max-load --p99 500ms --budget 5000"
+        "tonnage measure RUN --variant fp32 --instance sim-0.5 --threads 1 --batch 1"
     )
-    # 5,000 requests at half of 99.75 / 2 a second, and the deployment.
-    assert found[0].seconds == pytest.approx(5 + 5000 / (0.5 * 99.75 / 2))
+    # A request alone is hoped to take what half of a vCPU with 99.75 a second would.
+    assert found[0].seconds == pytest.approx(5 + 1000 * 2 / 99.75)
 
 
 def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
@@ -89,7 +94,7 @@ def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
     made = recommend(
         demand(10, 500), known, [], [variant()], sizes, prices.prices, prices.factors, 0
     )
-    (found,) = probes(made, known, [variant()], sizes, prices, deploy_s=5, budget_s=1e4)
+    (found,) = probes(made, known, sizes, prices, takes_s=takes_s, budget_s=1e4)
     assert found.size == "sim-1:quota"
     assert "--instance sim-1:quota " in found.command
     assert found.saving_usd_per_month == pytest.approx(0.5 * (0.2 - 0.01) * 730)
@@ -108,25 +113,33 @@ def test_without_a_plan_any_answer_is_news(ask: Build) -> None:
     assert all(p.why.startswith("no plan holds yet") for p in found)
 
 
-@pytest.mark.parametrize(("budget", "cells"), [(0, 0), (205, 0), (206, 1), (411, 1), (412, 2)])
+@pytest.mark.parametrize(("budget", "cells"), [(0, 0), (25, 0), (25.1, 1), (50, 1), (50.2, 2)])
 def test_the_budget_bounds_the_list(ask: Build, budget: float, cells: int) -> None:
-    """So many cells of 205.5 s as it pays for, the most telling first."""
+    """So many cells of 25.05 s as it pays for, the most telling first."""
     prices = listed(vm4=0.2, task=0.005)
     found = ask(10, 500, prices, budget=budget)
     assert found == ask(10, 500, prices)[:cells]
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.999])
-def test_a_limit_that_no_option_says_has_no_command(
-    variant: Build, demand: Build, quantile: float
+def test_a_size_that_this_host_cannot_give_is_not_listed(
+    profile: Build, variant: Build, instance: Build, demand: Build
 ) -> None:
-    """A p50 or p99.9 is not sold as a p99; a run of its own needs no limit."""
-    cell = Candidate(
-        variant="v", size="sim-1", threads=1, instance="sim-1", replicas_per_instance=1
+    """Its command would only be refused."""
+    cloud = {"cpu_family": "cloud", "memory_gib": 8}
+    sizes = {
+        "sim-1": instance("sim-1"),
+        "vm4": instance("vm4", vcpus=4, **cloud),
+        "task": instance("task", vcpus=1, enforcement="quota", **cloud),
+    }
+    known, prices = [profile()], listed(vm4=0.2, task=0.01)
+    made = recommend(
+        demand(10, 500), known, [], [variant()], sizes, prices.prices, prices.factors, 0
     )
-    asked = demand(quantile=quantile)
-    assert measure_command(variant("v"), cell, asked) is None
-    assert measure_command(variant("v"), cell, asked, "tonnage run --model m.onnx") is not None
+    no_quotas = partial(
+        probes, made, known, sizes, prices, takes_s=takes_s, budget_s=1e4,
+        can_be_measured=lambda size: size.enforcement == "cpuset",
+    )  # fmt: skip
+    assert no_quotas() == ()
 
 
 def test_a_recommendation_on_a_predicted_size_asks_for_its_measurement(
@@ -149,23 +162,20 @@ def test_a_recommendation_on_a_predicted_size_asks_for_its_measurement(
     made = recommend(wanted, known, [], variants, sizes, prices.prices, prices.factors, 0)
     assert made.best is not None
     assert made.best.predicted_size
-    (found,) = probes(made, known, variants, sizes, prices, deploy_s=5, budget_s=600)
+    (found,) = probes(made, known, sizes, prices, takes_s=takes_s, budget_s=600)
     assert (found.size, found.threads) == ("sim-4", 4)
     assert found.saving_usd_per_month is None
     assert found.why == "the recommendation stands on this predicted size"
 
 
-def test_a_run_without_a_study_is_measured_by_its_own_command(
-    variant: Build, demand: Build
-) -> None:
-    """There is no study to name: the command again, with one more size."""
+def test_a_run_that_is_measured_as_a_whole_has_its_own_command(demand: Build) -> None:
+    """The command again, with one more size; of other runs a cell is added."""
     cell = Candidate(
         variant="mine", size="sim-2", threads=2, instance="sim-2", replicas_per_instance=1
     )
-    assert measure_command(variant("mine"), cell, demand(), "tonnage run --model my.onnx") == (
+    assert measure_command(cell, demand(), "tonnage run --model my.onnx") == (
         "tonnage run --model my.onnx --instance sim-2"
     )
-    assert measure_command(variant("mine"), cell, demand(quantile=0.95), "tonnage measure x") == (
-        "tonnage measure x --variant mine --instance sim-2 --threads 2 --batch 1 --max-load "
-        "--p95 80ms --budget 5000"
+    assert measure_command(cell, demand(quantile=0.999), "tonnage measure runs/x") == (
+        "tonnage measure runs/x --variant mine --instance sim-2 --threads 2 --batch 1"
     )

@@ -179,7 +179,10 @@ def test_a_size_with_whole_cpus_is_not_promised_under_a_quota(
         answer, instance="share-0.5", variant="fp32", size="sim-1"
     )
     assert bottleneck is Bottleneck.UNMEASURED
-    assert "measure sim-1:quota" in reason
+    assert reason.endswith(
+        "measure this: `tonnage measure RUN --variant fp32 --instance sim-1:quota --threads 1 "
+        "--batch 1`"
+    )
     quota = profile(variant=world.variants[0], instance=instance("sim-1", enforcement="quota"))
     answer = world.ask(demand(), instances=shares, profiles=[*world.profiles, quota])
     assert not [r for r in rejected_for(answer, size="sim-1:quota") if "quota" in r[1]]
@@ -211,12 +214,16 @@ def test_what_was_not_measured_says_why(world: World, demand: Build) -> None:
         (
             Bottleneck.UNMEASURED,
             "not measured at batch 100, only at batch 1, and one batch size makes no law; measure "
-            "this: `tonnage measure credit --variant fp32 --instance sim-1 --threads 1 --batch 100 "
-            "--max-load --p99 80ms --budget 5000`",
+            "this: `tonnage measure RUN --variant fp32 --instance sim-1 --threads 1 --batch 100`",
         )
     ]
     assert rejected_for(other, size="sim-2", variant="fp32") == [
-        (Bottleneck.UNMEASURED, "not measured at batch 100, nor at any other")
+        (
+            Bottleneck.UNMEASURED,
+            "not measured at batch 100, nor at any other, and a law takes 2 measured sizes of "
+            "whole CPUs, there are 1; measure this: `tonnage measure RUN --variant fp32 "
+            "--instance sim-2 --threads 1 --batch 100`",
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from loadtests.histogram import Histogram
 from loadtests.objective import Slo, SloVerdict, Verdict
 from loadtests.records import EndpointMeasurement, Fault, FaultCode, LoadRun, Measurement
 from loadtests.steady import Steady
-from planner.claim import Claim
+from planner.claim import Beside, Claim
 from planner.confirm import judge_confirmation
 from planner.reproof import Reproof
 from planner.reprove import judge_reproof
@@ -155,6 +155,36 @@ def test_the_length_of_rows_cannot_be_seen(claim: Claim, judge: Callable[..., Re
     found = judge_reproof(of_rows, [endpoint(1000)], rate_rps=60.0, sha256=None, proven_on=TODAY)
     assert told in found.unchecked
     assert told not in judge(endpoint(1000)).unchecked
+
+
+def test_all_objectives_of_the_claim_are_put_to_the_server(claim: Claim) -> None:
+    """One that does not hold fails the claim; one that is open leaves it so, with what it takes."""
+    p50, few = Slo(quantile=0.5, limit_ms=20), Slo.answered(0.001)
+    whole = Claim.of(
+        **(dict(claim) | {"beside": tuple(Beside(slo=s, judged=claim.judged) for s in (p50, few))})
+    )
+
+    def put(slow: int, failed: int) -> Reproof:
+        run = endpoint(4000 - slow)
+        (first,) = run.verdicts
+        n = {p50: slow, few: failed}
+        more = [first.model_copy(update={"slo": s, "n": 4000, "over": k, "share_over": k / 4000})
+                for s, k in n.items()]  # fmt: skip
+        judged = [one.model_copy(update={"effective_n": 4000}) for one in (first, *more)]
+        asked = run.model_copy(update={"verdicts": tuple(judged)})
+        return judge_reproof(whole, [asked], rate_rps=60.0, sha256=None, proven_on=TODAY)
+
+    # None failed of 4,000; at a third of what the second look leaves, .083 %, it takes 7,087.
+    open_one = put(0, 0)
+    assert open_one.verdict == "undecided"
+    assert "at most 0.1 % fail" in open_one.reason
+    assert open_one.more_requests == pytest.approx(3087, abs=5)
+    assert "; p50 <= 20 ms: holds, 0 over; at most 0.1 % fail: undecided" in open_one.sentence
+    assert (put(3000, 0).verdict, put(0, 40).verdict) == ("fails", "fails")
+    assert "p50 <= 20 ms does not hold" in put(3000, 0).reason
+    assert not any("judged beside" in line for line in open_one.unchecked)
+    with pytest.raises(BadInput, match="0 verdicts on p50 <= 20 ms for 1 runs"):
+        judge_reproof(whole, [endpoint(4000)], rate_rps=60.0, sha256=None, proven_on=TODAY)
 
 
 def test_runs_that_prove_nothing_are_refused(judge: Callable[..., Reproof]) -> None:

@@ -301,8 +301,8 @@ def test_an_interval_across_the_limit_says_what_to_measure(ask: Build) -> None:
     unsure = [r for r in answer.rejections if r.candidate.size == "sim-4"]
     assert {r.bottleneck for r in unsure} == {Bottleneck.UNMEASURED}
     assert all(
-        "measure this: `tonnage measure credit --variant onnx_fp32 --instance sim-4 --threads 4 "
-        "--batch 1 --max-load --p99 12ms --budget 5000`" in r.reason
+        "measure this: `tonnage measure RUN --variant onnx_fp32 --instance sim-4 --threads 4 "
+        "--batch 1`" in r.reason
         for r in unsure
     )
 

@@ -18,8 +18,8 @@ PROBE = Probe(
     seconds=14.2,
     saving_usd_per_month=12.5,
     why="not measured at batch 100",
-    command="tonnage measure credit --variant onnx_int8 --instance sim-1:quota --threads 1 "
-    "--batch 100 --max-load --p99 60ms",
+    command="tonnage measure runs/credit --variant onnx_int8 --instance sim-1:quota --threads 1 "
+    "--batch 100",
 )
 
 
@@ -82,7 +82,7 @@ def test_at_most_three_commands_are_shown_each_on_a_line_of_its_own(bundle: Bund
     text = recommendation_text(with_first(bundle, {}, probes=(PROBE,) * 5))
     lines = [line for line in text.splitlines() if PROBE.command in line]
     assert len(lines) == 3
-    assert lines[0].startswith("  measure    tonnage measure credit")
+    assert lines[0].startswith("  measure    tonnage measure runs/credit")
     assert lines[0].endswith("# 14 s, may save USD 12.50 per month")
     assert len(lines[0]) > WIDTH
     news = PROBE.model_copy(update={"saving_usd_per_month": None})

@@ -39,10 +39,11 @@ def test_a_full_study_leaves_nothing_unsaid(full: tuple[Measurement, ...]) -> No
 
 def test_a_quick_run_has_neither(full: tuple[Measurement, ...]) -> None:
     """Only cells: one sentence for each."""
-    ceiling, drift = of_study([m for m in full if m.role == "cell"])
+    ceiling, floor, drift = of_study([m for m in full if m.role == "cell"])
     assert ceiling == f"{CEILING} was not measured, so the highest rates may be theirs, not " + (
         "the model's"
     )
+    assert floor.startswith("no no-op was driven at these rates")
     assert drift.startswith(DRIFT)
 
 

@@ -169,7 +169,7 @@ def noops(
 ) -> tuple[list[Cell], list[Cell]]:
     """Floors of the cells, and ceilings of a host with room for one replica."""
     noop = make_stub(name="noop")
-    ceilings = ceiling_cells(GRID, reference, noop, divide([(0,), (1,)]))
+    ceilings = ceiling_cells(GRID.batches, reference, noop, divide([(0,), (1,)]))
     return floor_cells(cells, reference, noop), ceilings
 
 
@@ -194,7 +194,7 @@ def test_a_ceiling_has_a_ladder_of_its_own(
     """Also where there is room for one replica only, which the floor shares with it."""
     noop = make_stub(name="noop")
     for cpus, replicas in ((2, 1), (4, 3)):
-        made = ceiling_cells(GRID, reference, noop, divide([(n,) for n in range(cpus)]))
+        made = ceiling_cells(GRID.batches, reference, noop, divide([(n,) for n in range(cpus)]))
         assert [(c.batch, c.deployment.replicas) for c in made] == [(1, replicas), (100, replicas)]
 
 

@@ -220,7 +220,7 @@ def test_a_mix_of_batches_is_planned_and_said(
 def test_a_plan_says_what_to_measure_next(
     stub_run: Callable[..., RunFolder], tonnage: Tonnage
 ) -> None:
-    """Within its budget, with commands that name the run's study; none in a second."""
+    """Within its budget, with commands that add a cell to the run; none in a second."""
     folder = stub_run()
     found = []
     for budget in ("1h", "1s"):
@@ -232,10 +232,38 @@ def test_a_plan_says_what_to_measure_next(
     every, none = found
     assert none == []
     assert every
-    assert all(probe["command"].startswith("tonnage measure credit ") for probe in every)
+    assert all(probe["command"].startswith(f"tonnage measure {folder.path} ") for probe in every)
     assert sum(probe["seconds"] for probe in every) <= 3600
     text = tonnage("plan", folder.path, "--profile", "steady", "--probe-budget", "1h").stdout
-    assert 1 <= text.count("tonnage measure credit") <= 3
+    assert 1 <= text.count("tonnage measure ") <= 3
+
+
+def test_a_day_can_be_asked_about(
+    stub_run: Callable[..., RunFolder], tonnage: Tonnage, tmp_path: Path
+) -> None:
+    """Of 24 rates or a trace the peak is planned for, with how to follow it; or why not."""
+    folder, steady = stub_run(), ("--profile", "steady")
+    night_and_day = ",".join(["5"] * 12 + ["60"] * 12)
+    done = tonnage("plan", folder.path, *steady, "--daily", night_and_day, "--json")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["demand"]["rate_rps"] == 60
+    assert answer["autoscaling"] is not None
+    trace = tmp_path / "day.csv"
+    times = "\n".join(str(k / 2) for k in range(1300))
+    trace.write_text(f"timestamp\n{times}\n")
+    done = tonnage("plan", folder.path, *steady, "--trace", trace, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["demand"]["rate_rps"] == pytest.approx(2, abs=0.1)
+    for options, says in (
+        (("--daily", "5,6"), "--daily: 2 rates; a day has 24 hours; write 24 rates"),
+        (("--daily", "x"), "--daily: could not convert"),
+        (("--daily", night_and_day, "--trace", trace), "give one of them"),
+        (("--daily", night_and_day, "--rate", "9"), "--rate 9: is below the peak of 60 req/s"),
+    ):
+        done = tonnage("plan", folder.path, *steady, *options)
+        assert done.returncode == 2, (options, done.stderr)
+        assert says in done.stderr
 
 
 def test_two_shares_predict_a_third(stub_run: Callable[..., RunFolder]) -> None:
