@@ -9,7 +9,7 @@ is 10 % below it, 10 % above it, or on it. On the limit either verdict counts as
 - batch_means: n deflated by the correlation that the run itself shows, which is all that
   can be done for a server that does not tell its service times;
 - block_bootstrap: circular blocks of the run resampled (Politis and Romano, 1992), which was tried
-  in the place of batch means: it needs as many requests, and keeps its promise less well;
+  in the place of batch means: it decides somewhat more, and breaks its promise on the limit;
 - replayed: luck with the schedule taken out by means of the service times.
 
 For the replayed rule also the share of undecided verdicts that no rule can undercut is

@@ -69,7 +69,9 @@ def measure_one_more(
     stage = stage_of(study, deployment.variant, asked.payload)
     for line in stage.differs:
         steps.say(line)
-    cell = Cell(deployment, asked.batch, length=asked.length)
+    # As in a plan: of several lengths the longest, which is on the safe side.
+    length = asked.length or max(study.measure.lengths, default=None)
+    cell = Cell(deployment, asked.batch, length=length)
     placement = host_facts.host_placement()
     noops = _noops(cell, bundle.measurements, placement)
     order = [*_reference(study, path, bundle), cell, *noops]
