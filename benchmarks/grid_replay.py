@@ -100,17 +100,15 @@ def predictions(records: Sequence[GridRecord]) -> dict[str, Any]:
     From the profile of the configuration's own replica, however long it took to measure.
     """
     known = {
-        record.key[:3]: profile
-        for record in records
-        for profile in build_profiles(record.cell)[0]
-        if record.cell
+        record.key[:3]: profile for record in records for profile in build_profiles(record.cell)[0]
     }
     found: dict[int, list[tuple[float, bool, bool]]] = {}
     for record in records:
         profile, number = known.get(record.key[:3]), record.key[3]
-        for run in record.truth if profile else ():
+        if profile is None:
+            continue
+        for run in record.truth:
             rate, p99_ms = run.run.rate_rps or 0.0, 1e3 * run.due_to_done.quantile_s(0.99)
-            assert profile is not None  # noqa: S101 - the loop is empty without one
             if not run.valid or rate > HIGHEST_UTILISATION * number * profile.capacity_rps:
                 continue
             low, mid, high = predictor(profile, SEED).latency(number, rate, 0.99, rate)

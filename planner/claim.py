@@ -105,7 +105,9 @@ class Claim(Record):
     )
     predicted: Interval | None = Field(description="of the same quantile, before measuring")
     floor_p99_ms: float | None = Field(
-        default=None, description="of a no-op at that rate, where the runs' p99 is near it"
+        default=None,
+        exclude_if=lambda found: found is None,
+        description="of a no-op at that rate, where the runs' p99 is near it",
     )
     model_sha256: str
     config_hash: str

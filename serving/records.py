@@ -411,7 +411,9 @@ class Environment(Record):
     generator_priority: Literal["fifo", "normal"]
     settings: dict[str, str] = Field(description="environment variables Ray Serve ran under")
     deployed: dict[str, str] = Field(
-        default={}, description="settings that are no variables; none in records before it"
+        default={},
+        exclude_if=lambda settings: not settings,
+        description="settings that are no variables; absent in records before it",
     )
     own_limits: OwnLimits | None = Field(
         default=None, description="of the container Tonnage ran in; None in records before it"

@@ -29,10 +29,9 @@ from tonnage.measuring import Measuring
 from tonnage.planned import write_planned
 from tonnage.planning import study_demands
 from tonnage.progress import Steps
+from tonnage.redeploying import START_S
 from tonnage.run_folder import FINISHED, RunFolder
 from tonnage.stage import Stage, stage_of
-
-_START_S = 14.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +77,8 @@ def measure_one_more(
     before = len(bundle.measurements)
     demands = study_demands(study, path)
     dwell = QUICK if bundle.info.quick else FULL
-    steps.expect(_START_S + duration_s(order, dwell, bundle.bench))
-    steps.step("serve: starting what serves, and Locust", _START_S)
+    steps.expect(START_S + duration_s(order, dwell, bundle.bench))
+    steps.step("serve: starting what serves, and Locust", START_S)
     logs = folder.path / "logs"
     try:
         with (

@@ -80,10 +80,11 @@ def test_a_share_may_be_cheaper_than_a_machine(ask: Build) -> None:
     assert found[0].seconds == pytest.approx(5 + 1000 * 2 / 99.75)
 
 
-def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
+@pytest.fixture
+def beside_a_container(
     profile: Build, variant: Build, instance: Build, demand: Build
-) -> None:
-    """What is known of sim-1 does not say what a container of one vCPU does."""
+) -> Callable[..., tuple[Probe, ...]]:
+    """Probes after sim-1 was measured with whole CPUs, where a container of one is cheaper."""
     cloud = {"cpu_family": "cloud", "memory_gib": 8}
     sizes = {
         "sim-1": instance("sim-1"),
@@ -94,7 +95,14 @@ def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
     made = recommend(
         demand(10, 500), known, [], [variant()], sizes, prices.prices, prices.factors, 0
     )
-    (found,) = probes(made, known, sizes, prices, takes_s=takes_s, budget_s=1e4)
+    return partial(probes, made, known, sizes, prices, takes_s=takes_s, budget_s=1e4)
+
+
+def test_a_size_with_whole_cpus_is_measured_with_the_quota_of_a_container(
+    beside_a_container: Callable[..., tuple[Probe, ...]],
+) -> None:
+    """What is known of sim-1 does not say what a container of one vCPU does."""
+    (found,) = beside_a_container()
     assert found.size == "sim-1:quota"
     assert "--instance sim-1:quota " in found.command
     assert found.saving_usd_per_month == pytest.approx(0.5 * (0.2 - 0.01) * 730)
@@ -122,24 +130,10 @@ def test_the_budget_bounds_the_list(ask: Build, budget: float, cells: int) -> No
 
 
 def test_a_size_that_this_host_cannot_give_is_not_listed(
-    profile: Build, variant: Build, instance: Build, demand: Build
+    beside_a_container: Callable[..., tuple[Probe, ...]],
 ) -> None:
     """Its command would only be refused."""
-    cloud = {"cpu_family": "cloud", "memory_gib": 8}
-    sizes = {
-        "sim-1": instance("sim-1"),
-        "vm4": instance("vm4", vcpus=4, **cloud),
-        "task": instance("task", vcpus=1, enforcement="quota", **cloud),
-    }
-    known, prices = [profile()], listed(vm4=0.2, task=0.01)
-    made = recommend(
-        demand(10, 500), known, [], [variant()], sizes, prices.prices, prices.factors, 0
-    )
-    no_quotas = partial(
-        probes, made, known, sizes, prices, takes_s=takes_s, budget_s=1e4,
-        can_be_measured=lambda size: size.enforcement == "cpuset",
-    )  # fmt: skip
-    assert no_quotas() == ()
+    assert beside_a_container(can_be_measured=lambda size: size.enforcement == "cpuset") == ()
 
 
 def test_a_recommendation_on_a_predicted_size_asks_for_its_measurement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -9,10 +10,12 @@ from subprocess import CompletedProcess
 import pytest
 
 from serving.errors import BadInput
+from serving.records import Environment
 from tonnage.config import load_study
 from tonnage.planning import plan, study_demands
 from tonnage.run_folder import RunFolder
 
+PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "credit" / "report.json"
 Runs = Callable[..., RunFolder]
 Edit = Callable[[Path], object]
 
@@ -126,3 +129,10 @@ def test_a_rate_beyond_any_number_of_replicas_is_an_answer(
     done = tonnage("plan", stub_run().path, "--profile", "steady", "--rate", "1e30")
     assert done.returncode == 1, done.stderr
     assert "bound by rate alone" in done.stdout
+
+
+def test_records_of_earlier_code_still_belong_together() -> None:
+    """What a record gained since does not change the hash that its measurements name it by."""
+    records = json.loads(PUBLISHED.read_text())["records"]
+    named = {one["environment"] for one in records["measurements"]}
+    assert named == {Environment.model_validate(records["environment"]).content_hash()}

@@ -47,7 +47,7 @@ def test_a_cell_that_the_run_cannot_have_is_refused(
 ) -> None:
     """In one line, before anything is started, and nothing is written."""
     before = (folder.path / "measurements.jsonl").read_text()
-    asked = Asked(**({"variant": "stub", "instance": "sim-1"} | changes))  # type: ignore[arg-type]
+    asked = Asked(**({"variant": "stub", "instance": "sim-1"} | changes))
     with Steps(1.0, quiet=True) as steps, pytest.raises(BadInput, match=says):
         measure_one_more(folder, asked, steps)
     assert (folder.path / "measurements.jsonl").read_text() == before
@@ -129,7 +129,7 @@ def test_a_cell_has_no_load_of_ones_own(
 ) -> None:
     """Options of a load are refused beside a run's folder, and so is a cell without a name."""
     with pytest.raises(BadInput, match=says):
-        cli_measure.measure(str(folder.path), **options)  # type: ignore[arg-type]
+        cli_measure.measure(str(folder.path), **options)
 
 
 def test_a_study_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
