@@ -1,10 +1,10 @@
 """Random demands answered by the planner, each answer tested live, and the next-cheaper one too.
 
-Sixty seeded demands are answered from the profiles of the grid. Of each recommendation the
-share that this host holds is deployed and driven at its share of the rate; then the next
-cheaper configuration that the planner rejected. A recommendation that holds is right, a
-cheaper one that fails shows that it was tight. One line a demand is kept in
-``reports/published/planner/demands.jsonl``; measuring goes on where it was interrupted.
+Sixty seeded demands are answered from profiles measured right before, on the same host. Of each
+recommendation the share that this host holds is deployed and driven at its share of the rate;
+then the next cheaper configuration that the planner rejected. A recommendation that holds is
+right, a cheaper one that fails shows that it was tight. One line a demand is kept beside the
+cells, in ``answers.jsonl``; measuring goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -13,26 +13,18 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.grid_records import (
-    GRIDS,
-    append,
-    behind,
-    drop_unfinished,
-    spec_of,
-    whole_grid,
-)
+from benchmarks.demand_cells import FOLDER, measure, missing, profiles_of, read_cells
+from benchmarks.grid_records import GRIDS, append, behind, drop_unfinished, spec_of
 from benchmarks.grid_replay import Choice, answered, chosen
 from benchmarks.live import SEED, Live, built, held, host_size, live
 from benchmarks.prediction import met
 from loadtests.objective import Slo
 from loadtests.slo import required_n
 from planner.curve import predictor
-from planner.profile import build_profiles
 from planner.recommend import best_on_host
 from planner.records import Bottleneck, Recommendation, ServiceProfile
 from serving.records import Deployment
@@ -43,7 +35,7 @@ CHUNK = 10
 AIM_HOLD, AIM_TIGHT = 57, 0.5
 TRIES = 3
 REQUESTS, SHORTEST_S, LONGEST_S = 1500, 8.0, 20.0
-FILE = Path(__file__).parents[1] / "reports" / "published" / "planner" / "demands.jsonl"
+FILE = FOLDER / "answers.jsonl"
 
 LOWEST_SHARE, HIGHEST_SHARE = 0.05, 3.0
 """Rates are drawn between these shares of what the fastest profile of the workload carries."""
@@ -198,27 +190,38 @@ def same(line: Mapping[str, Any], asked: Question) -> bool:
 
 
 def chunk(begin: int) -> list[Result]:
-    """The demands from ``begin`` on that are not answered yet, then all lines of the chunk."""
-    asked = [_asked(number) for number in range(begin, min(begin + CHUNK, DEMANDS))]
-    kept = _kept()
-    lines = {q.number: line for q in asked for line in kept if same(line, q)}
-    left = [q for q in asked if q.number not in lines]
-    if left:
+    """The demands from ``begin`` on that are not answered yet, then all lines of the chunk.
+
+    Ten in a row are of one workload, so that a part measures and builds one.
+    """
+    workload = list(GRIDS)[begin // CHUNK % len(GRIDS)]
+    if missing(workload) or _left(_asked(workload, begin)):
         with live() as bench:
-            for q in left:
+            grid = GRIDS[workload]
+            first = Deployment(
+                variant=built(workload, grid.variants)[grid.variants[0]],
+                instance=host_size("sim-1"),
+                threads=1,
+            )
+            bench.floor(first, grid.batch, ladder_only=True)
+            measure(bench, workload)
+            for q in _left(_asked(workload, begin)):
                 sys.stderr.write(f"  demand {q.number + 1} of {DEMANDS}: {q.workload}\n")
-                line = answer(bench, q)
-                append(FILE, json.dumps(line))
-                lines[q.number] = line
-    return [lines[q.number] for q in asked]
+                append(FILE, json.dumps(answer(bench, q)))
+    kept = _kept()
+    return [next(line for line in reversed(kept) if same(line, q)) for q in _asked(workload, begin)]
 
 
-def _asked(number: int) -> Question:
-    """Ten in a row are of one workload, so that a part builds one."""
-    workloads = list(GRIDS)
-    workload = workloads[number // CHUNK % len(workloads)]
-    records = [r for r in whole_grid(workload) if r.deployment.variant.barred is None]
-    return question(number, workload, [p for r in records for p in build_profiles(r.cell)[0]])
+def _asked(workload: str, begin: int) -> list[Question]:
+    profiles = profiles_of(read_cells(workload))
+    return [
+        question(number, workload, profiles) for number in range(begin, min(begin + CHUNK, DEMANDS))
+    ]
+
+
+def _left(asked: Sequence[Question]) -> list[Question]:
+    kept = _kept()
+    return [q for q in asked if not any(same(line, q) for line in kept)]
 
 
 def _kept() -> list[Result]:
