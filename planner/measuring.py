@@ -15,7 +15,7 @@ def measure_command(candidate: Candidate, demand: Demand, measure_with: str | No
     run that is measured as a whole, ``tonnage run --model ...``.
     """
     begin = measure_with or "tonnage measure RUN"
-    if begin.startswith("tonnage run"):
+    if not measures_into_run(begin):
         words = begin.split()
         batch = words[words.index("--batch") + 1] if "--batch" in words else "1"
         other = "" if batch == str(demand.batch) else f" --batch {demand.batch}"
@@ -25,3 +25,8 @@ def measure_command(candidate: Candidate, demand: Demand, measure_with: str | No
         f"{begin} --variant {candidate.variant} --instance {candidate.size} "
         f"--threads {candidate.threads} --batch {demand.batch}{tokens}"
     )
+
+
+def measures_into_run(command: str) -> bool:
+    """Whether a command adds a cell to a run that exists, as that of a study does."""
+    return not command.startswith("tonnage run")

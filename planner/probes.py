@@ -91,7 +91,7 @@ def probes(
                 command=measure_command(c.candidate, answer.demand, measure_with),
             )
         )
-    every.sort(key=_rank)
+    every.sort(key=rank)
     chosen, left = [], budget_s
     for probe in every:
         if probe.seconds <= left:
@@ -100,7 +100,8 @@ def probes(
     return tuple(chosen)
 
 
-def _rank(probe: Probe) -> tuple[float, float, str, str, int]:
+def rank(probe: Probe) -> tuple[float, float, str, str, int]:
+    """Sorts probes, of one demand or of several: the one that is most worth its seconds first."""
     saving = math.inf if probe.saving_usd_per_month is None else probe.saving_usd_per_month
     return -saving / probe.seconds, probe.seconds, probe.variant, probe.size, probe.threads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from reports.unjudged import of_study as not_judged
 from serving.errors import BadInput
 from serving.records import Endpoint
 from serving.wishes import parse_wish
+from tonnage.cli_cells import beyond_a_cell, but_for_time, one_more, what_the_plan_lacks
 from tonnage.cli_common import (
     Budget,
     Fresh,
@@ -23,7 +24,6 @@ from tonnage.cli_common import (
     note,
     print_result,
     study_run,
-    warn,
 )
 from tonnage.config import load_study
 from tonnage.durations import seconds_of
@@ -119,7 +119,8 @@ def measure(
 ) -> None:
     """Load-test a study's deployments, one of them (--variant), or any V2 server (--endpoint).
 
-    A run's folder in the place of a study: one more cell of that run, which plans anew with it.
+    A run's folder in the place of a study: one more cell of that run (--variant), or, one after the
+    other, those that its plan names as worth measuring. It plans anew with each.
     """
     if (study is None) == (endpoint is None):
         raise BadInput("measure: give either a study, a run's folder, or --endpoint URL")
@@ -186,8 +187,12 @@ def measure(
     if (max_batch or 1) == 1:
         only_with("--max-batch above 1", {"--batch-wait": batch_wait})
     if study is not None and RunFolder.is_run(Path(study)):
-        only_with("a load; a cell of a run has its own", _beyond_a_cell(of_load, of_deployment))
-        _one_more(Path(study), variant, instance, threads, batch, length, payload, json)
+        only_with("a load; a cell of a run has its own", beyond_a_cell(of_load, of_deployment))
+        if variant is None:
+            only_with("a study, which is measured as a whole", but_for_time(of_study))
+            what_the_plan_lacks(Path(study), time_budget, json)
+        else:
+            one_more(Path(study), variant, instance, threads, batch, length, payload, json)
         return
     options = Options(
         rate=rate,
@@ -275,49 +280,3 @@ def measure(
     print_result(tested.model_dump(mode="json"), measured_text(tested).rstrip(), json)
     failed = any(verdict.verdict == Verdict.FAILS for verdict in tested.verdicts)
     raise typer.Exit(3 if not tested.valid else 1 if failed else 0)
-
-
-def _beyond_a_cell(*given: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options given that no cell of a run has."""
-    own = ("--instance", "--threads", "--batch", "--length", "--payload")
-    return {name: value for one in given for name, value in one.items() if name not in own}
-
-
-def _one_more(
-    run: Path,
-    variant: str | None,
-    instance: str | None,
-    threads: int | None,
-    batch: str | None,
-    length: int | None,
-    payload: list[str] | None,
-    json: bool,
-) -> None:
-    """Measure one more cell into a run's folder, and say what is recommended now."""
-    from reports.terminal import recommendation_text
-    from tonnage.one_more import Asked, measure_one_more
-
-    if variant is None:
-        raise BadInput(f"measure {run}: name the cell to add with --variant and --instance")
-    if batch is not None and not batch.isdigit():
-        raise BadInput(f"--batch {batch}: a cell has one batch size, such as 8")
-    if len(payload or ()) > 1:
-        raise BadInput("--payload: a cell has one file of rows; give it once")
-    folder = RunFolder.existing(run)
-    asked = Asked(
-        variant=variant,
-        instance=instance or "sim-1",
-        threads=threads or 1,
-        batch=int(batch or 1),
-        length=length,
-        payload=Path(payload[0]) if payload else None,
-    )
-    with Steps(60.0) as steps:
-        made, warnings = measure_one_more(folder, asked, steps)
-    for warning in warnings:
-        warn(warning)
-    path = folder.path / "measurements.jsonl"
-    valid = sum(m.valid for m in made)
-    said = f"{len(made)} measurements added to {path}, {valid} of them valid"
-    record = {"measurements": str(path), "added": len(made), "valid": valid}
-    print_result(record, f"{said}\n\n{recommendation_text(folder.bundle()).rstrip()}", json)

@@ -46,6 +46,16 @@ class Asked:
     payload: Path | None = None
 
 
+def taken(argument: Path) -> RunFolder:
+    """A finished run for this process alone; BadInput where it is not finished, or not free."""
+    folder = RunFolder.existing(argument)
+    if not folder.has(FINISHED) or not folder.has("measured.json"):
+        raise BadInput(f"{folder.path}: is not finished; let its own command end first")
+    if not folder.lock():
+        raise BadInput(f"{folder.path}: another process works on it; let that end first")
+    return folder
+
+
 def measure_one_more(
     folder: RunFolder, asked: Asked, steps: Steps
 ) -> tuple[list[Measurement], list[str]]:
@@ -55,13 +65,9 @@ def measure_one_more(
     batch size are measured where the run has none. Returns its measurements, and the warnings of
     the new plan. An interruption leaves the run as it was.
 
-    BadInput for a cell that the run cannot have, a run that is not finished or that another process
-    works on, and another environment than the run's; InvalidMeasurement where nothing is valid.
+    The run is :func:`taken` by this process. BadInput for a cell that it cannot have and for
+    another environment than its own; InvalidMeasurement where nothing is valid.
     """
-    if not folder.has(FINISHED) or not folder.has("measured.json"):
-        raise BadInput(f"{folder.path}: is not finished; let its own command end first")
-    if not folder.lock():
-        raise BadInput(f"{folder.path}: another process works on it; let that end first")
     bundle = folder.bundle()
     study, path = load_study(str(folder.path / "study.toml"))
     deployment = _deployment(asked, bundle, study, path)

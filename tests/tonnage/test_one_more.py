@@ -16,7 +16,7 @@ from serving.placement import Placement
 from serving.stub_variant import noop_variant
 from tonnage import cli_measure, one_more
 from tonnage.cells import Cell
-from tonnage.one_more import Asked, measure_one_more
+from tonnage.one_more import Asked, measure_one_more, taken
 from tonnage.progress import Steps
 from tonnage.run_folder import RunFolder
 
@@ -56,9 +56,15 @@ def test_a_cell_that_the_run_cannot_have_is_refused(
 def test_only_a_finished_run_gets_one_more(folder: RunFolder) -> None:
     """One that is still measured goes on by its own command."""
     (folder.path / "measured.json").unlink()
-    asked = Asked(variant="stub", instance="sim-1")
-    with Steps(1.0, quiet=True) as steps, pytest.raises(BadInput, match="is not finished"):
-        measure_one_more(folder, asked, steps)
+    with pytest.raises(BadInput, match="is not finished"):
+        taken(folder.path)
+
+
+def test_only_one_process_adds_to_a_run(folder: RunFolder) -> None:
+    """Who comes second is told, and changes nothing."""
+    assert taken(folder.path).path == folder.path
+    with pytest.raises(BadInput, match="another process works on it"):
+        taken(folder.path)
 
 
 def test_a_run_of_another_environment_gets_none(
@@ -121,7 +127,8 @@ def test_no_ops_are_measured_where_the_run_has_none(
         ({"replicas": 2, "variant": "stub"}, "--replicas"),
         ({"batch": "1:0.5,8:0.5", "variant": "stub"}, "a cell has one batch size"),
         ({"payload": ["a.npz", "b.npz"], "variant": "stub"}, "one file of rows"),
-        ({}, "name the cell to add with --variant"),
+        ({"quick": True}, "--quick"),
+        ({"instance": "sim-1"}, "--instance"),
     ],
 )
 def test_a_cell_has_no_load_of_ones_own(
