@@ -5,7 +5,7 @@ prediction. So the due times of the measurement are the arrivals of the simulati
 times come from the profile. Each replicate of the bootstrap (B. Efron, 1979) resamples the
 service histogram, takes another capacity from the measured interval (and service times longer
 by as much as it carries less), and draws the service time of every request anew: the interval is
-one of what a run may show, not of a mean.
+one of what a run may show, not of a mean. The planner's own error is part of it, as of a plan's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 from loadtests.objective import Slo
 from loadtests.slo import judge_slo
 from planner.occupancy import Occupancy, crowding, occupancy
+from planner.own_error import widened
 from planner.records import ServiceProfile
 from planner.simulate import draw, sojourns
+from planner.surface import Range
 
 REPLICATES = 100
 COVERED = 0.9
@@ -76,7 +78,8 @@ def predicted_ms(
     found = 1e3 * np.quantile(np.concatenate(parts), quantile, axis=0, method="inverted_cdf")
     outside = (1 - COVERED) / 2
     low, mid, high = np.quantile(found, (outside, 0.5, 1 - outside))
-    return Predicted(float(low), float(mid), float(high))
+    drawn = Range(float(low), float(mid), float(high))
+    return Predicted(*widened(drawn, quantile, shared=slower > 1))
 
 
 def measured_ms(windows: Sequence[Window], quantile: float = 0.99) -> float:

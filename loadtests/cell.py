@@ -327,6 +327,7 @@ def observe(
             "due_to_done": result.due_to_done,
             "sent_to_done": result.sent_to_done,
             "dispatch_lag": result.dispatch_lag,
+            "read_lag_p99_s": result.read_lag_p99_s,
             "queue": result.queue,
             # A server that is not ours does not say its service time; paced round trips,
             # which meet no queue, stand in for it.
@@ -378,7 +379,7 @@ def _rung(measurement: Measurement, result: LoadResult) -> laws.Rung:
     """The rung that a closed-loop run is, with its answers in equal slices of the time."""
     good = result.samples.take(result.samples.ok)
     counts, _ = np.histogram(good.done_s, bins=_SLICES, range=(0.0, measurement.run.duration_s))
-    return laws.Rung.of(measurement, tuple(counts.tolist()), good.done_s - good.sent_s)
+    return laws.Rung.of(measurement, tuple(counts.tolist()), good.read_s - good.sent_s)
 
 
 def _load(

@@ -64,9 +64,10 @@ class Violation(NamedTuple):
 class Rung:
     """One closed-loop run of a ladder.
 
-    ``response_s`` is the mean from sent to done, ``response_cv`` its coefficient of
-    variation; ``cpu_s`` what the replicas burnt in all, ``vcpus`` what they were granted, by a
-    quota that is dealt out every ``period_s`` (0 without one).
+    ``response_s`` is the mean from sent to read, for so long a user is busy with a request,
+    ``response_cv`` its coefficient of variation; ``cpu_s`` what the replicas burnt in all,
+    ``vcpus`` what they were granted, by a quota that is dealt out every ``period_s`` (0 without
+    one).
     ``counts`` are completions in equal slices of the window, where they are known.
     """
 
@@ -90,8 +91,9 @@ class Rung:
     ) -> Self:
         """The rung that a closed-loop measurement is; ValueError for any other.
 
-        ``response_s`` are the times of all its answers. Histograms leave out the warm-up, whose
-        answers are counted: without them a rung that was fast at first adds up to too many users.
+        ``response_s`` are the times of all its answers, until they were read. Histograms leave out
+        the warm-up, whose answers are counted: without them a rung that was fast at first adds up
+        to too many users.
         """
         if measurement.run.users is None:
             raise ValueError(f"a rung is a closed-loop run, not a {measurement.run.mode} one")

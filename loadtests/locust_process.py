@@ -42,6 +42,7 @@ from loadtests.http_call import HttpCall  # noqa: E402
 from loadtests.locust_master import Master  # noqa: E402
 from loadtests.payloads import Payloads  # noqa: E402
 from loadtests.schedule import Schedule  # noqa: E402
+from loadtests.stamped import Arrival, StampedPool  # noqa: E402
 from loadtests.tally import Sample, Tally  # noqa: E402
 from loadtests.timerfd import Timer  # noqa: E402
 from loadtests.user_tasks import Player, load_tasks  # noqa: E402
@@ -177,6 +178,7 @@ class CellUser(FastHttpUser):
     crew: Crew
     _spec: dict[str, Any] | None = None  # not the run, whose samples would live on with it
     _player: Player | None = None
+    _arrival: Arrival
 
     def on_start(self) -> None:
         """Be counted."""
@@ -195,18 +197,23 @@ class CellUser(FastHttpUser):
         if self._spec is spec:
             return
         self.client.client.clientpool.close()
+        self._arrival = Arrival()
         self.client = FastHttpSession(
             base_url=spec["url"],
             request_event=self.environment.events.request,
             user=self,
             insecure=spec["insecure"],
-            ssl_context_factory=partial(
-                _tls_context, spec["insecure"], (*(spec["identity"] or ()),)
+            client_pool=StampedPool(
+                self._arrival,
+                insecure=spec["insecure"],
+                ssl_context_factory=partial(
+                    _tls_context, spec["insecure"], (*(spec["identity"] or ()),)
+                ),
+                network_timeout=spec["timeout_s"],
+                connection_timeout=spec["timeout_s"],
+                concurrency=1,
             ),
-            network_timeout=spec["timeout_s"],
-            connection_timeout=spec["timeout_s"],
             max_retries=0,
-            concurrency=1,
         )
         self._player = None if run.tasks is None else Player(run.tasks, self.environment)
         self._spec = spec
@@ -245,6 +252,7 @@ class CellUser(FastHttpUser):
         if run.payloads.header_lengths[body]:
             headers[HEADER_LENGTH] = str(run.payloads.header_lengths[body])
         data = run.payloads.bodies[body]
+        self._arrival.at = None
         sent = time.perf_counter()
         ticket = run.tally.begin(due, sent, body, waited=waited)
         response = self.client.request(
@@ -256,7 +264,8 @@ class CellUser(FastHttpUser):
             allow_redirects=False,
         )
         answer = response.content
-        done = time.perf_counter()
+        read = time.perf_counter()
+        done = self._arrival.done(sent, read)
         got: Any = response.headers or {}
         run.tally.add(
             Sample(
@@ -270,6 +279,7 @@ class CellUser(FastHttpUser):
                 got.get(HEADER_LENGTH, ""),
                 answer,
                 waited,
+                read=read,
             ),
             ticket,
         )

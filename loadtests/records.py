@@ -183,6 +183,11 @@ class Measurement(Record):
     due_to_done: Histogram
     sent_to_done: Histogram
     dispatch_lag: Histogram
+    read_lag_p99_s: float | None = Field(
+        default=None,
+        description="how long answers waited until the generator read them, which is no latency; "
+        "null where the kernel did not tell, and latencies contain it",
+    )
     queue: Histogram
     service: Histogram
     quantiles: tuple[QuantileInterval, ...] = Field(
@@ -288,6 +293,11 @@ class EndpointMeasurement(Record):
     due_to_done: Histogram
     sent_to_done: Histogram
     dispatch_lag: Histogram
+    read_lag_p99_s: float | None = Field(
+        default=None,
+        description="how long answers waited until the generator read them, which is no latency; "
+        "null where the kernel did not tell, and latencies contain it",
+    )
     quantiles: tuple[QuantileInterval, ...] = Field(
         default=(), description="with their intervals; empty in records before it"
     )

@@ -20,13 +20,15 @@ class Samples:
 
     Only differences within a row mean anything across workers, whose clocks need not agree;
     the start of the run is each worker's own. ``waited`` marks requests that found busy every
-    connection that their worker may open: their latency says nothing of the server. ``error``
+    connection that their worker may open: their latency says nothing of the server. ``read_s`` is
+    when the generator had read an answer that was there at ``done_s``. ``error``
     is a short name, empty where the answer passed its checks. What is not known is nan.
     """
 
     due_s: np.ndarray
     sent_s: np.ndarray
     done_s: np.ndarray
+    read_s: np.ndarray
     body: np.ndarray
     status: np.ndarray
     error: np.ndarray
@@ -76,7 +78,8 @@ class Samples:
     @classmethod
     def empty(cls) -> Self:
         """No samples at all, of a run whose every worker was lost."""
-        times = {n: np.empty(0) for n in ("due_s", "sent_s", "done_s", "queue_s", "service_s")}
+        clocked = ("due_s", "sent_s", "done_s", "read_s", "queue_s", "service_s")
+        times = {n: np.empty(0) for n in clocked}
         flags = {n: np.empty(0, dtype=bool) for n in ("waited", "own_cell", "inline")}
         counts = {n: np.empty(0, dtype=np.int64) for n in ("body", "status")}
         return cls(**times, **flags, **counts, error=np.empty(0, dtype="<U1"))

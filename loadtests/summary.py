@@ -47,6 +47,7 @@ class LoadResult:
     backlog_growth: float
     silence_s: float
     silence_p99_s: float
+    read_lag_p99_s: float | None
     usual_s: float
     backwards: int
     generator_cpu_s: float
@@ -126,6 +127,7 @@ def summarise(
         silence_p99_s=float(np.quantile(silent[:-1], 0.99, method="higher"))
         if len(silent) > 1
         else 0.0,
+        read_lag_p99_s=_read_lag_p99_s(used),
         usual_s=_usual_s(used, classes),
         backwards=_backwards(sent),
         generator_cpu_s=sum(workers.cpu_s),
@@ -155,6 +157,11 @@ def backlog_growth(samples: Samples, duration_s: float) -> float:
     at = np.linspace(duration_s / 5, duration_s, 50)
     backlog = np.searchsorted(samples.due_s, at) - np.searchsorted(done, at)
     return float(np.polyfit(at, backlog, 1)[0])
+
+
+def _read_lag_p99_s(used: Samples) -> float | None:
+    waited = used.read_s - used.done_s
+    return float(np.quantile(waited, 0.99, method="higher")) if np.any(waited > 0) else None
 
 
 def _usual_s(used: Samples, classes: np.ndarray | None) -> float:

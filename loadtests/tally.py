@@ -28,7 +28,8 @@ _LONGEST_ERROR = 40
 class Sample(NamedTuple):
     """One request. Times are ``perf_counter`` seconds; status 0 is no answer.
 
-    ``done`` is nan where the run ended before anything came.
+    ``done`` is nan where the run ended before anything came, ``read`` when the generator had read
+    an answer that was done before; None: then, and no sooner, it counts as done.
     ``cell``, ``timing`` and ``head_length`` are the headers that name who answered, how long
     it took inside, and where the binary part of ``answer`` begins; empty where absent.
     ``failure`` names what went wrong in a task of the user's own, whatever its last status.
@@ -45,6 +46,7 @@ class Sample(NamedTuple):
     answer: bytes | None
     waited: bool = False
     failure: str | None = None
+    read: float | None = None
 
 
 class Tally:
@@ -132,6 +134,9 @@ class Tally:
             due_s=_floats(sample.due - started for sample in rows),
             sent_s=_floats(sample.sent - started for sample in rows),
             done_s=_floats(sample.done - started for sample in rows),
+            read_s=_floats(
+                (sample.done if sample.read is None else sample.read) - started for sample in rows
+            ),
             body=np.array([sample.body for sample in rows], dtype=np.int64),
             status=np.array([sample.status for sample in rows], dtype=np.int64),
             error=np.array([self._error(sample) for sample in rows], dtype=np.str_),

@@ -17,6 +17,8 @@ from planner.batch_law import BatchLaw
 from planner.batching import batched_sojourns
 from planner.congestion import NONE, waits_ms
 from planner.curve import QUANTILES, predictor
+from planner.occupancy import crowding
+from planner.own_error import widened
 from planner.records import Interval, ServiceProfile
 from planner.request_sizes import ROWS, peak_bytes
 from planner.sizing import UTILISATION_CAP
@@ -100,9 +102,10 @@ class BatchedQueue:
         over = self._shortfall_ms(load * self._slow, quantile)
         many = replicas > 1 and through_rps > 0
         waits = waits_ms(self.profile.platform, through_rps, quantile) if many else NONE
-        return Range(
+        found = Range(
             low, max(low, mid) + max(over, waits.mid), max(low, mid, high) + max(over, waits.high)
         )
+        return widened(found, quantile, shared=crowding(self.profile, replicas) > 1)
 
     def _quantile_s(self, replicas: int, load: float, quantile: float) -> float:
         found = np.quantile(self._simulated(replicas), quantile, axis=1)

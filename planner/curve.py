@@ -13,7 +13,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from planner.congestion import NONE, waits_ms
-from planner.occupancy import Occupancy, occupancy, quota_of
+from planner.occupancy import Occupancy, crowding, occupancy, quota_of
+from planner.own_error import widened
 from planner.records import (
     Curve,
     CurvePoint,
@@ -61,7 +62,8 @@ class Predictor:
 
         ``through_rps`` of all that pass one ingress, several replicas wait at least for what
         no-ops waited at that rate, see :mod:`planner.congestion`. A single replica's own runs were
-        at its own rate already.
+        at its own rate already. The planner's own error is part of the interval, see
+        :mod:`planner.own_error`.
 
         Never falls as the rate rises. BadInput beyond 0.85 of the capacity.
         """
@@ -78,7 +80,8 @@ class Predictor:
         through = through_rps if replicas > 1 else 0.0
         found = [self._one(replicas, utilisation, q, share, through) for q in (*lower, quantile)]
         # Measured medians may exceed their prediction by more than measured tails do theirs.
-        return Range(*(max(parts) for parts in zip(*found, strict=True)))
+        highest = Range(*(max(parts) for parts in zip(*found, strict=True)))
+        return widened(highest, quantile, shared=crowding(profile, replicas) > 1)
 
     def unloaded(self, quantile: float) -> float:
         """A request that meets no other one: overhead and occupancy alone."""

@@ -54,6 +54,9 @@ def measured_text(m: Measurement | EndpointMeasurement) -> str:
         found = quantiles_in(m.quantiles, kind, histogram)
         parts = [f"{f.quantile(q.quantile)} {f.measured_quantile(q, f.ms)}" for q in found]
         lines.append(f"  {label:<10} {', '.join(parts)}")
+    if m.read_lag_p99_s is not None:
+        lag = f.ms(1e3 * m.read_lag_p99_s)
+        lines.append(f"  read       p99 {lag} after they had arrived, which is taken off")
     inside = "; queue, model: inside the replica" if isinstance(m, Measurement) else ""
     lines += [
         "             (latency: from due to done; server: from sent to done; "

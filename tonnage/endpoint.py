@@ -78,6 +78,7 @@ class EndpointTest:
             due_to_done=result.due_to_done,
             sent_to_done=result.sent_to_done,
             dispatch_lag=result.dispatch_lag,
+            read_lag_p99_s=result.read_lag_p99_s,
             quantiles=tuple(one for one in quantiles_of(result) if one.of in _SEEN),
             generator_cpu_s=result.generator_cpu_s,
             environment=generator_environment(generator_cpus(run.workers)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import demands
-from benchmarks.demands import DEMANDS, next_cheaper, question, render, same, share_held
+from benchmarks.demands import DEMANDS, next_cheaper, question, render, same
 from benchmarks.grid_records import GridRecord
 from benchmarks.grid_replay import Choice, answered, profiled
 from planner.recommend import best_on_host
@@ -30,8 +30,8 @@ def profiles(record: Callable[..., GridRecord]) -> list[ServiceProfile]:
 
 def test_demands_are_seeded_and_differ(profiles: list[ServiceProfile]) -> None:
     """The same number is the same demand, and another one another."""
-    first = [question(number, "made", profiles) for number in range(5)]
-    assert first[2:4] == [question(number, "made", profiles) for number in (2, 3)]
+    first = [question(number, "made", profiles, 16) for number in range(5)]
+    assert first[2:4] == [question(number, "made", profiles, 16) for number in (2, 3)]
     assert len({(q.rate_rps, q.limit_ms) for q in first}) == 5
 
 
@@ -39,7 +39,7 @@ def test_what_is_recommended_is_what_the_product_recommends(
     profiles: list[ServiceProfile],
 ) -> None:
     """The question carries the best plan for its demand."""
-    asked = question(3, "made", profiles)
+    asked = question(3, "made", profiles, 16)
     plan = best_on_host(answered(profiles, asked.rate_rps, asked.limit_ms))
     assert plan is not None
     assert asked.best.vcpus == plan.vcpus
@@ -82,18 +82,19 @@ def test_what_the_planner_never_weighed_is_no_rival(profiles: list[ServiceProfil
     assert next_cheaper(profiles, Choice(("fast", "sim-1", 1, 2), 2.0), bare) is None
 
 
-def test_a_share_is_what_the_host_holds() -> None:
-    """Of six quarters of a CPU one CPU holds four, of two halves both."""
-    assert share_held(Choice(("fast", "sim-0.25", 1, 6), 1.5), 1) == 4
-    assert share_held(Choice(("fast", "sim-0.5", 1, 2), 1.0), 1) == 2
-    assert share_held(Choice(("fast", "sim-1", 1, 5), 5.0), 1) == 1
+def test_what_the_host_does_not_hold_is_passed_over(profiles: list[ServiceProfile]) -> None:
+    """A share of a recommendation queues more than all of it: its test would say little."""
+    asked = [question(number, "made", profiles, 1) for number in range(20)]
+    assert all(q.best.vcpus <= 1 for q in asked)
+    assert sum(q.passed_over for q in asked) > 0
+    roomy = [question(number, "made", profiles, 16) for number in range(20)]
+    assert max(q.best.vcpus for q in roomy) > 1
 
 
 def line(number: int, holds: bool | None, cheaper: bool | None = False) -> dict[str, Any]:
     one = {
         "key": ["fast", "sim-0.5", 1, 2],
         "vcpus": 1.0,
-        "held_replicas": 2,
         "n": 1500,
         "late": 3 if holds else 40,
         "p99_ms": 30.0,
@@ -161,7 +162,7 @@ def test_a_kept_line_answers_its_own_question_only(
     profiles: list[ServiceProfile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line is used again for the same demand and recommendation, whole lines only."""
-    asked = question(3, "made", profiles)
+    asked = question(3, "made", profiles, 16)
     kept = {
         "number": 3,
         "rate_rps": asked.rate_rps,

@@ -16,6 +16,7 @@ def answered(due_s: np.ndarray, done_s: np.ndarray, **columns: np.ndarray) -> Sa
         "due_s": due_s,
         "sent_s": due_s,
         "done_s": done_s,
+        "read_s": done_s,
         "body": np.zeros(n, int),
         "status": np.full(n, 200),
         "error": np.full(n, "", dtype="<U20"),

@@ -43,6 +43,7 @@ RESULT = LoadResult(
     backlog_growth=0.1,
     silence_s=0.02,
     silence_p99_s=0.01,
+    read_lag_p99_s=None,
     usual_s=0.004,
     backwards=0,
     generator_cpu_s=0.5,

@@ -57,6 +57,7 @@ def served(run: LoadRun, seed: int) -> Samples:
         due_s=schedule.due_s,
         sent_s=schedule.due_s,
         done_s=done,
+        read_s=done,
         body=schedule.body,
         status=np.full(n, 200),
         error=np.full(n, ""),
