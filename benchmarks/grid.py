@@ -157,8 +157,8 @@ def render(results: Mapping[str, Any]) -> list[str]:
 def _predicted(workload: str, replicas: str, some: Mapping[str, Any]) -> str:
     runs = some["runs"]
     return (
-        f"| {workload}: the planner's p99 and interval against runs of {DWELL_S:g} s, whose p99 is "
-        f"to a large part luck, {replicas} replica(s) | - | median error "
+        f"| {workload}: the planner's p99 and interval against runs of {DWELL_S:g} s, whose "
+        f"p99 varies by a tenth by chance, {replicas} replica(s) | - | median error "
         f"{some['median_error']:.0%}; {some['inside']} of {runs} inside, {some['above']} above |"
     )
 

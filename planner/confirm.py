@@ -170,7 +170,7 @@ def judge_confirmation(
         measurement_ids=tuple(run.id for run in runs),
         confirmed_on=confirmed_on,
         lapses_after_days=LAPSE_AFTER_DAYS,
-        differs=(*_differences(demand, plan, deployment, environment), *differs),
+        differs=(*_differences(demand, plan, deployment, environment, predicted), *differs),
     )
 
 
@@ -302,7 +302,11 @@ def _floor_p99_ms(runs: Sequence[Measurement]) -> float | None:
 
 
 def _differences(
-    demand: Demand, plan: Plan, deployment: Deployment, environment: Environment
+    demand: Demand,
+    plan: Plan,
+    deployment: Deployment,
+    environment: Environment,
+    predicted: Interval | None,
 ) -> tuple[str, ...]:
     """What was confirmed against what is recommended, in words."""
     found = []
@@ -311,6 +315,12 @@ def _differences(
             f"{deployment.replicas} of {plan.replicas} replicas were held, at their share of the "
             "rate; the router and the network of the whole were not loaded"
         )
+        if predicted is not None and predicted.high > demand.slo.limit_ms:
+            found.append(
+                f"so few replicas queue more than {plan.replicas} do: the share is predicted to "
+                f"take up to {predicted.high:.3g} ms, over the limit of {demand.slo.limit_ms:g} "
+                "ms; where it fails, the whole may hold"
+            )
     if demand.spare_replicas and deployment.replicas == 1:
         found.append(
             f"of the {plan.replicas} replicas {demand.spare_replicas} are to spare; one alone "

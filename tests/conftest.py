@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from loadtests.fleet import Fleet
+from planner import own_error
 from serving.datasets.cifar10 import prepared
 from serving.records import Variant
 from serving.steps import Dataset
@@ -29,6 +30,16 @@ def make_stub(tmp_path: Path) -> Callable[..., Variant]:
         return stub_variant(tmp_path, busy_ms, name, **settings)
 
     return make
+
+
+@pytest.fixture
+def no_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals without the planner's own error, for truths of which the simulation leaves out none.
+
+    Of that error itself see planner/test_own_error.py.
+    """
+    monkeypatch.setattr(own_error, "ALONE", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(own_error, "SHARED", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

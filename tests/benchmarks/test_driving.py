@@ -157,7 +157,7 @@ def test_a_grid_is_never_mixed_from_two_environments(
 
 
 def asked(limit_ms: float) -> Question:
-    best = Choice(("fast", "sim-0.25", 1, 6), 1.5)
+    best = Choice(("fast", "sim-0.25", 1, 4), 1.0)
     return Question(4, "credit", 60.0, limit_ms, best, (8.0, 9.0, 10.0), None, 0)
 
 
@@ -167,12 +167,11 @@ def made_up_models(like: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demands, "built", lambda *_: {"fast": like.deployment.variant})
 
 
-def test_a_share_is_driven_at_its_share_of_the_rate(like: Measurement) -> None:
-    """Four of six replicas at four sixths of the rate; 10 ms hold 40 ms and not 5 ms."""
+def test_a_recommendation_is_driven_at_its_rate(like: Measurement) -> None:
+    """Whole, not a share of it; 10 ms hold 40 ms and not 5 ms."""
     bench = FakeLive(like, [])
     line = demands.answer(bench, asked(40.0))
-    assert bench.driven[0][0] == pytest.approx(40.0)
-    assert line["recommended"]["held_replicas"] == 4
+    assert bench.driven[0][0] == pytest.approx(60.0)
     assert line["recommended"]["holds"] is True
     assert line["cheaper"] is None
     late = demands.answer(FakeLive(like, []), asked(5.0))

@@ -94,6 +94,7 @@ def test_a_rate_beyond_capacity_is_not_held(records: list[GridRecord]) -> None:
     assert slow.holds(20.0, 1e6) is True
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_the_planner_finds_the_optimum_of_queues_it_knows(records: list[GridRecord]) -> None:
     """Where the truth is the simulated queue itself, hardly a choice is off."""
     asked, _ = demands(records, RATES, LIMITS)

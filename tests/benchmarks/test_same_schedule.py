@@ -24,6 +24,7 @@ def window(
     return Window(due, np.array(times))
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_constant_service_is_predicted_exactly(profile: Build) -> None:
     """With nothing left to chance but the schedule, prediction and measurement are one figure."""
     seen = [window(seed, lambda _, n: np.full(n, 0.010)) for seed in (1, 2)]

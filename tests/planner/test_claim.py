@@ -461,6 +461,13 @@ def test_a_share_of_a_plan_says_so(run: Build, judge: Build, demand: Build) -> N
     share, host = claim.differs
     assert "2 of 6 replicas were held" in share
     assert host == "confirmed on Example CPU, recommended on 3 x c7i.large; 0.1 USD/h"
+    # Two queue more than six: what this share does not hold says little of the whole.
+    unfair = Interval(low=40, mid=52, high=61)
+    asked = {"plan": plan, "demand": demand(180, 50)}
+    _, why, _ = judge([run(2000)] * 3, predicted=unfair, **asked).differs
+    assert "predicted to take up to 61 ms, over the limit of 50 ms" in why
+    fair = Interval(low=40, mid=45, high=49)
+    assert len(judge([run(2000)] * 3, predicted=fair, **asked).differs) == 2
 
 
 def test_runs_that_do_not_belong_are_refused(

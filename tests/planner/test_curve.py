@@ -171,6 +171,7 @@ def test_intervals_widen_with_what_is_not_known(profile: Build) -> None:
     assert width(surely) < width(barely)
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_the_upper_end_covers_what_was_measured(profile: Build) -> None:
     """A slow run lifts middle and upper end at its own rate and above, and less below it."""
     plain, slow = profile(), profile(measured_points=(point(0.5, p99_ms=90),))
@@ -183,6 +184,7 @@ def test_the_upper_end_covers_what_was_measured(profile: Build) -> None:
     assert shift == pytest.approx(90 - predict(plain, 1, at, 0).p99_ms.high)
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_a_shortfall_carries_over_to_several_replicas(profile: Build) -> None:
     """What one replica took longer than its queue explains, each of two may take as well."""
     plain, slow = profile(), profile(measured_points=(point(0.5, p99_ms=90),))

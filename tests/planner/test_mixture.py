@@ -160,6 +160,7 @@ def test_weights_are_relative_and_their_order_is_free(parts: dict[int, ServicePr
     assert other.capacity_rps == pytest.approx(one.capacity_rps)
 
 
+@pytest.mark.usefixtures("no_own_error")
 @pytest.mark.parametrize("batch", [1, 100])
 def test_what_runs_exceeded_their_prediction_by_is_carried(
     parts: dict[int, ServiceProfile], batch: int

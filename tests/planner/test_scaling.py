@@ -286,6 +286,7 @@ def test_measured_sizes_come_first_at_equal_cost(ask: Build) -> None:
     assert host.predicted_size == ""
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_a_limit_that_only_a_larger_size_meets_takes_it(ask: Build) -> None:
     """40 ms on one vCPU, 21 on two: 18 ms need four, whose interval stays below."""
     answer = ask(1, 18)

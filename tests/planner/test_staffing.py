@@ -109,6 +109,7 @@ def test_least_connections_makes_hardly_more_wait_than_erlang_says(
     assert np.quantile(times, 0.99) <= 1.02 * np.quantile(service, 0.99 + may_wait(0.99))
 
 
+@pytest.mark.usefixtures("no_own_error")
 def test_many_replicas_are_predicted_by_the_law(profile: Build) -> None:
     """At 84 % of the capacity eight replicas queue, hundreds do not; a quota is not trusted."""
     exact = Interval(low=95, mid=95, high=95)
