@@ -213,13 +213,11 @@ def chunk(begin: int) -> list[Result]:
 
 def _asked(workload: str, begin: int) -> list[Question]:
     profiles = profiles_of(read_cells(workload))
+    replica_cpus = len(host_facts.host_placement().replica_cpus)
     return [
-        question(number, workload, profiles) for number in range(begin, min(begin + CHUNK, DEMANDS))
+        question(number, workload, profiles, replica_cpus)
+        for number in range(begin, min(begin + CHUNK, DEMANDS))
     ]
-
-
-def _replica_cpus() -> int:
-    return len(host_facts.host_placement().replica_cpus)
 
 
 def _left(asked: Sequence[Question]) -> list[Question]:

@@ -34,7 +34,7 @@ def make_stub(tmp_path: Path) -> Callable[..., Variant]:
 
 @pytest.fixture
 def no_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals without the planner's own error, for truths of which the simulation leaves out none.
+    """Intervals without the planner's own error, for truths which the simulation has all in it.
 
     Of that error itself see planner/test_own_error.py.
     """
