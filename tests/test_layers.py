@@ -37,6 +37,7 @@ CONFINED = {
         "loadtests/crew.py",
         "loadtests/locust_master.py",
         "loadtests/locust_process.py",
+        "loadtests/stamped.py",
         "loadtests/timerfd.py",
         "loadtests/user_tasks.py",
     },
