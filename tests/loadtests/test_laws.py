@@ -108,6 +108,17 @@ def test_littles_law_is_judged_of_any_closed_loop() -> None:
     assert little(run.model_copy(update={"users": 2}), lying) is None
 
 
+def test_a_user_is_busy_until_the_answer_was_read() -> None:
+    """An answer that lay there for a tenth of the time is no lie: it arrived before it was read."""
+    run = LoadRun(mode="closed", batch=1, duration_s=5, users=4)
+    read = closed_samples(4, 2000)
+    early = replace(read, done_s=read.done_s - 0.001)
+    result = summarise(early, 5.0, Workers(checked=1, cpu_s=(0.1,)))
+    assert (little(run, result), endpoint_faults(run, result)) == (None, ())
+    assert result.read_lag_p99_s == pytest.approx(0.001)
+    assert result.sent_to_done.quantile_s(0.5) == pytest.approx(0.009, rel=0.01)
+
+
 def test_a_quota_may_hold_one_period_more_than_its_share() -> None:
     """A window of 1 s that was cut at the right moments has eleven periods of 100 ms."""
     rung = replace(closed_loop(8, 1, elapsed_s=1.0), elapsed_s=1.0, vcpus=0.25, cpu_s=0.275)
