@@ -379,7 +379,7 @@ def _rung(measurement: Measurement, result: LoadResult) -> laws.Rung:
     """The rung that a closed-loop run is, with its answers in equal slices of the time."""
     good = result.samples.take(result.samples.ok)
     counts, _ = np.histogram(good.done_s, bins=_SLICES, range=(0.0, measurement.run.duration_s))
-    return laws.Rung.of(measurement, tuple(counts.tolist()), good.read_s - good.sent_s)
+    return laws.Rung.of(measurement, tuple(counts.tolist()), good.busy_s)
 
 
 def _load(

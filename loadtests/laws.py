@@ -166,7 +166,7 @@ def little(run: LoadRun, result: LoadResult) -> Violation | None:
     good = result.samples.take(result.samples.ok)
     if run.users is None or not len(good) or result.errors or result.lost_workers:
         return None
-    response_s = good.read_s - good.sent_s  # for so long a user is busy with one
+    response_s = good.busy_s
     mean = float(np.mean(response_s))
     rung = Rung(
         users=run.users,

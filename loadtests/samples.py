@@ -51,6 +51,11 @@ class Samples:
         """Due to done, shape [n]; inf for what was not answered: over any limit."""
         return np.where(self.ok, self.done_s - self.due_s, np.inf)
 
+    @property
+    def busy_s(self) -> np.ndarray:
+        """Sent to read, shape [n]: for so long a closed loop's user is busy with a request."""
+        return np.asarray(self.read_s - self.sent_s)
+
     def take(self, chosen: np.ndarray) -> Self:
         """The rows at ``chosen``: positions, or true and false."""
         return type(self)(**{name: values[chosen] for name, values in self._columns().items()})

@@ -95,7 +95,7 @@ def measure_probes(
         except (InvalidMeasurement, CannotBeMeasured) as error:
             failed = str(error)
         after = _best(folder)
-        changed = tuple(f"{name}: {after[name]}" for name in after if before[name] != after[name])
+        changed = tuple(after[name] for name in after if before[name] != after[name])
         done.append(Probed(asked, len(made), sum(m.valid for m in made), changed, failed))
     return done, warnings
 
@@ -106,7 +106,7 @@ def _next(
     """The best probe of all demands that was not tried and fits, with its demand's length."""
     answers = folder.bundle().recommendations
     if not answers:
-        raise BadInput(f"{folder.path}: has no plan that could name cells; tonnage plan needs one")
+        raise BadInput(f"{folder.path}: has no plan that could name cells; let its study end first")
     every = [(probe, a.demand.length) for a in answers for probe in a.probes]
     for probe, _ in every:
         if not measures_into_run(probe.command):
@@ -125,6 +125,7 @@ def _place(probe: Probe, length: int | None) -> Place:
 def _best(folder: RunFolder) -> dict[str, str]:
     """What is recommended for each demand, in words."""
     return {
-        answer.demand.title: "nothing holds" if answer.best is None else configuration(answer.best)
+        answer.demand.name: f"{answer.demand.title}: "
+        + ("nothing holds" if answer.best is None else configuration(answer.best))
         for answer in folder.bundle().recommendations
     }

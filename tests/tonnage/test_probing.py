@@ -37,7 +37,7 @@ class _Run:
         self.path, self.plans, self.measured = "made", list(plans), list[str]()
 
     def bundle(self) -> Any:
-        demand = SimpleNamespace(title="asked", length=None)
+        demand = SimpleNamespace(name="asked", title="Asked", length=None)
         answer = SimpleNamespace(demand=demand, best=None, probes=tuple(self.plans[0]))
         return SimpleNamespace(recommendations=(answer,) if self.plans[0] is not None else ())
 
