@@ -357,9 +357,9 @@ def test_a_profile_without_a_length_is_of_the_longest(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(text.replace("[measure]\n", "[measure]\nlengths = [64, 256]\n"))
     (tmp_path / "profiles_text.toml").write_text(profiles + "length = 64\n")
-    assert [d.length for d in study_demands(*load_study(str(study)))] == [256, 64]
+    assert [d.length for d in study_demands(*load_study(str(study)))] == [256, 256, 64]
     study.write_text(text)
-    with pytest.raises(BadInput, match=r"\[real-time\]: length = 64, and .* measures none"):
+    with pytest.raises(BadInput, match=r"\[batch\]: length = 64, and .* measures none"):
         study_demands(*load_study(str(study)))
 
 
