@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.grid_records import behind
 from benchmarks.live import SEED, Live, built, held, host_size, kept, live, profile_of, within
-from benchmarks.prediction import LONGEST_S, longest_s, met, suffix
+from benchmarks.prediction import LONGEST_S, USUAL_S, longest_s, met, suffix
 from benchmarks.same_schedule import Window, half_width, measured_ms, predicted_ms
 from serving.records import Deployment
 
@@ -129,7 +129,7 @@ def _carried(
 
 def parts() -> dict[str, Callable[[], Result]]:
     """One part a case; those with shorter runs than usual are parts of their own."""
-    most_s = longest_s()
+    most_s = longest_s(USUAL_S)
     return {f"{case.name}{suffix(most_s)}": partial(scaled, case, most_s) for case in CASES}
 
 
