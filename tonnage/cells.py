@@ -203,10 +203,14 @@ def duration_s(cells: Sequence[Cell], dwell: Dwell, bench: Sequence[BenchRow] = 
 
 
 def _alone_s(cell: Cell, bench: Sequence[BenchRow]) -> float:
-    """About what a request takes by itself, from calls of the model in process; 0 if unknown."""
+    """About what a request takes by itself, from calls of the model in process; 0 if unknown.
+
+    A batch size beyond those benched takes as much a row as the largest of them.
+    """
     deployment = cell.deployment
-    asked = (deployment.variant.name, cell.batch, "cpu")
-    calls = [row.p50_ms for row in bench if (row.variant, row.batch, row.device) == asked]
+    own = [r for r in bench if (r.variant, r.device) == (deployment.variant.name, "cpu")]
+    near = max((r.batch for r in own if r.batch <= cell.batch), default=None)
+    calls = [r.p50_ms * cell.batch / r.batch for r in own if r.batch == near]
     return max(calls, default=0.0) / 1e3 / min(1.0, deployment.instance.vcpus)
 
 

@@ -232,7 +232,8 @@ def test_what_floors_add_is_in_the_estimate(
 def test_slow_models_are_known_to_take_longer(cells: list[Cell], reference: Cell) -> None:
     """20 ms a call: 399 requests at half and at seven tenths of 50 req/s, 100 between paced ones.
 
-    On half a CPU it is twice as slow. What was not timed counts as fast; a budget drops more.
+    On half a CPU it is twice as slow, with thrice as many rows thrice. What was not timed counts as
+    fast; a budget drops more.
     """
     row = BenchRow(
         variant="fast",
@@ -262,6 +263,8 @@ def test_slow_models_are_known_to_take_longer(cells: list[Cell], reference: Cell
     expected = 0.02 * (100 + 5 * 40 + samples / 0.5 + samples / 0.7)
     assert duration_s([one], dwell, [row]) == pytest.approx(fixed + expected, rel=0.01)
     assert duration_s([half], dwell, [row]) == pytest.approx(fixed + 2 * expected, rel=0.01)
+    more = replace(one, batch=300)
+    assert duration_s([more], dwell, [row]) == pytest.approx(fixed + 3 * expected, rel=0.01)
     untimed = [c for c in cells if c.batch == 1]
     assert duration_s(untimed, FULL, [row]) == duration_s(untimed, FULL)
     enough = duration_s(order_cells(cells, reference, 2, seed=1), FULL)
