@@ -21,7 +21,7 @@ from loadtests import laws
 from loadtests.arrivals import Trace
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
-from loadtests.judge import faults_of, not_enforced
+from loadtests.judge import MIN_SAMPLES, faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
 from loadtests.quantiles import QuantileInterval, fewest_n, quantiles_of
@@ -41,6 +41,7 @@ from serving.records import Deployment, Endpoint
 _RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
 _USUAL_RUNGS = 5
 _TRIES = 3
+_SPARE = 1.2  # what a rung has more than the answers that it needs: the first call is a slow one
 _SIGMAS = 2.0  # by which Poisson arrivals may be fewer than their mean
 _SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
 
@@ -50,7 +51,8 @@ class Dwell:
     """How long each part of a cell takes, in seconds, and the shares of capacity to try.
 
     Open runs of a slow model are longer: as many requests as it takes at least to print
-    ``open_quantile``, down to 44 req/s.
+    ``open_quantile``, down to 44 req/s. Of a model so slow that even the longest runs would be
+    refused for too few answers, they are as long as ``fewest`` answers take.
     """
 
     warmup_s: float = 0.4
@@ -63,6 +65,7 @@ class Dwell:
     longest_open_s: float = 10.0
     open_shares: tuple[float, ...] = (0.5, 0.7)
     most_users: int = 32
+    fewest: int = MIN_SAMPLES
 
     def cell_s(self, alone_s: float = 0.0) -> float:
         """Duration of a cell with as many rungs as most ladders have, rounding included.
@@ -101,7 +104,7 @@ QUICK = Dwell(
 )
 # A no-op only has to show its latency: no ladder, and seconds enough for the requests that a
 # cell's own p99 is told from. A second is ten periods of a quota.
-FLOOR = Dwell(warmup_s=0.3, paced_s=1.0, open_s=1.0, longest_open_s=5.0)
+FLOOR = Dwell(warmup_s=0.3, paced_s=1.0, open_s=1.0, longest_open_s=5.0, fewest=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,16 +158,22 @@ def _paced_s(least_s: float, rate_rps: float) -> float:
 
 def _rung_s(dwell: Dwell, alone_s: float) -> float:
     """How long a rung is: one user of a slow model shall get answers enough."""
-    return max(dwell.rung_s, min(_RUNG_SAMPLES * alone_s, dwell.longest_rung_s))
+    least_s = max(dwell.rung_s, _SPARE * dwell.fewest * alone_s)
+    return max(least_s, min(_RUNG_SAMPLES * alone_s, dwell.longest_rung_s))
 
 
 def _open_s(dwell: Dwell, rate_rps: float) -> float:
     """How long an open run is: a slow model's tail needs samples more than seconds."""
+    least_s = max(dwell.open_s, _surely(dwell.fewest) / rate_rps)
     if dwell.open_quantile is None:
-        return dwell.open_s
-    samples = fewest_n(dwell.open_quantile)
-    samples += math.ceil(_SIGMAS * math.sqrt(samples))
-    return max(dwell.open_s, min(samples / rate_rps, dwell.longest_open_s))
+        return least_s
+    tail_s = _surely(fewest_n(dwell.open_quantile)) / rate_rps
+    return max(least_s, min(tail_s, dwell.longest_open_s))
+
+
+def _surely(samples: int) -> int:
+    """So many arrivals to expect that there are hardly ever fewer than ``samples``."""
+    return samples + math.ceil(_SIGMAS * math.sqrt(samples))
 
 
 def _until_quiet(
@@ -204,7 +213,7 @@ def ladder(
         measurement, result = observe(context, run, next_sequence())
         rung = _rung(measurement, result)
         broken = tuple(map(str, laws.violations(rung, first)))
-        end = laws.ladder_end(previous, rung) if previous else None
+        end = laws.ladder_end(previous, rung, run.timeout_s) if previous else None
         users *= 2
         if end is None and users > dwell.most_users:
             end = LadderEnd.MOST_USERS

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from statistics import NormalDist
 from typing import NamedTuple, Self
 
@@ -30,6 +30,7 @@ WORTH = 1.05
 """A doubling of users that gains less is the last."""
 
 CONFIDENCE = 0.95
+_FULL = 1.5
 _SIGMAS = 3.0
 _TICK_S = 0.01  # the kernel accounts CPU time in these
 _PERIOD_S = 0.1  # and deals out quotas by the period that Kubernetes uses
@@ -211,10 +212,16 @@ def worth_doubling(previous: Rung, this: Rung, confidence: float = CONFIDENCE) -
     return False if high < WORTH else None
 
 
-def ladder_end(previous: Rung, this: Rung) -> LadderEnd | None:
-    """Why ``this`` rung is the last of its ladder; None where the users are to be doubled again."""
+def ladder_end(previous: Rung, this: Rung, timeout_s: float = inf) -> LadderEnd | None:
+    """Why ``this`` rung is the last of its ladder; None where the users are to be doubled again.
+
+    Where the last doubling brought less than half of itself, twice the users would share this
+    rung's throughput, or little more: so long each of them waits, by Little's law.
+    """
     if worth_doubling(previous, this) is not False:
-        return None
+        full = this.throughput_rps < _FULL * previous.throughput_rps
+        waiting = full and 2 * this.users > timeout_s * this.throughput_rps
+        return LadderEnd.TIMEOUT if waiting else None
     if not this.completed:
         return LadderEnd.NO_ANSWERS
     _, most = gain(previous, this)

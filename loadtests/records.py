@@ -112,6 +112,7 @@ class LadderEnd(StrEnum):
     THROUGHPUT_FELL = "throughput_fell"  # it even cost some, for certain
     NO_ANSWERS = "no_answers"  # the server answered fewer users, and these not at all
     MOST_USERS = "most_users"  # as many as are tried: more might have brought more
+    TIMEOUT = "timeout"  # twice as many would wait for longer than a request may take
 
 
 class Fault(Record):

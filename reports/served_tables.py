@@ -20,6 +20,7 @@ _ENDED = {
     LadderEnd.THROUGHPUT_FELL: "the last doubling cost throughput",
     LadderEnd.NO_ANSWERS: "nobody was answered",
     LadderEnd.MOST_USERS: "the most that are tried, more may bring more",
+    LadderEnd.TIMEOUT: "twice as many would wait for longer than a request may take",
 }
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from loadtests import cell
-from loadtests.cell import FULL, QUICK, CellContext, ladder, observe
+from loadtests.cell import FLOOR, FULL, QUICK, CellContext, ladder, observe
 from loadtests.http_call import HttpCall
+from loadtests.judge import MIN_SAMPLES
 from loadtests.monitor import Window
 from loadtests.quantiles import fewest_n, quantiles_in, quantiles_of
 from loadtests.records import LadderEnd, LoadRun, Measurement
@@ -114,8 +115,19 @@ def test_open_runs_have_the_requests_that_a_p99_takes(rate: float) -> None:
     seconds = cell._open_s(FULL, rate)
     counts = np.random.default_rng(0).poisson(rate * seconds, 1_000)
     assert np.mean(counts >= fewest_n(0.99)) > 0.95
-    assert cell._open_s(FULL, 1.0) == FULL.longest_open_s
-    assert cell._open_s(QUICK, 1.0) == QUICK.open_s
+    assert cell._open_s(FULL, 4.0) == FULL.longest_open_s
+    assert cell._open_s(QUICK, rate) == QUICK.open_s
+    assert cell._open_s(FLOOR, 1.0) == FLOOR.longest_open_s
+
+
+@pytest.mark.parametrize("dwell", [FULL, QUICK])
+@pytest.mark.parametrize("took_s", [0.3, 2.0])
+def test_a_slow_model_gets_the_answers_that_a_run_needs(dwell: cell.Dwell, took_s: float) -> None:
+    """Whatever a run usually takes: of fewer answers it would be refused."""
+    assert cell._rung_s(dwell, took_s) / took_s >= MIN_SAMPLES + 1
+    seconds = cell._open_s(dwell, 0.7 / took_s)
+    counts = np.random.default_rng(0).poisson(0.7 / took_s * seconds, 1_000)
+    assert np.mean(counts >= MIN_SAMPLES) > 0.95
 
 
 def in_step(run: LoadRun, rps: float) -> LoadResult:

@@ -250,3 +250,22 @@ def test_the_end_of_a_ladder_has_a_name(before: int, after: int, end: LadderEnd 
     previous, this = (replace(rung, completed=n) for n in (before, after))
     assert ladder_end(previous, this) == end
     assert (end is None) == (worth_doubling(previous, this) is not False)
+
+
+@pytest.mark.parametrize(
+    ("users", "before", "after", "end"),
+    [
+        (4, 95, 100, None),  # eight of one answer a second wait 8 s each
+        (8, 95, 100, LadderEnd.TIMEOUT),  # sixteen wait 16
+        (2, 10, 20, None),  # each other replica answers one more: four wait no longer than two
+        (8, 200, 210, None),
+    ],
+)
+def test_a_ladder_ends_before_everybody_times_out(
+    users: int, before: int, after: int, end: LadderEnd | None
+) -> None:
+    """A rung of timeouts would be refused, after a time that nobody has."""
+    rung = replace(closed_loop(users, 1), counts=(), elapsed_s=100.0)
+    previous, this = (replace(rung, completed=n) for n in (before, after))
+    assert ladder_end(previous, this, timeout_s=10.0) == end
+    assert ladder_end(previous, this) is None
