@@ -7,6 +7,7 @@ quoted are medians and the ratio of each pair.
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import subprocess
 import sys
@@ -258,7 +259,9 @@ def _start_bare(
 def study() -> Result:
     """The study itself, as ``tonnage run credit`` does it; its reports are published."""
     runs = ROOT / "runs" / "bench" / "study"
-    command = [sys.executable, "-m", "tonnage", "run", "credit", "--fresh", "--runs", str(runs)]
+    # Commands in the report name the folder as it is given: no path of one machine.
+    command = [sys.executable, "-m", "tonnage", "run", "credit", "--fresh"]
+    command += ["--runs", os.path.relpath(runs)]
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started

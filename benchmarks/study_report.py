@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ def publish_report(name: str, state: Path, published: Path) -> bool:
     """Run the study ``name`` unless ``state`` holds a finished run of it; copy its report.
 
     An interrupted run goes on. False when the run ended in an error, which it has told itself;
-    that nothing holds (exit code 1) is an answer.
+    that nothing holds (exit code 1) is an answer. Commands in the report name the run's folder as
+    it is given to the run: seen from where the bench was started, not a path of one machine.
     """
     runs = state / "study"
     if not _finished(runs):
-        command = [sys.executable, "-P", "-m", "tonnage", "run", name, "--runs", str(runs)]
+        command = [sys.executable, "-P", "-m", "tonnage", "run", name]
+        command += ["--runs", os.path.relpath(runs)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL)
         if done.returncode not in (0, 1) or not _finished(runs):
             return False

@@ -30,7 +30,7 @@ WORTH = 1.05
 """A doubling of users that gains less is the last."""
 
 CONFIDENCE = 0.95
-_FULL = 1.5
+_FULL = 1.5  # a doubling that gains less finds the server full, or nearly so
 _SIGMAS = 3.0
 _TICK_S = 0.01  # the kernel accounts CPU time in these
 _PERIOD_S = 0.1  # and deals out quotas by the period that Kubernetes uses
