@@ -16,6 +16,7 @@ from benchmarks.live import Live, built, host_size
 from loadtests.records import Measurement
 from planner.profile import build_profiles
 from planner.records import ServiceProfile
+from planner.sharing import with_sharing
 from reports.bundle import read_lines
 from serving.errors import BadInput
 from serving.records import Deployment, Record
@@ -52,7 +53,8 @@ def read_cells(workload: str) -> list[CellRecord]:
 def profiles_of(cells: Sequence[CellRecord]) -> list[ServiceProfile]:
     """The profiles of all variants that the quality gate lets pass."""
     fine = [cell for cell in cells if cell.deployment.variant.barred is None]
-    return [p for cell in fine for p in build_profiles(cell.measurements)[0]]
+    found = [(build_profiles(cell.measurements)[0], cell.measurements) for cell in fine]
+    return [p for made, measurements in found for p in with_sharing(made, measurements)]
 
 
 def missing(workload: str) -> list[Deployment]:
@@ -79,6 +81,7 @@ def measure(bench: Live, workload: str) -> None:
         label = deployment.instance.label
         sys.stderr.write(f"  cell of {deployment.variant.name} on {label}\n")
         made = bench.cell(deployment, GRIDS[workload].batch)
+        made += bench.sharing(made)
         cell = CellRecord(
             environment=bench.environment, deployment=deployment, measurements=tuple(made)
         )

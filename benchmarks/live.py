@@ -13,14 +13,24 @@ from functools import lru_cache
 from pathlib import Path
 
 from loadtests.ceiling import with_ceiling
-from loadtests.cell import FULL, CellContext, ladder, measure_ceiling, measure_cell, observe
+from loadtests.cell import (
+    CellContext,
+    ladder,
+    measure_ceiling,
+    measure_cell,
+    measure_sharing,
+    observe,
+)
+from loadtests.dwell import FULL, SHARING
 from loadtests.fleet import Fleet
 from loadtests.objective import Slo
 from loadtests.payloads import make_payloads
 from loadtests.records import LoadRun, Measurement
+from loadtests.sharing import sharing_rate
 from loadtests.summary import LoadResult
 from planner.profile import build_profiles
 from planner.records import ServiceProfile
+from planner.sharing import with_sharing
 from serving.build import build_variants
 from serving.errors import Infrastructure, InvalidMeasurement
 from serving.instances import load_instances, resolve
@@ -30,6 +40,7 @@ from serving.records import Deployment, Endpoint, InstanceType, Variant
 from serving.steps import Dataset
 from serving.stub_variant import noop_rows, noop_variant
 from serving.workloads import find_workload
+from tonnage.cells import Cell, sharing_cells
 from tonnage.config import load_study, shipped
 
 SEED = 7
@@ -87,7 +98,8 @@ def held(size: InstanceType, replica_cpus: int) -> int:
 
 def profile_of(measurements: Sequence[Measurement]) -> ServiceProfile:
     """The one profile of a cell's measurements; InvalidMeasurement with the reason for none."""
-    profiles, refusals = build_profiles(measurements)
+    bare, refusals = build_profiles(measurements)
+    profiles = with_sharing(bare, measurements)
     if not profiles:
         raise InvalidMeasurement(f"no profile: {refusals[0][1]}")
     return profiles[0]
@@ -157,6 +169,21 @@ class Live:
             if build_profiles(judged)[0]:
                 break
         return judged
+
+    def sharing(self, cell: Sequence[Measurement]) -> list[Measurement]:
+        """What a deployment's replicas cost that fill a core, held against its ``cell``.
+
+        Nothing where a replica has a core of its own.
+        """
+        made: list[Measurement] = []
+        first = cell[0]
+        for one in sharing_cells([Cell(first.deployment, first.run.batch)]):
+            self.deploy(one.deployment)
+            rate = sharing_rate(cell, one.deployment, one.batch, None)
+            context = self._context(one.batch, one.role, SEED, ())
+            context = replace(context, rates=() if rate is None else (rate,))
+            made += measure_sharing(context, SHARING, self._next)
+        return made
 
     def profiled(self, deployment: Deployment, batch: int) -> ServiceProfile:
         """Floor and profile of a deployment: measured the first time, remembered then."""

@@ -55,7 +55,7 @@ class Case:
 
 
 CASES = (
-    Case("cifar_cnn", "cifar_cnn", "onnx", 64, 0.10, 0.25, slow=True),
+    Case("cifar_cnn", "cifar_cnn", "onnx", 128, 0.10, 0.25, slow=True),
     Case("bert", "bert", "onnx", 1, 0.10, 0.25, slow=True),
     Case("credit_6000", "credit", "onnx_fp32", 6000, 0.20),
     Case("credit_1", "credit", "onnx_fp32", 1, 0.30),

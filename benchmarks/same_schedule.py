@@ -18,11 +18,12 @@ import numpy as np
 
 from loadtests.objective import Slo
 from loadtests.slo import judge_slo
-from planner.occupancy import Occupancy, crowding, occupancy
+from planner.occupancy import Occupancy, occupancy
 from planner.own_error import widened
+from planner.ranges import Range
 from planner.records import ServiceProfile
+from planner.sharing import crowding, draws, shares_core
 from planner.simulate import draw, sojourns
-from planner.surface import Range
 
 REPLICATES = 100
 COVERED = 0.9
@@ -70,7 +71,7 @@ def predicted_ms(
     """
     rng = np.random.default_rng(seed)
     occupancies = _replicates(profile, rng)
-    slower = crowding(profile, replicas)
+    slower = draws(crowding(profile, replicas), REPLICATES, rng)
     parts = [
         _latencies(occupancies, window.due_s, replicas, slower, rng)[window.steady]
         for window in windows
@@ -79,7 +80,7 @@ def predicted_ms(
     outside = (1 - COVERED) / 2
     low, mid, high = np.quantile(found, (outside, 0.5, 1 - outside))
     drawn = Range(float(low), float(mid), float(high))
-    return Predicted(*widened(drawn, quantile, shared=slower > 1))
+    return Predicted(*widened(drawn, quantile, shared=shares_core(profile, replicas)))
 
 
 def measured_ms(windows: Sequence[Window], quantile: float = 0.99) -> float:
@@ -117,23 +118,24 @@ def _latencies(
     occupancies: Sequence[Occupancy],
     due_s: np.ndarray,
     replicas: int,
-    slower: float,
+    slower: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Latencies in seconds of every replicate, shape [n, replicates].
 
-    Occupancies are ``slower`` times as long.
+    Each replicate's occupancies are ``slower`` times as long.
     """
     each = max(1, _AT_ONCE // max(1, len(due_s)))
     found = []
     for begin in range(0, len(occupancies), each):
         some = occupancies[begin : begin + each]
         luck = rng.random((len(some), len(due_s)))
-        lanes = list(zip(some, luck, strict=True))
-        busy = np.stack([draw(slower * o.busy_s, o.counts, one) for o, one in lanes], axis=1)
+        lanes = list(zip(some, slower[begin : begin + each], luck, strict=True))
+        busy = np.stack([draw(times * o.busy_s, o.counts, one) for o, times, one in lanes], axis=1)
         first = None
         if any(o.first_s is not o.busy_s for o in some):
-            first = np.stack([draw(slower * o.first_s, o.counts, one) for o, one in lanes], axis=1)
+            cold = [draw(times * o.first_s, o.counts, one) for o, times, one in lanes]
+            first = np.stack(cold, axis=1)
         arrivals = np.repeat(due_s[:, None], len(some), axis=1)
         times = sojourns(arrivals, busy, first=first, replicas=replicas, quota=some[0].quota)
         beyond = [o.beyond_at(rng.random(len(due_s))) for o in some]

@@ -1,11 +1,11 @@
 """From one replica to as many as this host holds: throughput and p99 against prediction.
 
-The profile is that of one replica. Its capacity times their number is what so many replicas should
-carry, as a plan has it. What they do carry shows under a little more than that, arriving at random
-as the load does that is planned for: a closed loop, whose requests share wake-ups, gets up to a
-tenth more. Much more would be refused, and refusing costs CPU. Their p99 is simulated on the very
-schedule that they were measured with. Where points are measured for less than usual, see
-:mod:`benchmarks.prediction`, so are these.
+The profile is that of one replica, and says what sharing a core costs it, which a cell of its own
+measured. From these follows what so many replicas should carry, as in a plan. What they do carry
+shows under a little more than that, arriving at random as the load does that is planned for: a
+closed loop, whose requests share wake-ups, gets up to a tenth more. Much more would be refused, and
+refusing costs CPU. Their p99 is simulated on the very schedule that they were measured with. Where
+points are measured for less than usual, see :mod:`benchmarks.prediction`, so are these.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.grid_records import behind
 from benchmarks.live import SEED, Live, built, held, host_size, kept, live, profile_of, within
 from benchmarks.prediction import LONGEST_S, USUAL_S, longest_s, met, suffix
 from benchmarks.same_schedule import Window, half_width, measured_ms, predicted_ms
+from planner.sharing import capacity
 from serving.records import Deployment
 
 Result = dict[str, Any]
@@ -73,12 +74,13 @@ def scaled(case: Case, most_s: float) -> Result:
     platform = live if most_s >= LONGEST_S else kept
     with within(most_s + BESIDE_S), platform() as bench:
         bench.floor(one, case.batch, ladder_only=True)
-        profile = profile_of(bench.cell(one, case.batch))
+        cell = bench.cell(one, case.batch)
+        profile = profile_of([*cell, *bench.sharing(cell)])
         for replicas in range(1, held(size, bench.replica_cpus) + 1):
             deployment = one.model_copy(update={"replicas": replicas})
-            carries = replicas * profile.capacity_rps
+            carries = replicas * capacity(profile, replicas).mid
             carried = _carried(bench, deployment, case.batch, OVERLOAD * carries, carried_s)
-            rate = float(f"{UTILISATION * replicas * profile.capacity_rps:.4g}")
+            rate = float(f"{UTILISATION * carries:.4g}")
             for attempt in range(TRIES):
                 seed = 100 * SEED + 10 * replicas + attempt
                 made, result = bench.drive(deployment, case.batch, rate, p99_s, seed)

@@ -129,7 +129,7 @@ def _levelled(best: Measurement, rungs: Sequence[Measurement]) -> bool:
 
 
 def _judged(m: Measurement, ceiling: Ceiling | None) -> Measurement:
-    if ceiling is None or m.role not in ("cell", "reference") or m.run.mode == "paced":
+    if ceiling is None or m.role not in ("cell", "sharing", "reference") or m.run.mode == "paced":
         return m
     m = m.model_copy(update={"carried_rps": ceiling.rate_rps})
     # Arrivals scatter around the rate asked for: a few more of them are luck, not load. Where

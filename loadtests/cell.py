@@ -7,7 +7,6 @@ half and at seven tenths of it, never at the knee, where a short window is mostl
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +18,13 @@ import numpy as np
 
 from loadtests import laws
 from loadtests.arrivals import Trace
+from loadtests.dwell import Dwell, open_for, paced_for, paced_rps, rung_for
 from loadtests.fleet import Fleet
 from loadtests.http_call import HttpCall
-from loadtests.judge import MIN_SAMPLES, faults_of, not_enforced
+from loadtests.judge import faults_of, not_enforced
 from loadtests.monitor import Host, Monitor, Snapshot
 from loadtests.objective import Slo
-from loadtests.quantiles import QuantileInterval, fewest_n, quantiles_of
+from loadtests.quantiles import QuantileInterval, quantiles_of
 from loadtests.records import (
     HOST_NOISE,
     ROUND_TRIP,
@@ -38,73 +38,8 @@ from loadtests.summary import LoadResult
 from loadtests.verdict import verdict_of
 from serving.records import Deployment, Endpoint
 
-_RUNG_SAMPLES = 40  # of one user: below it a gain of 5 % is not seen
-_USUAL_RUNGS = 5
 _TRIES = 3
-_SPARE = 1.2  # what a rung has more than the answers that it needs: the first call is a slow one
-_SIGMAS = 2.0  # by which Poisson arrivals may be fewer than their mean
 _SLICES = 20  # of a rung, in which answers are counted: their spread says how sure a gain is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dwell:
-    """How long each part of a cell takes, in seconds, and the shares of capacity to try.
-
-    Open runs of a slow model are longer: as many requests as it takes at least to print
-    ``open_quantile``, down to 44 req/s. Of a model so slow that even the longest runs would be
-    refused for too few answers, they are as long as ``fewest`` answers take.
-    """
-
-    warmup_s: float = 0.4
-    idle_s: float = 0.5
-    paced_s: float = 1.5
-    rung_s: float = 1.0
-    longest_rung_s: float = 6.0
-    open_s: float = 2.2
-    open_quantile: float | None = 0.99
-    longest_open_s: float = 10.0
-    open_shares: tuple[float, ...] = (0.5, 0.7)
-    most_users: int = 32
-    fewest: int = MIN_SAMPLES
-
-    def cell_s(self, alone_s: float = 0.0) -> float:
-        """Duration of a cell with as many rungs as most ladders have, rounding included.
-
-        ``alone_s`` is what a request takes that meets no other: slow models are given longer.
-        """
-        rungs = min(_USUAL_RUNGS, self.most_users.bit_length())
-        runs = 2 + rungs + len(self.open_shares)
-        opened_s = sum(_open_s(self, share / max(alone_s, 1e-6)) for share in self.open_shares)
-        return (
-            self.warmup_s + self.idle_s + _paced_s(self.paced_s, _paced_rps(alone_s))
-            + rungs * _rung_s(self, alone_s) + opened_s + 0.12 * runs
-        )  # fmt: skip
-
-    @property
-    def ladder_s(self) -> float:
-        """Duration of a ladder alone; a no-op's takes four rungs."""
-        return self.warmup_s + 4 * self.rung_s + 0.12 * 5
-
-    @property
-    def floor_s(self) -> float:
-        """Duration of a no-op for the floor at four rates: two models, or one that is slower."""
-        return self.warmup_s + self.paced_s + 4 * self.open_s + 0.12 * 6
-
-
-FULL = Dwell()
-QUICK = Dwell(
-    warmup_s=0.2,
-    paced_s=0.6,
-    rung_s=0.4,
-    open_s=0.8,
-    open_quantile=None,
-    open_shares=(0.5,),
-    most_users=4,
-    longest_rung_s=2.0,
-)
-# A no-op only has to show its latency: no ladder, and seconds enough for the requests that a
-# cell's own p99 is told from. A second is ten periods of a quota.
-FLOOR = Dwell(warmup_s=0.3, paced_s=1.0, open_s=1.0, longest_open_s=5.0, fewest=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +59,7 @@ class CellContext:
     trace: Trace | None = None
     slos: tuple[Slo, ...] = ()
     call: HttpCall | None = None
-    rates: tuple[float, ...] = ()  # of a floor, in req/s
+    rates: tuple[float, ...] = ()  # of floors and shared cores, in req/s
 
 
 def measure_cell(
@@ -134,7 +69,7 @@ def measure_cell(
     warm = _load(context, closed(context, dwell.warmup_s, 1))
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
     idle = idle_cores(context, dwell.idle_s)
-    run = paced(context, dwell.paced_s, _paced_rps(1 / single_rps))
+    run = paced(context, dwell.paced_s, paced_rps(1 / single_rps))
     for made in _until_quiet(context, run, next_sequence):
         yield made.model_copy(update={"idle_cores": idle})
     best = 0.0
@@ -144,36 +79,6 @@ def measure_cell(
         yield rung
     for share in dwell.open_shares if best else ():
         yield from _until_quiet(context, opened(context, dwell, share * best), next_sequence)
-
-
-def _paced_rps(alone_s: float) -> float:
-    """So far apart that requests of ``alone_s`` do not meet."""
-    return min(100.0, 0.25 / max(alone_s, 1e-6))
-
-
-def _paced_s(least_s: float, rate_rps: float) -> float:
-    """Enough samples from slow models, too."""
-    return max(least_s, 25 / rate_rps)
-
-
-def _rung_s(dwell: Dwell, alone_s: float) -> float:
-    """How long a rung is: one user of a slow model shall get answers enough."""
-    least_s = max(dwell.rung_s, _SPARE * dwell.fewest * alone_s)
-    return max(least_s, min(_RUNG_SAMPLES * alone_s, dwell.longest_rung_s))
-
-
-def _open_s(dwell: Dwell, rate_rps: float) -> float:
-    """How long an open run is: a slow model's tail needs samples more than seconds."""
-    least_s = max(dwell.open_s, _surely(dwell.fewest) / rate_rps)
-    if dwell.open_quantile is None:
-        return least_s
-    tail_s = _surely(fewest_n(dwell.open_quantile)) / rate_rps
-    return max(least_s, min(tail_s, dwell.longest_open_s))
-
-
-def _surely(samples: int) -> int:
-    """So many arrivals to expect that there are hardly ever fewer than ``samples``."""
-    return samples + math.ceil(_SIGMAS * math.sqrt(samples))
 
 
 def _until_quiet(
@@ -206,7 +111,7 @@ def ladder(
     first: laws.Rung | None = None
     previous: laws.Rung | None = None
     users = 1
-    duration = _rung_s(dwell, 1 / single_rps)
+    duration = rung_for(dwell, 1 / single_rps)
     end: LadderEnd | None = None
     while end is None:
         run = closed(context, duration, users)
@@ -231,6 +136,15 @@ def measure_reference(
         yield measure(context, closed(context, dwell.rung_s, users), next_sequence())
 
 
+def measure_sharing(
+    context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
+) -> Iterator[Measurement]:
+    """Replicas that fill a core, at each of the context's rates: what sharing it costs."""
+    _load(context, closed(context, dwell.warmup_s, context.deployment.replicas))
+    for rate in context.rates:
+        yield from _until_quiet(context, opened(context, dwell, rate), next_sequence)
+
+
 def measure_ceiling(
     context: CellContext, dwell: Dwell, next_sequence: Callable[[], int]
 ) -> Iterator[Measurement]:
@@ -245,7 +159,7 @@ def measure_floor(
     """What a no-op takes alone, and at each of the context's rates."""
     warm = _load(context, closed(context, dwell.warmup_s, 1))
     single_rps = max(warm.ok / warm.elapsed_s, 0.5)
-    runs = [paced(context, dwell.paced_s, _paced_rps(1 / single_rps))]
+    runs = [paced(context, dwell.paced_s, paced_rps(1 / single_rps))]
     for run in runs + [opened(context, dwell, rate) for rate in context.rates]:
         yield from _until_quiet(context, run, next_sequence)
 
@@ -268,7 +182,7 @@ def paced(context: CellContext, duration_s: float, rate_rps: float) -> LoadRun:
         mode="paced",
         batch=context.batch,
         length=context.length,
-        duration_s=_paced_s(duration_s, rate_rps),
+        duration_s=paced_for(duration_s, rate_rps),
         rate_rps=round(rate_rps, 2),
         seed=context.seed,
     )
@@ -280,7 +194,7 @@ def opened(context: CellContext, dwell: Dwell, rate_rps: float) -> LoadRun:
         mode="open",
         batch=context.batch,
         length=context.length,
-        duration_s=_open_s(dwell, rate_rps),
+        duration_s=open_for(dwell, rate_rps),
         rate_rps=round(rate_rps, 3),
         seed=context.seed,
     )

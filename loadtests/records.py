@@ -160,7 +160,7 @@ class Measurement(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     id: str
-    role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
+    role: Literal["cell", "sharing", "reference", "floor", "ceiling"] = "cell"
     sequence: int = Field(ge=0, description="place in the study's order; drift shows along it")
     started_at: str
     deployment: Deployment

@@ -25,8 +25,9 @@ from planner.advice import (
 from planner.burst import Bounds, Work, replay
 from planner.curve import predictor
 from planner.daily import Burst, Daily
-from planner.occupancy import crowding, occupancy
+from planner.occupancy import occupancy
 from planner.records import HOURS_PER_MONTH, CpuFactor, Demand, Plan, ServiceProfile
+from planner.sharing import capacity, crowding
 from planner.simulate import draw, sojourns
 from planner.sizing import Sizing
 from planner.surface import HIGHEST_UTILISATION, simulated_as
@@ -125,11 +126,12 @@ class _Follower:
         self._predictor = predictor(profile, seed)
         self.startup_s = profile.startup_s
         self._ready_s = profile.startup_s + daily.machine_start_s
-        capacity = profile.capacity_interval.low
+        alone_rps = profile.capacity_interval.low
         values, counts = profile.service.values()
-        slower = crowding(profile, static) * profile.capacity_rps / capacity
-        self._work = occupancy(profile, slower * values, counts, capacity)
-        self._replica_rps = capacity * factor.low
+        slow = occupancy(profile, profile.capacity_rps / alone_rps * values, counts, alone_rps)
+        crowded = crowding(profile, static).mid
+        self._work = slow._replace(busy_s=crowded * slow.busy_s, first_s=crowded * slow.first_s)
+        self._replica_rps = capacity(profile, static).low * factor.low
         self._loads: dict[int, np.ndarray] = {}
         slowest = ScalingSettings(min_replicas=1, max_replicas=1, target_ongoing_requests=1)
         self._rises = daily.rises(

@@ -17,12 +17,12 @@ from planner.batch_law import BatchLaw
 from planner.batching import batched_sojourns
 from planner.congestion import NONE, waits_ms
 from planner.curve import QUANTILES, predictor
-from planner.occupancy import crowding
 from planner.own_error import widened
+from planner.ranges import Range
 from planner.records import Interval, ServiceProfile
 from planner.request_sizes import ROWS, peak_bytes
+from planner.sharing import shares_core
 from planner.sizing import UTILISATION_CAP
-from planner.surface import Range
 from serving.errors import BadInput
 
 _REPLICAS = (1, 2, 4)
@@ -105,7 +105,7 @@ class BatchedQueue:
         found = Range(
             low, max(low, mid) + max(over, waits.mid), max(low, mid, high) + max(over, waits.high)
         )
-        return widened(found, quantile, shared=crowding(self.profile, replicas) > 1)
+        return widened(found, quantile, shared=shares_core(self.profile, replicas))
 
     def _quantile_s(self, replicas: int, load: float, quantile: float) -> float:
         found = np.quantile(self._simulated(replicas), quantile, axis=1)

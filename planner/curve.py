@@ -13,8 +13,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from planner.congestion import NONE, waits_ms
-from planner.occupancy import Occupancy, crowding, occupancy, quota_of
+from planner.occupancy import Occupancy, occupancy, quota_of
 from planner.own_error import widened
+from planner.ranges import Range
 from planner.records import (
     Curve,
     CurvePoint,
@@ -23,10 +24,10 @@ from planner.records import (
     PredictedProfile,
     ServiceProfile,
 )
+from planner.sharing import capacity, shares_core
 from planner.staffing import MANY, erlang_c, may_wait
 from planner.surface import (
     HIGHEST_UTILISATION,
-    Range,
     Surface,
     code_hash,
     replicates,
@@ -68,7 +69,7 @@ class Predictor:
         Never falls as the rate rises. BadInput beyond 0.85 of the capacity.
         """
         profile = self.profile
-        utilisation = rate_rps / (replicas * profile.capacity_rps)
+        utilisation = rate_rps / (replicas * capacity(profile, replicas).mid)
         if utilisation > HIGHEST_UTILISATION * (1 + 1e-9):
             raise BadInput(
                 f"{profile.variant.name} on {profile.instance.label}: {rate_rps:g} req/s is "
@@ -81,7 +82,7 @@ class Predictor:
         found = [self._one(replicas, utilisation, q, share, through) for q in (*lower, quantile)]
         # Measured medians may exceed their prediction by more than measured tails do theirs.
         highest = Range(*(max(parts) for parts in zip(*found, strict=True)))
-        return widened(highest, quantile, shared=crowding(profile, replicas) > 1)
+        return widened(highest, quantile, shared=shares_core(profile, replicas))
 
     def unloaded(self, quantile: float) -> float:
         """A request that meets no other one: overhead and occupancy alone."""
@@ -194,7 +195,7 @@ def predict(profile: ServiceProfile, replicas: int, rate_rps: float, seed: int) 
     p50, p95, p99 = (predict_quantile(profile, replicas, rate_rps, q, seed) for q in QUANTILES)
     return CurvePoint(
         rate_rps=rate_rps,
-        utilisation=rate_rps / (replicas * profile.capacity_rps),
+        utilisation=rate_rps / (replicas * capacity(profile, replicas).mid),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
@@ -220,7 +221,7 @@ def curve(
     The measured range is that of the open-loop runs, which had one replica, at the same
     utilisation; 0 to 0 when there were none.
     """
-    capacity = replicas * profile.capacity_rps
+    carried = replicas * capacity(profile, replicas).mid
     measured = [replicas * point.rate_rps for point in profile.measured_points]
     return Curve(
         variant=profile.variant.name,
@@ -229,7 +230,7 @@ def curve(
         batch=profile.batch,
         length=profile.length,
         replicas=replicas,
-        points=tuple(predict(profile, replicas, u * capacity, seed) for u in utilisations),
+        points=tuple(predict(profile, replicas, u * carried, seed) for u in utilisations),
         measured_from_rps=min(measured, default=0.0),
         measured_to_rps=max(measured, default=0.0),
     )

@@ -17,10 +17,6 @@ import numpy as np
 from planner.records import ServiceProfile
 from planner.simulate import QUOTA_PERIOD_S
 
-SHARED_CORE = 0.06
-"""By so much more CPU time a request takes where its replica shares a core with others: each finds
-the caches as another one left them. Measured, see docs/design.md."""
-
 _PLACES = (np.arange(400) + 0.5) / 400
 
 
@@ -65,21 +61,6 @@ def quota_of(profile: ServiceProfile) -> float | None:
     """
     instance = profile.instance
     return instance.vcpus if instance.enforcement == "quota" and instance.vcpus < 1 else None
-
-
-def crowding(profile: ServiceProfile, replicas: int) -> float:
-    """How many times as long the work takes where ``replicas`` under a quota share cores.
-
-    Beside the caches it is what the others on a core do while nobody asks them anything. 1 for a
-    replica by itself, and where each has a core of its own.
-    """
-    quota = quota_of(profile)
-    if quota is None:
-        return 1.0
-    on_a_core = replicas / np.ceil(replicas * quota - 1e-9)
-    if on_a_core <= 1:
-        return 1.0
-    return float((1 + SHARED_CORE) / max(1 - on_a_core * profile.idle_cores, 0.1))
 
 
 def occupancy(

@@ -14,7 +14,7 @@ from math import exp, hypot, log
 
 import numpy as np
 
-from planner.surface import Range
+from planner.ranges import Range
 
 _QUANTILES = (0.5, 0.95, 0.99)
 

@@ -30,6 +30,7 @@ from planner.records import (
     Rejection,
     ServiceProfile,
 )
+from planner.sharing import capacity
 from planner.sizing import Shortage, Sizing, quantile_name
 from serving.records import InstanceType, Variant
 
@@ -298,7 +299,7 @@ def _plan(option: Option, demand: Demand, number: int, quality_loss: float | Non
         p99_ms=p99,
         capacity_rps=sizing.carried_rps(replicas),
         rows_per_s=rows_per_s,
-        utilisation=demand.rate_rps / (replicas * profile.capacity_rps * factor.mid),
+        utilisation=demand.rate_rps / (replicas * capacity(profile, replicas).mid * factor.mid),
         latency_basis="predicted" if measured is None else "measured",
         usd_per_month=per_month,
         usd_per_million=None if per_month is None else per_month / rows_per_month * 1e6,

@@ -14,6 +14,7 @@ from planner.advice import AutoscalingAdvice, AutoscalingRefusal
 from planner.constraint import Change
 from planner.daily import Daily
 from planner.reach import CpuReach
+from planner.shared_core import SharedCore
 from serving.records import SCHEMA_VERSION, InstanceType, Length, Quality, Record, Variant
 
 HOURS_PER_MONTH = 730.0
@@ -173,6 +174,11 @@ class ServiceProfile(Record):
         default=(),
         exclude_if=lambda points: not points,
         description="ms that no-ops of the batch size waited beyond paced ones, by rate in all",
+    )
+    sharing: SharedCore | None = Field(
+        default=None,
+        exclude_if=lambda found: found is None,
+        description="null: what sharing a core costs was not measured",
     )
 
     @property

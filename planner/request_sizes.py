@@ -99,6 +99,7 @@ def predict_request(axis: Axis, measured: tuple[ServiceProfile, ...], n: int) ->
         idle_cores=nearest.idle_cores,
         beyond=law.beyond(),
         platform=nearest.platform,
+        sharing=nearest.sharing,
         nearest=nearest,
         service_scale=Interval(
             low=service.low / mean, mid=service.mid / mean, high=service.high / mean

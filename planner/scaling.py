@@ -232,7 +232,7 @@ def predict_size(measured: tuple[ServiceProfile, ...], size: InstanceType) -> Pr
             "first_cpu_ms",
             "idle_cores",
         }
-    ) | {"beyond": nearest.beyond, "platform": nearest.platform}
+    ) | {name: getattr(nearest, name) for name in ("beyond", "platform", "sharing")}
     return PredictedProfile(
         **known,
         variant=nearest.variant,

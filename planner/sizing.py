@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from loadtests.objective import Slo
 from planner.congestion import waits_ms
+from planner.ranges import Range
 from planner.records import (
     MOST_REPLICAS,
     Bottleneck,
@@ -17,8 +18,9 @@ from planner.records import (
     Interval,
     ServiceProfile,
 )
+from planner.sharing import capacity
 from planner.staffing import MANY, carried, may_wait, staffed
-from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS, Range
+from planner.surface import HIGHEST_UTILISATION, SIMULATED_REPLICAS
 from serving.calibration import HOST_FAMILY
 
 UTILISATION_CAP = 0.7
@@ -71,8 +73,6 @@ class Sizing:
     def __init__(self, queue: Queue, factor: CpuFactor, held: int, demand: Demand) -> None:
         self._queue, self._factor, self._held = queue, factor, held
         self._demand = demand
-        # One replica at the lower bound, in requests per second.
-        self._replica_rps = queue.profile.capacity_interval.low * factor.low
         self._most = demand.max_replicas // held
         self._may_wait = min(may_wait(slo.quantile) for slo in demand.slos)
         # Here all requests pass the ingress that the floor was measured through. What is bought
@@ -82,8 +82,10 @@ class Sizing:
     @cached_property
     def needed(self) -> int:
         """Replicas that the utilisation cap asks for, spares not counted."""
-        load = self._demand.rate_rps / self._replica_rps
+        load = self._demand.rate_rps / self._each_rps(1)
         capped = max(1, math.ceil(load / UTILISATION_CAP - 1e-9))
+        while capped < MOST_REPLICAS and self._falls_short(capped):  # in company each carries less
+            capped += 1
         if capped <= MANY or not self._queue.staffable:
             return capped
         full = math.ceil(load / HIGHEST_UTILISATION - 1e-9)
@@ -108,7 +110,7 @@ class Sizing:
             )
         working = self._most * self._held - demand.spare_replicas
         if working < self.needed:
-            each = self._replica_rps
+            each = self._each_rps(self.needed)
             share = UTILISATION_CAP
             if self.needed * share * each < demand.rate_rps * (1 - 1e-9):  # the staffing law's
                 share = demand.rate_rps / self.needed / each
@@ -183,11 +185,14 @@ class Sizing:
         demand, speed = self._demand, self._factor.low
         profile, rate = self._queue.profile, self._demand.rate_rps / self._factor.low
         working = self._most * self._held - demand.spare_replicas
+        if working < 1:
+            return False
+        each = capacity(profile, working)
         most = min(
-            UTILISATION_CAP * profile.capacity_interval.high,
-            HIGHEST_UTILISATION * profile.capacity_rps,
+            UTILISATION_CAP * each.high,
+            HIGHEST_UTILISATION * each.mid,
         )
-        if working < 1 or rate > working * most:
+        if rate > working * most:
             return False
         return all(
             self._queue.latency(working, rate, slo.quantile).low / speed <= slo.limit_ms
@@ -239,7 +244,7 @@ class Sizing:
 
     def carried_rps(self, replicas: int) -> float:
         """Rate that so many replicas may be given, at the lower bound."""
-        return replicas * self._share(replicas) * self._replica_rps
+        return replicas * self._share(replicas) * self._each_rps(replicas)
 
     def staffing(self, number: int) -> str:
         """Say by which law so many replicas are planned; "" where they were simulated."""
@@ -248,13 +253,21 @@ class Sizing:
         wait = self._queue.share_waiting(working, self._demand.rate_rps / self._factor.low)
         if wait > self._may_wait:
             return ""
-        load = self._demand.rate_rps / self._replica_rps
+        load = self._demand.rate_rps / self._each_rps(working)
         spread = (working - load) / math.sqrt(load)
         return (
             f"{working:,} working replicas follow from a staffing law, not from a simulation: "
             f"{load:,.1f} erlangs + {spread:.2f} times their square root; by Erlang C {wait:.2g} "
             "of all requests wait. One router has to see every replica."
         )
+
+    def _each_rps(self, replicas: int) -> float:
+        """Requests per second of each of so many replicas, at the lower bound."""
+        return capacity(self._queue.profile, replicas).low * self._factor.low
+
+    def _falls_short(self, replicas: int) -> bool:
+        carried = UTILISATION_CAP * replicas * self._each_rps(replicas)
+        return carried < self._demand.rate_rps * (1 - 1e-9)
 
     def _share(self, replicas: int) -> float:
         """Share of the capacity that so many replicas may be used to."""

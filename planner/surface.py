@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from planner.occupancy import Occupancy, crowding, occupancy
+from planner.occupancy import Occupancy, occupancy
+from planner.ranges import Range
 from planner.records import PredictedProfile, ServiceProfile
+from planner.sharing import capacity, crowding, draws
 from planner.simulate import draw, sojourns
 from serving.records import Record
 
@@ -35,14 +36,6 @@ _REPLICATES = 8
 _LANES = 8
 _WARM_UP = 300
 _REQUESTS = 700
-
-
-class Range(NamedTuple):
-    """Low, middle and high value of one figure."""
-
-    low: float
-    mid: float
-    high: float
 
 
 class Surface(Record):
@@ -95,8 +88,9 @@ def simulate_surface(
     gaps = rng.exponential(size=(_REPLICATES, _LANES, length))
     places = rng.random((_REPLICATES, _LANES, length))
     occupancies = replicates(profile, rng)
-    busy, first = _drawn(occupancies, places, crowding(profile, replicas))
-    rates = _GRID * profile.capacity_rps * replicas
+    slower = draws(crowding(profile, replicas), _REPLICATES, rng)
+    busy, first = _drawn(occupancies, places, slower)
+    rates = _GRID * capacity(profile, replicas).mid * replicas
     arrivals = np.cumsum(gaps, axis=-1) / rates[:, None, None, None]
     times = sojourns(
         arrivals.reshape(-1, length).T,
@@ -126,7 +120,7 @@ def simulate_surface(
 def code_hash() -> str:
     """Identifies the code that a surface comes from: an old one is never taken for a new one."""
     # By name: where all surfaces are known, nothing that is compiled need be loaded.
-    modules = ("surface.py", "steps.py", "simulate.py", "occupancy.py")
+    modules = ("surface.py", "steps.py", "simulate.py", "occupancy.py", "sharing.py")
     here = Path(__file__).parent
     return sha256(b"".join((here / name).read_bytes() for name in modules)).hexdigest()[:12]
 
@@ -160,12 +154,12 @@ def _beyond(occupancies: Sequence[Occupancy], rng: np.random.Generator) -> np.nd
 
 
 def _drawn(
-    occupancies: Sequence[Occupancy], places: np.ndarray, slower: float
+    occupancies: Sequence[Occupancy], places: np.ndarray, slower: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Occupancies at the quantiles ``places`` [replicates, lanes, n], repeated over the grid.
 
-    All times are ``slower`` times as long. Of requests that follow another, and of those that find
-    their replica idle (None where they are no others), each of shape
+    Each replicate's times are ``slower`` times as long. Of requests that follow another, and of
+    those that find their replica idle (None where they are no others), each of shape
     [utilisations * replicates * lanes, n].
     """
     at = [
@@ -177,6 +171,7 @@ def _drawn(
         one_rate = np.stack([values[chosen] for values, chosen in zip(values_s, at, strict=True)])
         return np.tile(one_rate.reshape(-1, places.shape[-1]), (len(_GRID), 1))
 
-    busy = over_grid(slower * o.busy_s for o in occupancies)
+    pairs = list(zip(slower, occupancies, strict=True))
+    busy = over_grid(times * o.busy_s for times, o in pairs)
     cold = any(o.first_s is not o.busy_s for o in occupancies)
-    return busy, over_grid(slower * o.first_s for o in occupancies) if cold else None
+    return busy, over_grid(times * o.first_s for times, o in pairs) if cold else None

@@ -149,7 +149,7 @@ def start_ups(bundle: Bundle) -> Table:
     """One row a deployment: how long it takes from the order to the first answer."""
     found: dict[Cell, dict[float, Measurement]] = {}
     for m in bundle.measurements:
-        if m.startup_s is not None and m.role not in ("floor", "ceiling"):
+        if m.startup_s is not None and m.role in ("cell", "reference"):
             deployment = Cell.of(m)._replace(batch=1, length=None)
             # All runs of one deployment carry its one start.
             found.setdefault(deployment, {})[m.startup_s] = m

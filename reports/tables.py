@@ -12,6 +12,7 @@ from reports import (
     proven,
     run_tables,
     served_tables,
+    sharing_table,
     steadiness_tables,
     words,
 )
@@ -54,6 +55,7 @@ def sections(bundle: Bundle) -> tuple[Section, ...]:
                 served_tables.capacities(bundle),
                 served_tables.open_runs(bundle),
                 served_tables.start_ups(bundle),
+                sharing_table.sharing(bundle),
                 steadiness_tables.floors(bundle),
                 steadiness_tables.drift(bundle),
             ),

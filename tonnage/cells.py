@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtests.cell import FLOOR, Dwell
+from loadtests.dwell import FLOOR, SHARING, Dwell
 from serving.errors import BadInput
 from serving.placement import CannotBeMeasured, Placement, check_measurable, cpus_needed
 from serving.records import COMMAND, BenchRow, Deployment, InstanceType, Variant
@@ -24,7 +24,7 @@ class Cell:
 
     deployment: Deployment
     batch: int
-    role: Literal["cell", "reference", "floor", "ceiling"] = "cell"
+    role: Literal["cell", "sharing", "reference", "floor", "ceiling"] = "cell"
     length: int | None = None
 
     @property
@@ -32,6 +32,7 @@ class Cell:
         """The cell in words."""
         tokens = "" if self.length is None else f", {self.length:,} tokens"
         aim = f" (the platform's {self.role})" if self.role in ("floor", "ceiling") else ""
+        aim = " (what sharing a core costs)" if self.role == "sharing" else aim
         return f"{self.deployment.label}, batch {self.batch:,}{tokens}{aim}"
 
     @property
@@ -122,6 +123,26 @@ def reference_cell(
     return Cell(deployment, wanted.batch, "reference", next(iter(grid.lengths), None))
 
 
+def sharing_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """As many replicas as a core holds, of each deployment in ``cells`` under a quota.
+
+    At the largest batch and length that it is measured at: what it costs to find the caches as
+    others left them. None for servers of the user's own, whose replicas are somebody else's.
+    """
+    made: dict[str, Cell] = {}
+    largest = sorted(cells, key=lambda cell: (cell.batch, cell.length or 0), reverse=True)
+    for cell in largest:
+        size, own = cell.deployment.instance, cell.deployment.variant.runtime == COMMAND
+        together = int(1 / size.vcpus + 1e-9)
+        if own or size.is_container or size.enforcement != "quota" or together < 2:
+            continue
+        deployment = cell.deployment.model_copy(update={"replicas": together})
+        made.setdefault(
+            deployment.cell_id, Cell(deployment, cell.batch, "sharing", length=cell.length)
+        )
+    return list(made.values())
+
+
 def floor_cells(cells: Sequence[Cell], reference: Cell, noop: Variant) -> list[Cell]:
     """A no-op alone on each size that ``cells`` measure, at each of its batches: its floor.
 
@@ -153,7 +174,8 @@ def order_cells(
 ) -> list[Cell]:
     """Seeded-random order, deployments kept together, the reference spread evenly through it.
 
-    The floor of a size comes right behind its last cell, whose rates it is driven at.
+    The floor of a size comes right behind its last cell, whose rates it is driven at, and so do
+    the replicas that share a core behind the one that they are held against.
     """
     draw = random.Random(seed)  # noqa: S311 - an order, not a secret
     by_deployment: dict[str, list[Cell]] = {}
@@ -163,7 +185,7 @@ def order_cells(
     draw.shuffle(groups)
     for group in groups:
         draw.shuffle(group)
-    groups = _floors_behind(groups)
+    groups = _followers_behind(groups)
     if reference is None or not repeats:
         return [cell for group in groups for cell in group]
     places = [round(i * len(groups) / max(1, repeats - 1)) for i in range(repeats)]
@@ -175,17 +197,28 @@ def order_cells(
     return ordered
 
 
-def _floors_behind(groups: Sequence[list[Cell]]) -> list[list[Cell]]:
-    floors = [group for group in groups if any(cell.role == "floor" for cell in group)]
-    others = [group for group in groups if group not in floors]
-    sizes = [group[0].deployment.instance.name for group in others]
+def _followers_behind(groups: Sequence[list[Cell]]) -> list[list[Cell]]:
+    """Groups whose rates are those of others behind the last of these; floors come last."""
+    roles = ("cell", "sharing", "floor")  # others are in no order with these
 
-    def place(floor: list[Cell]) -> int:
-        size = floor[0].deployment.instance.name
-        return max((i for i, other in enumerate(sizes) if other == size), default=len(sizes))
+    def rank(group: list[Cell]) -> int:
+        return max(roles.index(cell.role) if cell.role in roles else 0 for cell in group)
 
-    numbered = [*enumerate(others), *((place(floor), floor) for floor in floors)]
-    return [group for _, group in sorted(numbered, key=lambda pair: pair[0])]
+    leaders = [group for group in groups if not rank(group)]
+
+    def follows(group: list[Cell], other: list[Cell]) -> bool:
+        own, its = group[0].deployment, other[0].deployment
+        if rank(group) == roles.index("sharing"):
+            return its == own.model_copy(update={"replicas": 1})
+        return its.instance.name == own.instance.name
+
+    def place(group: list[Cell]) -> tuple[int, int]:
+        if not rank(group):
+            return leaders.index(group), 0
+        before = (i for i, other in enumerate(leaders) if follows(group, other))
+        return max(before, default=len(leaders)), rank(group)
+
+    return sorted(groups, key=place)
 
 
 def duration_s(cells: Sequence[Cell], dwell: Dwell, bench: Sequence[BenchRow] = ()) -> float:
@@ -196,7 +229,8 @@ def duration_s(cells: Sequence[Cell], dwell: Dwell, bench: Sequence[BenchRow] = 
     takes = {"reference": REFERENCE_S, "floor": FLOOR.floor_s, "ceiling": dwell.ladder_s}
     total, last = 0.0, None
     for cell in cells:
-        total += takes.get(cell.role) or dwell.cell_s(_alone_s(cell, bench))
+        each = SHARING.opened_s if cell.role == "sharing" else dwell.cell_s
+        total += takes.get(cell.role) or each(_alone_s(cell, bench))
         total += DEPLOY_S if cell.deployment.cell_id != last else 0.0
         last = cell.deployment.cell_id
     return total
@@ -230,14 +264,15 @@ def fit_budget(
     """Drop the least informative cells until the order fits ``budget_s``.
 
     Least informative first: repeats of the reference beyond two; floors of other sizes than the
-    reference's, then its own, then ceilings; batches and lengths that no profile demands, the
-    baseline's cells, then sizes from the smallest (a quota scales best of all). Of every demanded
-    batch at every demanded length one cell of a candidate variant stays, whatever the budget.
+    reference's, then what sharing a core costs, its own floor, then ceilings; batches and lengths
+    that no profile demands, the baseline's cells, then sizes from the smallest (a quota scales best
+    of all). Of every demanded batch at every demanded length one cell of a candidate variant stays,
+    whatever the budget.
     ``bench`` as in :func:`duration_s`. Returns the order and a line per dropped cell; one more
     when even the rest does not fit.
     """
     own = reference and reference.deployment.instance.name
-    roles = ("floor", "own floor", "ceiling", "cell")
+    roles = ("floor", "sharing", "own floor", "ceiling", "cell")
 
     def information(cell: Cell) -> tuple[int, bool, bool, float]:
         of_own = cell.role == "floor" and cell.deployment.instance.name == own

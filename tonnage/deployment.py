@@ -10,7 +10,8 @@ from itertools import count
 from pathlib import Path
 
 from loadtests.ceiling import ceilings, with_ceiling
-from loadtests.cell import FULL, QUICK, CellContext, measure, measure_ceiling, observe
+from loadtests.cell import CellContext, measure, measure_ceiling, observe
+from loadtests.dwell import FULL, QUICK
 from loadtests.find_max_load import Ran, find_max_load
 from loadtests.fleet import Fleet
 from loadtests.floor import at_floor

@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loadtests.cell import (
-    FLOOR,
     CellContext,
-    Dwell,
     measure_ceiling,
     measure_cell,
     measure_floor,
     measure_reference,
+    measure_sharing,
 )
 from loadtests.drift import last_visit_strays
+from loadtests.dwell import FLOOR, SHARING, Dwell
 from loadtests.fleet import Fleet
 from loadtests.floor import floor_rates
 from loadtests.http_call import HttpCall
 from loadtests.monitor import Host
 from loadtests.objective import Slo
 from loadtests.payloads import Payloads
+from loadtests.sharing import sharing_rate
 from serving.errors import BadInput, Unusable
 from serving.records import Deployment, Endpoint
 from tonnage.cells import Cell, duration_s
@@ -30,6 +31,7 @@ from tonnage.run_folder import RunFolder
 
 _RUNS = {
     "cell": measure_cell,
+    "sharing": measure_sharing,
     "floor": measure_floor,
     "reference": measure_reference,
     "ceiling": measure_ceiling,
@@ -110,18 +112,23 @@ class Measuring:
             role=cell.role,
             call=self.call,
             slos=tuple(s for asked, s in self.slos.items() if asked == (cell.batch, cell.length)),
-            rates=self._floor_rates(cell),
+            rates=self._rates(cell),
         )
-        dwell = FLOOR if cell.role == "floor" else self.dwell
+        dwell = {"floor": FLOOR, "sharing": SHARING}.get(cell.role, self.dwell)
         for measurement in _RUNS[cell.role](context, dwell, self._next_sequence):
             self.folder.append("measurements.jsonl", measurement)
 
-    def _floor_rates(self, cell: Cell) -> tuple[float, ...]:
-        """Those of the models measured so far: the floor of a size comes behind its cells."""
-        if cell.role != "floor":
-            return ()
-        size = cell.deployment.instance.label
-        return tuple(floor_rates(self.folder.measurements(), cell.batch, size))
+    def _rates(self, cell: Cell) -> tuple[float, ...]:
+        """Those of the models measured so far: floors and shared cores come behind their cells."""
+        if cell.role == "floor":
+            size = cell.deployment.instance.label
+            return tuple(floor_rates(self.folder.measurements(), cell.batch, size))
+        if cell.role == "sharing":
+            rate = sharing_rate(
+                self.folder.measurements(), cell.deployment, cell.batch, cell.length
+            )
+            return () if rate is None else (rate,)
+        return ()
 
     def _next_sequence(self) -> int:
         self._sequence += 1

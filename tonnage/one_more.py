@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.ceiling import with_ceiling
-from loadtests.cell import FULL, QUICK
 from loadtests.drift import with_drift
+from loadtests.dwell import FULL, QUICK
 from loadtests.fleet import Fleet
 from loadtests.floor import with_floor
 from loadtests.payloads import Payloads, make_payloads
@@ -23,7 +23,14 @@ from serving.placement import CannotBeMeasured, Placement, check_measurable
 from serving.records import COMMAND, Deployment, InstanceType
 from serving.stub_variant import noop_rows, noop_variant
 from serving.toml_config import near_matches
-from tonnage.cells import Cell, ceiling_cells, duration_s, floor_cells, reference_cell
+from tonnage.cells import (
+    Cell,
+    ceiling_cells,
+    duration_s,
+    floor_cells,
+    reference_cell,
+    sharing_cells,
+)
 from tonnage.config import Study, beside, load_study
 from tonnage.measuring import Measuring
 from tonnage.planned import write_planned
@@ -61,9 +68,9 @@ def measure_one_more(
 ) -> tuple[list[Measurement], list[str]]:
     """Measure the cell as the run's own were, judge it beside them, and plan anew.
 
-    The reference is visited before it, so that drift since then is noticed, and no-ops of its
-    batch size are measured where the run has none. Returns its measurements, and the warnings of
-    the new plan. An interruption leaves the run as it was.
+    The reference is visited before it, so that drift since then is noticed. What sharing a core
+    costs it, and no-ops of its batch size, are measured where the run has none. Returns its
+    measurements, and the warnings of the new plan. An interruption leaves the run as it was.
 
     The run is :func:`taken` by this process. BadInput for a cell that it cannot have and for
     another environment than its own; InvalidMeasurement where nothing is valid.
@@ -79,7 +86,8 @@ def measure_one_more(
     cell = Cell(deployment, asked.batch, length=length)
     placement = host_facts.host_placement()
     noops = _noops(cell, bundle.measurements, placement)
-    order = [*_reference(study, path, bundle), cell, *noops]
+    shared = [] if bundle.info.quick else _sharing(cell, bundle.measurements)
+    order = [*_reference(study, path, bundle), cell, *shared, *noops]
     before = len(bundle.measurements)
     demands = study_demands(study, path)
     dwell = QUICK if bundle.info.quick else FULL
@@ -160,6 +168,12 @@ def _reference(study: Study, path: Path, bundle: Bundle) -> list[Cell]:
         spec: resolve(spec, catalogue) for spec in study.measure.instances
     }
     return [reference_cell(study.measure, bundle.variants, sizes)]
+
+
+def _sharing(cell: Cell, known: Sequence[Measurement]) -> list[Cell]:
+    """The cell that says what sharing a core costs its deployment, unless one was measured."""
+    told = {m.deployment for m in known if m.role == "sharing" and m.valid}
+    return [one for one in sharing_cells([cell]) if one.deployment not in told]
 
 
 def _noops(cell: Cell, known: Sequence[Measurement], placement: Placement) -> list[Cell]:

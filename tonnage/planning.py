@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.cell import FULL
+from loadtests.dwell import FULL
 from loadtests.records import Measurement
 from planner.batch_sizes import predict_batches
 from planner.congestion import with_platform
@@ -21,6 +21,7 @@ from planner.profile import Refusal, build_profiles
 from planner.recommend import best_on_host, recommend
 from planner.records import Curve, Demand, PredictedProfile, Recommendation, ServiceProfile
 from planner.scaling import predict_sizes
+from planner.sharing import with_sharing
 from planner.surface import SIMULATED_REPLICAS, Surface
 from reports.bundle import Bundle, read_lines
 from serving import host_facts
@@ -111,7 +112,7 @@ def plan(
     if prices_file is None and study_path.parent == folder.path != file.parent:
         warnings.insert(0, f"{folder.path / study.plan.prices} is gone; prices are those of {file}")
     bare, refused = build_profiles([*bundle.measurements, *evidence])
-    profiles = with_platform(bare, bundle.measurements)
+    profiles = with_sharing(with_platform(bare, bundle.measurements), bundle.measurements)
     predicted = predicted_of(profiles, study, study_path, demands)
     kept = _kept_surfaces(folder)
     _know(kept, [*profiles, *predicted], study.seed)

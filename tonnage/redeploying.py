@@ -14,7 +14,8 @@ import numpy as np
 
 from loadtests.arrivals import Mix
 from loadtests.ceiling import with_ceiling
-from loadtests.cell import FULL, CellContext, closed, measure, observe
+from loadtests.cell import CellContext, closed, measure, observe
+from loadtests.dwell import FULL
 from loadtests.fleet import Fleet
 from loadtests.floor import at_floor
 from loadtests.payloads import Payloads

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from loadtests.ceiling import with_ceiling
-from loadtests.cell import FULL, QUICK, Dwell
 from loadtests.drift import with_drift
+from loadtests.dwell import FULL, QUICK, Dwell
 from loadtests.fleet import Fleet
 from loadtests.floor import with_floor
 from loadtests.http_call import HttpCall
@@ -46,6 +46,7 @@ from tonnage.cells import (
     floor_cells,
     make_cells,
     reference_cell,
+    sharing_cells,
 )
 from tonnage.config import Study, beside
 from tonnage.durations import in_words
@@ -249,7 +250,10 @@ class StudyRun:
                 and c.deployment.instance.name == wanted.instance
             ]
             skipped.append(f"quick run: only {wanted.variant} on {wanted.instance} is measured")
-        reference = None if self.quick else reference_cell(grid, variants, instances)
+            reference = None
+        else:
+            cells += sharing_cells(cells)
+            reference = reference_cell(grid, variants, instances)
         if reference is not None and self.call is None:
             model = reference.deployment.variant
             # A draft, of which only the number of cells is wanted, has no file yet.

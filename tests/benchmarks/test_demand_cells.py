@@ -55,6 +55,9 @@ class _Bench:
         self.environment, self.most, self.asked = environment, most, list[Deployment]()
         self._made = made
 
+    def sharing(self, cell: object) -> list[Measurement]:
+        return []
+
     def cell(self, deployment: Deployment, batch: int) -> list[Measurement]:
         if len(self.asked) == self.most:
             raise KeyboardInterrupt

@@ -53,6 +53,9 @@ class FakeLive:
         self.cells += 1
         return []
 
+    def sharing(self, cell: object) -> list[Measurement]:
+        return []
+
     def drive(
         self,
         deployment: Deployment,

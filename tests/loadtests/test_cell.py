@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from loadtests import cell
-from loadtests.cell import FLOOR, FULL, QUICK, CellContext, ladder, observe
+from loadtests.cell import CellContext, ladder, observe
+from loadtests.dwell import FLOOR, FULL, QUICK, open_for, rung_for
 from loadtests.http_call import HttpCall
 from loadtests.judge import MIN_SAMPLES
 from loadtests.monitor import Window
@@ -112,20 +113,20 @@ def test_where_round_trips_stand_in_for_service_so_do_their_intervals(
 @pytest.mark.parametrize("rate", [44.0, 60.0, 1_000.0])
 def test_open_runs_have_the_requests_that_a_p99_takes(rate: float) -> None:
     """In 19 of 20 runs, as arrivals scatter, at 44 req/s and more."""
-    seconds = cell._open_s(FULL, rate)
+    seconds = open_for(FULL, rate)
     counts = np.random.default_rng(0).poisson(rate * seconds, 1_000)
     assert np.mean(counts >= fewest_n(0.99)) > 0.95
-    assert cell._open_s(FULL, 4.0) == FULL.longest_open_s
-    assert cell._open_s(QUICK, rate) == QUICK.open_s
-    assert cell._open_s(FLOOR, 1.0) == FLOOR.longest_open_s
+    assert open_for(FULL, 4.0) == FULL.longest_open_s
+    assert open_for(QUICK, rate) == QUICK.open_s
+    assert open_for(FLOOR, 1.0) == FLOOR.longest_open_s
 
 
 @pytest.mark.parametrize("dwell", [FULL, QUICK])
 @pytest.mark.parametrize("took_s", [0.3, 2.0])
 def test_a_slow_model_gets_the_answers_that_a_run_needs(dwell: cell.Dwell, took_s: float) -> None:
     """Whatever a run usually takes: of fewer answers it would be refused."""
-    assert cell._rung_s(dwell, took_s) / took_s >= MIN_SAMPLES + 1
-    seconds = cell._open_s(dwell, 0.7 / took_s)
+    assert rung_for(dwell, took_s) / took_s >= MIN_SAMPLES + 1
+    seconds = open_for(dwell, 0.7 / took_s)
     counts = np.random.default_rng(0).poisson(0.7 / took_s * seconds, 1_000)
     assert np.mean(counts >= MIN_SAMPLES) > 0.95
 

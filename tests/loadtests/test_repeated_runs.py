@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from loadtests import cell
+from loadtests.dwell import FLOOR, FULL
 from loadtests.records import FaultCode, LoadRun
 
 RUN = LoadRun(mode="open", batch=1, duration_s=1, rate_rps=10)
@@ -56,7 +57,7 @@ def test_open_runs_go_by_rungs_that_are_believed(monkeypatch: pytest.MonkeyPatch
     rungs = [rung(100, valid=True), rung(900, valid=False)]
     monkeypatch.setattr(cell, "ladder", lambda *_: iter(rungs))
     context = cast(cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0))
-    list(cell.measure_cell(context, cell.FULL, count().__next__))
+    list(cell.measure_cell(context, FULL, count().__next__))
     assert [run.rate_rps for run in asked if run.mode == "open"] == [50, 70]
 
 
@@ -74,11 +75,11 @@ def test_a_floor_is_a_short_cell_without_a_ladder(monkeypatch: pytest.MonkeyPatc
     context = cast(
         cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0, rates=(*rates, 25.0))
     )
-    list(cell.measure_floor(context, cell.FLOOR, count().__next__))
+    list(cell.measure_floor(context, FLOOR, count().__next__))
     assert [(run.mode, run.rate_rps) for run in asked] == [
         ("paced", 100),
         *(("open", rate) for rate in (*rates, 25.0)),
     ]
     assert asked[-1].duration_s == 5, "of a slow one more seconds, and not without end"
-    seconds = cell.FLOOR.warmup_s + sum(run.duration_s for run in asked[:-1])
-    assert cell.FLOOR.floor_s == pytest.approx(seconds + 6 * 0.12)
+    seconds = FLOOR.warmup_s + sum(run.duration_s for run in asked[:-1])
+    assert FLOOR.floor_s == pytest.approx(seconds + 6 * 0.12)

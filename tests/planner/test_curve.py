@@ -11,7 +11,7 @@ import pytest
 
 from loadtests.histogram import Histogram
 from planner.curve import curve, predict, predict_quantile, predictor
-from planner.occupancy import SHARED_CORE, crowding, occupancy, quota_of
+from planner.occupancy import occupancy, quota_of
 from planner.records import Interval, MeasuredPoint, ServiceProfile
 from serving.errors import BadInput
 from serving.records import InstanceType
@@ -259,21 +259,3 @@ def test_a_study_of_curves_takes_seconds(profile: Build) -> None:
         curve(p, 1, seed=0)
         curve(p, 2, seed=0)
     assert time.process_time() - begun < 10
-
-
-def test_replicas_that_share_a_core_slow_each_other_down(profile: Build, instance: Build) -> None:
-    """By their caches and by what each does unasked; not on whole CPUs, and not one alone."""
-    half, quarter = (
-        profile(instance=instance(f"sim-{n}", vcpus=n, enforcement="quota"), idle_cores=0.01)
-        for n in (0.5, 0.25)
-    )
-    whole = profile(instance=instance("sim-1", enforcement="cpuset"), idle_cores=0.01)
-    assert [crowding(p, 1) for p in (half, quarter, whole)] == [1, 1, 1]
-    assert crowding(whole, 4) == 1
-    assert crowding(half, 2) == pytest.approx((1 + SHARED_CORE) / 0.98)
-    assert crowding(half, 4) == crowding(half, 2)  # on two cores
-    assert crowding(quarter, 4) == pytest.approx((1 + SHARED_CORE) / 0.96)
-    three = profile(instance=instance("sim-0.75", vcpus=0.75, enforcement="quota"))
-    assert crowding(three, 2) == 1
-    slow = half.model_copy(update={"idle_cores": 0.2})
-    assert predict(slow, 2, 60, 7).p50_ms.mid > predict(half, 2, 60, 7).p50_ms.mid

@@ -29,6 +29,7 @@ from planner.records import (
     Rejection,
     ServiceProfile,
 )
+from planner.shared_core import SharedCore
 from reports.bundle import Bundle, StudyInfo
 from serving.records import (
     BenchRow,
@@ -81,7 +82,7 @@ def bundle() -> Bundle:
         bench=tuple(_bench(v.name, b, t) for v in variants for t in (1, 2, 4) for b in BATCHES),
         measurements=tuple(_measurements(variants)),
         profiles=tuple(
-            _profile(v, size, batch)
+            _shared(_profile(v, size, batch))
             for v in variants[1:]
             for size in SIZES.values()
             for batch in BATCHES
@@ -203,7 +204,21 @@ def _measurements(variants: tuple[Variant, ...]) -> list[Measurement]:
                     lagging = (batch, size.name, run.mode) == (1, "sim-1", "open")
                     add(variant, size, run, lagging=lagging)
     add(variants[1], SIZES["sim-1"], reference, role="reference", slower=1.04)
+    halves = LoadRun(mode="open", batch=6000, duration_s=4, rate_rps=200)
+    for variant in variants[1:]:
+        add(variant, SIZES["sim-0.5"], halves, role="sharing", replicas=2, slower=1.12)
+    disturbed = {"lagging": True, "role": "sharing", "replicas": 4}
+    add(variants[1], SIZES["sim-0.25"], halves, **disturbed)
     return found
+
+
+def _shared(profile: ServiceProfile) -> ServiceProfile:
+    """With what two halves of a CPU were found to cost, where they were measured."""
+    place = {"onnx_fp32": ("m059", "m045"), "onnx_int8": ("m060", "m054")}
+    if profile.instance.name != "sim-0.5":
+        return profile
+    found = SharedCore(replicas=2, low=1.0, mid=1.1, high=1.21, runs=(place[profile.variant.name],))
+    return profile.model_copy(update={"sharing": found})
 
 
 def _measurement(
@@ -215,6 +230,7 @@ def _measurement(
     role: str = "cell",
     lagging: bool = False,
     slower: float = 1.0,
+    replicas: int = 1,
 ) -> Measurement:
     service = _service_ms(variant.name, size, run.batch) * slower
     if role == "floor":
@@ -233,7 +249,7 @@ def _measurement(
             "role": role,
             "sequence": sequence,
             "started_at": "2026-01-02T03:05:00Z",
-            "deployment": Deployment(variant=variant, instance=size, threads=1),
+            "deployment": Deployment(variant=variant, instance=size, threads=1, replicas=replicas),
             "grant": Grant(method="cgroup-v2", cpus=(1,), quota_cpus=quota, memory_bytes=2**30),
             "inference": "inline",
             "run": run,
@@ -246,7 +262,7 @@ def _measurement(
             "queue": Histogram.of([1e-4] * 20),
             "service": Histogram.of([0.6 * t for t in times]),
             "cpu": CpuUse(
-                replica_s=min(n * service * 8e-4, 0.97 * size.vcpus * run.duration_s),
+                replica_s=min(n * service * 8e-4, 0.97 * replicas * size.vcpus * run.duration_s),
                 ingress_s=n * 2e-5,
                 generator_s=n * 4e-5,
             ),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loadtests.cell import FLOOR, FULL
+from loadtests.dwell import FLOOR, FULL, SHARING
 from serving.placement import divide
-from serving.records import BenchRow, Deployment, InstanceType, Variant
+from serving.records import COMMAND, BenchRow, Deployment, InstanceType, Variant
 from tonnage.cells import (
     DEPLOY_S,
     Cell,
@@ -23,6 +23,7 @@ from tonnage.cells import (
     make_cells,
     order_cells,
     reference_cell,
+    sharing_cells,
 )
 from tonnage.config import MeasureGrid, Reference
 
@@ -196,6 +197,54 @@ def test_a_ceiling_has_a_ladder_of_its_own(
     for cpus, replicas in ((2, 1), (4, 3)):
         made = ceiling_cells(GRID.batches, reference, noop, divide([(n,) for n in range(cpus)]))
         assert [(c.batch, c.deployment.replicas) for c in made] == [(1, replicas), (100, replicas)]
+
+
+def test_as_many_replicas_as_a_core_holds_say_what_sharing_it_costs(
+    cells: list[Cell], make_stub: Callable[..., Variant]
+) -> None:
+    """Of each deployment under a quota, at its largest batch; whole CPUs are not shared."""
+    made = sharing_cells(cells)
+    assert {c.role for c in made} == {"sharing"}
+    found = {(c.deployment.instance.name, c.deployment.replicas, c.batch) for c in made}
+    assert found == {("sim-0.25", 4, 100), ("sim-0.5", 2, 100)}
+    assert len(made) == 2
+    assert all("sharing a core" in c.label for c in made)
+    big = SIZES[1].model_copy(update={"name": "big", "vcpus": 0.6})
+    one = Cell(cells[0].deployment.model_copy(update={"instance": big}), 1)
+    assert sharing_cells([one]) == [], "a core holds one of them"
+    own = make_stub(name="own").model_copy(update={"runtime": COMMAND})
+    server = Deployment(variant=own, instance=SIZES[0], threads=0)
+    assert sharing_cells([Cell(server, 1)]) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shared_cores_come_behind_the_single_replica(
+    cells: list[Cell], reference: Cell, noops: tuple[list[Cell], list[Cell]], seed: int
+) -> None:
+    """Whose rate they are driven at; nothing but the reference is between, and floors stay last."""
+    shared = sharing_cells(cells)
+    order = order_cells([*shared, *noops[0], *noops[1], *cells], reference, 3, seed)
+    for one in shared:
+        alone = one.deployment.model_copy(update={"replicas": 1})
+        last = max(i for i, c in enumerate(order) if c.deployment == alone and c.role == "cell")
+        assert {c.role for c in order[last + 1 : order.index(one)]} <= {"reference"}
+    for floor in noops[0]:
+        size = floor.deployment.instance
+        models = [i for i, c in enumerate(order) if c.deployment.instance == size]
+        models = [i for i in models if order[i].role in ("cell", "sharing")]
+        assert models[-1] < order.index(floor)
+    added = duration_s(shared, FULL)
+    assert added == pytest.approx(2 * (DEPLOY_S + SHARING.opened_s()))
+
+
+def test_what_sharing_costs_goes_before_any_cell_does(cells: list[Cell], reference: Cell) -> None:
+    """It is worth less than a size that is measured."""
+    every = [*cells, *sharing_cells(cells)]
+    _, dropped = fit_budget(
+        every, reference, 3, seed=1, dwell=FULL, budget_s=80, baseline="base", demanded=[1, 100]
+    )
+    kinds = ["repeat" if "repeat" in d else "sharing" if "sharing" in d else "" for d in dropped]
+    assert kinds[:3] == ["repeat", "sharing", "sharing"]
 
 
 @pytest.mark.parametrize("seed", range(8))

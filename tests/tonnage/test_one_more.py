@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.records import Fault, FaultCode
 from serving import host_facts
 from serving.errors import BadInput
 from serving.placement import Placement
@@ -118,6 +119,23 @@ def test_no_ops_are_measured_where_the_run_has_none(
     assert made(1, "sim-9") == [("floor", "sim-9", 1)]
     assert made(8) == [("floor", "sim-1", 8), ("ceiling", "sim-1", 8)]
     assert one_more._noops(Cell(deployment, 8), known, two) == []
+
+
+def test_what_sharing_a_core_costs_is_measured_once(folder: RunFolder) -> None:
+    """With the first cell of a deployment under a quota, and again where it was not believed."""
+    measured, *_ = folder.measurements()
+    half = measured.deployment.instance.model_copy(
+        update={"name": "sim-0.5", "vcpus": 0.5, "enforcement": "quota"}
+    )
+    cell = Cell(measured.deployment.model_copy(update={"instance": half}), 8)
+    (shared,) = one_more._sharing(cell, [measured])
+    assert (shared.role, shared.deployment.replicas, shared.batch) == ("sharing", 2, 8)
+    told = measured.model_copy(update={"role": "sharing", "deployment": shared.deployment})
+    assert one_more._sharing(cell, [measured, told]) == []
+    fault = Fault(code=FaultCode.NOISY_HOST, detail="")
+    refused = told.model_copy(update={"faults": (fault,)})
+    assert one_more._sharing(cell, [measured, refused]) == [shared]
+    assert one_more._sharing(Cell(measured.deployment, 8), [measured]) == []
 
 
 @pytest.mark.parametrize(
