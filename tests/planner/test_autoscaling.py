@@ -18,11 +18,14 @@ from planner.candidates import HERE
 from planner.curve import predictor
 from planner.daily import Daily
 from planner.recommend import recommend
-from planner.records import HOURS_PER_MONTH, Demand, Plan
+from planner.records import HOURS_PER_MONTH, Demand, Interval, Plan
+from planner.shared_core import SharedCore
 from planner.sizing import Sizing
 
 Build = Callable[..., Any]
 Answer = AutoscalingAdvice | AutoscalingRefusal
+
+NO_COST = {"low": 1.0, "mid": 1.0, "high": 1.0}
 
 # Two peaks; nights need one replica of 95 req/s, days up to five.
 DAY = [30.0] * 7 + [100, 200, 260, 280, 300, 300, 280, 260, 260, 240, 200, 160, 120, 90, 60, 40, 30]
@@ -181,6 +184,28 @@ def test_at_rest_it_holds_what_a_long_replay_holds(world: World) -> None:
         expected = follower.held(rate, target, 1)
         assert replayed.replicas_before == expected
         assert replayed.most_replicas - expected in (0, 1)
+
+
+def test_replicas_that_share_a_core_work_longer_when_a_day_is_followed(
+    world: World, instance: Build
+) -> None:
+    """By what sharing costs, which their rate falls by; the doubts about one replica come on top."""
+    sharing = SharedCore(replicas=4, low=1.2, mid=1.2, high=1.2, runs=(("four", "one"),))
+    quarter = world.profile.model_copy(
+        update={"instance": instance("sim-0.25"), "capacity_rps": 23.75, "saturated_rps": 23.75}
+    )
+    quarter = quarter.model_copy(
+        update={"capacity_interval": Interval(low=23.75, mid=23.75, high=23.75)}
+    )
+    free, costly = (
+        autoscaling._Follower(world.demand(slow_day()), slow_day(), profile, HERE, 8, 0)
+        for profile in (
+            quarter.model_copy(update={"sharing": sharing.model_copy(update=NO_COST)}),
+            quarter.model_copy(update={"sharing": sharing}),
+        )
+    )
+    assert costly._work.busy_s == pytest.approx(1.2 * free._work.busy_s)
+    assert costly._replica_rps == pytest.approx(free._replica_rps / 1.2)
 
 
 def least_cost(answer: Answer) -> float:
