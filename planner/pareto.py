@@ -39,7 +39,14 @@ def with_pareto(plans: Sequence[Plan]) -> list[Plan]:
     The first by :func:`objectives` is always one of them.
     """
     judged = [objectives(plan) for plan in plans]
+    members: list[Objectives] = []
+    # Who dominates ranks before, and whoever dominates him dominates his inferiors as well: so
+    # a plan is compared with the members before it alone.
+    for one in sorted(set(judged)):
+        if not any(dominates(member, one) for member in members):
+            members.append(one)
+    best = set(members)
     return [
-        plan.model_copy(update={"pareto": not any(dominates(other, one) for other in judged)})
+        plan.model_copy(update={"pareto": one in best})
         for plan, one in zip(plans, judged, strict=True)
     ]

@@ -189,7 +189,7 @@ def test_at_rest_it_holds_what_a_long_replay_holds(world: World) -> None:
 def test_replicas_that_share_a_core_work_longer_when_a_day_is_followed(
     world: World, instance: Build
 ) -> None:
-    """By what sharing costs, which their rate falls by; the doubts about one replica come on top."""
+    """By what sharing costs, and they are given less by as much."""
     sharing = SharedCore(replicas=4, low=1.2, mid=1.2, high=1.2, runs=(("four", "one"),))
     quarter = world.profile.model_copy(
         update={"instance": instance("sim-0.25"), "capacity_rps": 23.75, "saturated_rps": 23.75}
