@@ -111,8 +111,9 @@ def plan(
     warnings = price_warnings(price_list, catalogue, file, date.today())
     if prices_file is None and study_path.parent == folder.path != file.parent:
         warnings.insert(0, f"{folder.path / study.plan.prices} is gone; prices are those of {file}")
-    bare, refused = build_profiles([*bundle.measurements, *evidence])
-    profiles = with_sharing(with_platform(bare, bundle.measurements), bundle.measurements)
+    every = [*bundle.measurements, *evidence]
+    bare, refused = build_profiles(every)
+    profiles = with_sharing(with_platform(bare, bundle.measurements), every)
     predicted = predicted_of(profiles, study, study_path, demands)
     kept = _kept_surfaces(folder)
     _know(kept, [*profiles, *predicted], study.seed)

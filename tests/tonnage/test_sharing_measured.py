@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from loadtests.dwell import FULL
@@ -61,19 +61,24 @@ def test_a_plan_counts_with_it(stub_run: Callable[..., RunFolder]) -> None:
         }
     )
 
-    def planned(measurements: list[Measurement]) -> tuple[ServiceProfile, float]:
-        folder.write_lines("measurements.jsonl", measurements)
+    known = folder.measurements()
+
+    def planned(
+        own: list[Measurement], others: Sequence[Measurement] = ()
+    ) -> tuple[ServiceProfile, float]:
+        folder.write_lines("measurements.jsonl", own)
         config, path = load_study(str(folder.path / "study.toml"))
         (demand, _) = study_demands(config, path)
         asked = demand.model_copy(update={"rate_rps": 110.0})
-        (profile,), (answer,), _ = plan(folder, config, path, [asked])
+        (profile,), (answer,), _ = plan(folder, config, path, [asked], evidence=others)
         assert answer.best is not None
         return profile, answer.best.vcpus
 
-    bare, least = planned(folder.measurements())
-    costly, more = planned([*folder.measurements(), together])
+    bare, least = planned(known)
+    costly, more = planned([*known, together])
     assert bare.sharing is None
     assert costly.sharing is not None
     assert costly.sharing.runs == (("together", alone.id),)
     assert 1.2 < costly.sharing.mid < 1.5
     assert more > least
+    assert planned(known, [together]) == (costly, more), "of another run on this host"
