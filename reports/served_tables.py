@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from statistics import median
 from typing import NamedTuple, Self
@@ -22,6 +23,8 @@ _ENDED = {
     LadderEnd.MOST_USERS: "the most that are tried, more may bring more",
     LadderEnd.TIMEOUT: "twice as many would wait for longer than a request may take",
 }
+
+_FEW = 3  # runs of a cell against which something speaks are told one by one, more in short
 
 
 class Cell(NamedTuple):
@@ -289,9 +292,29 @@ def _samples_and_faults(runs: list[Measurement]) -> str:
     samples = sum(m.ok for m in runs if m.valid)
     usual = (None, LadderEnd.GAIN_SMALL)
     ended = (f"ladder ended at {last_rung_in_words(m)}" for m in runs if m.ladder_end not in usual)
-    faulty = (f"{load_in_words(m)} refused: {reasons(m)}" for m in runs if not m.valid)
-    broken = (f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws)
-    return "; ".join((f"n = {f.count(samples)}", *ended, *faulty, *broken))
+    broken = [f"{load_in_words(m)} breaks a law: {law}" for m in runs for law in m.broken_laws]
+    if len(broken) > _FEW:
+        broken = [f"laws are broken {len(broken)} times; the first: {broken[0]}"]
+    return "; ".join((f"n = {f.count(samples)}", *ended, *_refused(runs), *broken))
+
+
+def _refused(runs: Iterable[Measurement]) -> Iterator[str]:
+    """Each refused run and why; of many, which the page has no room for, a line for each fault."""
+    faulty = [m for m in runs if not m.valid]
+    if len(faulty) <= _FEW:
+        yield from (f"{load_in_words(m)} refused: {reasons(m)}" for m in faulty)
+        return
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for m in faulty:
+        counts.update({fault.code for fault in m.faults})
+        for fault in m.faults:
+            first.setdefault(fault.code, fault.detail)
+    found = ", ".join(
+        f"{code.replace('_', ' ')} in {n} (the first: {first[code]})"
+        for code, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+    yield f"{len(faulty)} runs refused: {found}"
 
 
 def _open_row(
