@@ -183,7 +183,7 @@ class Live:
             context = self._context(one.batch, one.role, SEED, ())
             context = replace(context, rates=() if rate is None else (rate,))
             made += measure_sharing(context, SHARING, self._next)
-        return made
+        return with_ceiling([*self._floor, *made])[len(self._floor) :]
 
     def profiled(self, deployment: Deployment, batch: int) -> ServiceProfile:
         """Floor and profile of a deployment: measured the first time, remembered then."""

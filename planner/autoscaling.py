@@ -129,9 +129,11 @@ class _Follower:
         alone_rps = profile.capacity_interval.low
         values, counts = profile.service.values()
         slow = occupancy(profile, profile.capacity_rps / alone_rps * values, counts, alone_rps)
-        crowded = crowding(profile, static).mid
+        # Fewer of them may be packed denser: five quarters are on two cores, four on one.
+        numbers = range(1, static + 1)
+        crowded = max(crowding(profile, k).mid for k in numbers)
         self._work = slow._replace(busy_s=crowded * slow.busy_s, first_s=crowded * slow.first_s)
-        self._replica_rps = capacity(profile, static).low * factor.low
+        self._replica_rps = min(capacity(profile, k).low for k in numbers) * factor.low
         self._loads: dict[int, np.ndarray] = {}
         slowest = ScalingSettings(min_replicas=1, max_replicas=1, target_ongoing_requests=1)
         self._rises = daily.rises(

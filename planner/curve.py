@@ -222,7 +222,7 @@ def curve(
     utilisation; 0 to 0 when there were none.
     """
     carried = replicas * capacity(profile, replicas).mid
-    measured = [replicas * point.rate_rps for point in profile.measured_points]
+    measured = [point.utilisation * carried for point in profile.measured_points]
     return Curve(
         variant=profile.variant.name,
         instance=profile.instance.label,

@@ -51,16 +51,16 @@ def probes(
     instances: Mapping[str, InstanceType],
     prices: PriceList,
     *,
-    takes_s: Callable[[float], float],
+    takes_s: Callable[[float, InstanceType], float],
     can_be_measured: Callable[[InstanceType], bool] = lambda size: True,
     budget_s: float,
     measure_with: str | None = None,
 ) -> tuple[Probe, ...]:
     """Cells by expected saving per second, as many as fit into ``budget_s``.
 
-    ``takes_s`` says how many seconds a cell takes whose requests take so many alone, which is hoped
-    for at the best capacity that was measured; ``can_be_measured`` whether this host can give a
-    size. ``profiles`` are those that were measured; ``measure_with`` is that of
+    ``takes_s`` says how many seconds a cell of a size takes whose requests take so many alone,
+    which is hoped for at the best capacity that was measured; ``can_be_measured`` whether this host
+    can give a size. ``profiles`` are those that were measured; ``measure_with`` is that of
     :func:`planner.measuring.measure_command`. A cell that cannot save anything to speak of is left
     out.
     """
@@ -85,7 +85,7 @@ def probes(
                 size=c.candidate.size,
                 threads=c.candidate.threads,
                 batch=answer.demand.batch,
-                seconds=takes_s(1 / (rps * size.vcpus)),
+                seconds=takes_s(1 / (rps * size.vcpus), size),
                 saving_usd_per_month=c.saving_usd,
                 why=c.why,
                 command=measure_command(c.candidate, answer.demand, measure_with),

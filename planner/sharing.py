@@ -16,7 +16,7 @@ import numpy as np
 
 from loadtests.records import Measurement
 from planner.occupancy import quota_of
-from planner.profile import fell_behind, told_by
+from planner.profile import told_by
 from planner.ranges import Range
 from planner.records import ServiceProfile
 from planner.shared_core import SharedCore
@@ -104,19 +104,14 @@ def with_sharing(
     As they are where there were no such runs.
     """
     made = list(profiles)
-    runs = [
-        m
-        for m in measurements
-        if m.role == "sharing" and m.run.mode == "open" and m.ok and (m.valid or fell_behind(m))
-    ]
+    told = told_by(m for m in measurements if m.deployment.max_batch == 1 and m.run.mix is None)
+    runs = [m for m in told if m.role == "sharing"]
     for key in {m.key[:3] for m in runs}:
         own = [p for p in made if _key(p) == key]
         together = [m for m in runs if m.key[:3] == key]
-        alone = told_by(
-            m
-            for m in measurements
-            if m.role == "cell" and m.key[:3] == key and m.deployment.replicas == 1
-        )
+        alone = [
+            m for m in told if m.role == "cell" and m.key[:3] == key and m.deployment.replicas == 1
+        ]
         found = _measured(together, alone, own)
         if found is not None:
             made = [p.model_copy(update={"sharing": found}) if p in own else p for p in made]
@@ -144,9 +139,9 @@ def _measured(
             continue
         rate = m.offered_rps / m.deployment.replicas
         other = min(like, key=lambda a: abs(math.log(a.offered_rps / rate)))
-        ratio = _work_s(m, idle[asked]) / _work_s(other, idle[asked])
-        if ratio > 0:
-            logs.append(math.log(ratio))
+        works = _work_s(m, idle[asked]), _work_s(other, idle[asked])
+        if min(works) > 0:
+            logs.append(math.log(works[0] / works[1]))
             pairs.append((m.id, other.id))
     if not logs:
         return None
@@ -167,4 +162,4 @@ def _measured(
 def _work_s(m: Measurement, idle_cores: float) -> float:
     """CPU seconds of a request, without what the replicas do unasked."""
     unasked = idle_cores * m.deployment.replicas * m.elapsed_s
-    return max(m.cpu.replica_s - unasked, 1e-9) / m.ok
+    return (m.cpu.replica_s - unasked) / m.ok

@@ -84,7 +84,7 @@ class Sizing:
         """Replicas that the utilisation cap asks for, spares not counted."""
         load = self._demand.rate_rps / self._each_rps(1)
         capped = max(1, math.ceil(load / UTILISATION_CAP - 1e-9))
-        while capped < MOST_REPLICAS and self._falls_short(capped):  # in company each carries less
+        while capped <= MOST_REPLICAS and self._falls_short(capped):  # in company each carries less
             capped += 1
         if capped <= MANY or not self._queue.staffable:
             return capped
@@ -112,7 +112,10 @@ class Sizing:
         if working < self.needed:
             each = self._each_rps(self.needed)
             share = UTILISATION_CAP
-            if self.needed * share * each < demand.rate_rps * (1 - 1e-9):  # the staffing law's
+            law = self._queue.staffable and self.needed * share * each < demand.rate_rps * (
+                1 - 1e-9
+            )
+            if law:
                 share = demand.rate_rps / self.needed / each
             return Shortage(
                 Bottleneck.CAPACITY,

@@ -123,6 +123,13 @@ def reference_cell(
     return Cell(deployment, wanted.batch, "reference", next(iter(grid.lengths), None))
 
 
+def on_a_core(size: InstanceType) -> int:
+    """How many replicas of ``size`` share a core that is full; 1 where none do."""
+    if size.is_container or size.enforcement != "quota":
+        return 1
+    return max(1, int(1 / size.vcpus + 1e-9))
+
+
 def sharing_cells(cells: Sequence[Cell]) -> list[Cell]:
     """As many replicas as a core holds, of each deployment in ``cells`` under a quota.
 
@@ -132,9 +139,8 @@ def sharing_cells(cells: Sequence[Cell]) -> list[Cell]:
     made: dict[str, Cell] = {}
     largest = sorted(cells, key=lambda cell: (cell.batch, cell.length or 0), reverse=True)
     for cell in largest:
-        size, own = cell.deployment.instance, cell.deployment.variant.runtime == COMMAND
-        together = int(1 / size.vcpus + 1e-9)
-        if own or size.is_container or size.enforcement != "quota" or together < 2:
+        together = on_a_core(cell.deployment.instance)
+        if cell.deployment.variant.runtime == COMMAND or together < 2:
             continue
         deployment = cell.deployment.model_copy(update={"replicas": together})
         made.setdefault(
@@ -264,7 +270,7 @@ def fit_budget(
     """Drop the least informative cells until the order fits ``budget_s``.
 
     Least informative first: repeats of the reference beyond two; floors of other sizes than the
-    reference's, then what sharing a core costs, its own floor, then ceilings; batches and lengths
+    reference's, what sharing a core costs, the reference's floor, ceilings; batches and lengths
     that no profile demands, the baseline's cells, then sizes from the smallest (a quota scales best
     of all). Of every demanded batch at every demanded length one cell of a candidate variant stays,
     whatever the budget.

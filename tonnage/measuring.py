@@ -74,6 +74,9 @@ class Measuring:
                 continue
             share = duration_s([cell], self.dwell, bench)
             self.steps.step(f"measure {number}/{len(order)}: {cell.label}", share)
+            if cell.role == "sharing" and not self._rates(cell):
+                self._leave_out(cell, "one replica has no valid open run to hold it against")
+                continue
             try:
                 endpoint = self._deployed(cell.deployment)
             except Unusable:

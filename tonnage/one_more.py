@@ -14,6 +14,7 @@ from loadtests.fleet import Fleet
 from loadtests.floor import with_floor
 from loadtests.payloads import Payloads, make_payloads
 from loadtests.records import Measurement
+from planner.profile import told_by
 from reports.bundle import Bundle
 from serving import host_facts
 from serving.cgroups import enforces_quotas
@@ -172,7 +173,7 @@ def _reference(study: Study, path: Path, bundle: Bundle) -> list[Cell]:
 
 def _sharing(cell: Cell, known: Sequence[Measurement]) -> list[Cell]:
     """The cell that says what sharing a core costs its deployment, unless one was measured."""
-    told = {m.deployment for m in known if m.role == "sharing" and m.valid}
+    told = {m.deployment for m in known if m.role == "sharing" and told_by([m])}
     return [one for one in sharing_cells([cell]) if one.deployment not in told]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from loadtests.dwell import FULL
+from loadtests.dwell import FULL, SHARING
 from loadtests.records import Measurement
 from planner.batch_sizes import predict_batches
 from planner.congestion import with_platform
@@ -31,7 +31,7 @@ from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import InstanceType
 from serving.toml_config import near_matches
-from tonnage.cells import DEPLOY_S, REFERENCE_S, threads_of
+from tonnage.cells import DEPLOY_S, REFERENCE_S, on_a_core, threads_of
 from tonnage.config import Study, beside
 from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
@@ -147,7 +147,7 @@ def plan(
                 rests_on,
                 catalogue,
                 price_list,
-                takes_s=lambda alone_s: REFERENCE_S + 2 * DEPLOY_S + FULL.cell_s(alone_s),
+                takes_s=_takes_s,
                 can_be_measured=_fits_here,
                 budget_s=probe_budget_s,
                 measure_with=measure_with,
@@ -188,6 +188,12 @@ def _check(bundle: Bundle, path: Path) -> None:
                 f"{own[:12]}) than variants.jsonl names ({known[variant.name][:12]}); "
                 "run the study again"
             )
+
+
+def _takes_s(alone_s: float, size: InstanceType) -> float:
+    """Seconds of a cell that is measured into a run, with what comes along."""
+    cell_s = REFERENCE_S + 2 * DEPLOY_S + FULL.cell_s(alone_s)
+    return cell_s + (DEPLOY_S + SHARING.opened_s(alone_s) if on_a_core(size) > 1 else 0.0)
 
 
 def _measured_with(bundle: Bundle, folder: RunFolder) -> str:

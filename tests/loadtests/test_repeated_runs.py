@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from loadtests import cell
-from loadtests.dwell import FLOOR, FULL
+from loadtests.dwell import FLOOR, FULL, SHARING
 from loadtests.records import FaultCode, LoadRun
 
 RUN = LoadRun(mode="open", batch=1, duration_s=1, rate_rps=10)
@@ -59,6 +59,24 @@ def test_open_runs_go_by_rungs_that_are_believed(monkeypatch: pytest.MonkeyPatch
     context = cast(cell.CellContext, SimpleNamespace(batch=1, length=None, seed=0))
     list(cell.measure_cell(context, FULL, count().__next__))
     assert [run.rate_rps for run in asked if run.mode == "open"] == [50, 70]
+
+
+def test_replicas_that_share_a_core_are_asked_at_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once warm up; then one open run a rate, of the seconds that CPU time takes."""
+    asked: list[LoadRun] = []
+
+    def measured(context: object, run: LoadRun, sequence: int) -> Any:
+        asked.append(run)
+        return SimpleNamespace(faults=())
+
+    warmed: list[LoadRun] = []
+    monkeypatch.setattr(cell, "measure", measured)
+    monkeypatch.setattr(cell, "_load", lambda _, run: warmed.append(run))
+    four = SimpleNamespace(replicas=4)
+    context = SimpleNamespace(batch=1, length=None, seed=0, rates=(80.0,), deployment=four)
+    list(cell.measure_sharing(cast(cell.CellContext, context), SHARING, count().__next__))
+    assert [run.users for run in warmed] == [4]
+    assert [(run.mode, run.rate_rps, run.duration_s) for run in asked] == [("open", 80, 4)]
 
 
 def test_a_floor_is_a_short_cell_without_a_ladder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,12 @@ def test_replicas_that_share_a_core_work_longer_when_a_day_is_followed(
         )
     )
     assert costly._work.busy_s == pytest.approx(1.2 * free._work.busy_s)
+    # Five quarters are on two cores, but four of them, at night, may be on one.
+    five = autoscaling._Follower(
+        world.demand(slow_day()), slow_day(), quarter.model_copy(update={"sharing": sharing}),
+        HERE, 5, 0,
+    )  # fmt: skip
+    assert five._replica_rps == costly._replica_rps
     assert costly._replica_rps == pytest.approx(free._replica_rps / 1.2)
 
 

@@ -295,7 +295,7 @@ def test_probes_know_a_predicted_batch_and_an_unmeasured_one(world: World) -> No
     ):
         answer = world.ask((), batch, 10, 500, profiles=known)
         (found,) = probes(
-            answer, known, world.sizes, prices, takes_s=lambda s: 5 + 1000 * s, budget_s=1e4
+            answer, known, world.sizes, prices, takes_s=lambda s, _: 5 + 1000 * s, budget_s=1e4
         )
         assert (found.size, found.batch, found.why) == ("sim-1", batch, why)
         assert found.command.endswith(f"--batch {batch}")

@@ -35,7 +35,7 @@ def listed(**usd_per_hour: float) -> PriceList:
     return PriceList(prices, FACTORS)
 
 
-def takes_s(alone_s: float) -> float:
+def takes_s(alone_s: float, size: InstanceType | None = None) -> float:
     """Five seconds for the deployment, and a thousand requests."""
     return 5 + 1000 * alone_s
 

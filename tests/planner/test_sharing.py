@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtests.arrivals import Mix
 from loadtests.histogram import Histogram
 from loadtests.records import CpuUse, Fault, FaultCode, Measurement
 from planner.curve import Predictor, predict
@@ -225,3 +226,30 @@ def test_draws_cover_the_range() -> None:
     assert max(found) == 1.8
     assert np.median(found) == pytest.approx(1.2)
     assert list(found) != sorted(found)
+
+
+def test_more_than_may_be_planned_is_no_plan(quarter: ServiceProfile, demand: Build) -> None:
+    """Of replicas that lose a quarter, 10,000 are too few for what 10,000 by themselves carry."""
+    costly = quarter.model_copy(update={"sharing": shared(4 / 3)})
+    asked = demand(rate_rps=165_000.0, limit_ms=5000.0, max_replicas=10_000)
+    sizing = Sizing(Predictor(costly, 1), AS_HERE, 1, asked)
+    assert sizing.carried_rps(10_000) < 165_000
+    assert sizing.hopeless is not None
+    assert "at 70% of capacity" in sizing.hopeless.reason
+
+
+def test_runs_of_other_requests_are_not_held_against(quarter: ServiceProfile, run: Build) -> None:
+    """Those of shared calls or of a mix say nothing of one request at a time."""
+    alone = run("open", 16, 10)
+    together = run("open", 64, 12, replicas=4, role="sharing")
+    batched = alone.deployment.model_copy(update={"max_batch": 4})
+    for other in (
+        alone.model_copy(update={"deployment": batched}),
+        alone.model_copy(
+            update={
+                "run": alone.run.model_copy(update={"mix": Mix(batches=(1, 2), weights=(9.0, 1.0))})
+            }
+        ),
+    ):
+        (found,) = with_sharing(profiled(quarter), [other, together])
+        assert found.sharing is None

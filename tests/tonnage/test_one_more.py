@@ -130,11 +130,17 @@ def test_what_sharing_a_core_costs_is_measured_once(folder: RunFolder) -> None:
     cell = Cell(measured.deployment.model_copy(update={"instance": half}), 8)
     (shared,) = one_more._sharing(cell, [measured])
     assert (shared.role, shared.deployment.replicas, shared.batch) == ("sharing", 2, 8)
-    told = measured.model_copy(update={"role": "sharing", "deployment": shared.deployment})
+    opened = next(m for m in folder.measurements() if m.run.mode == "open")
+    told = opened.model_copy(update={"role": "sharing", "deployment": shared.deployment})
     assert one_more._sharing(cell, [measured, told]) == []
     fault = Fault(code=FaultCode.NOISY_HOST, detail="")
     refused = told.model_copy(update={"faults": (fault,)})
     assert one_more._sharing(cell, [measured, refused]) == [shared]
+    behind = Fault(code=FaultCode.BACKLOG_GROWING, detail="")
+    slow = opened.model_copy(
+        update={"role": "sharing", "deployment": shared.deployment, "faults": (behind,)}
+    )
+    assert one_more._sharing(cell, [measured, slow]) == [], "its CPU time tells"
     assert one_more._sharing(Cell(measured.deployment, 8), [measured]) == []
 
 
