@@ -35,7 +35,7 @@ SHORTEST_WINDOW_S, LONGEST_WINDOW_S = 8.0, 60.0
 WINDOW_REQUESTS = 3000
 SLOW_MS = 5.0
 REFUSED_IN_A_ROW = 3
-BESIDE_S = 240.0
+BESIDE_S = 150.0
 """What starting, floor and profile may take, tries included."""
 
 AIM_COVERED = 0.85

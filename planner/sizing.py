@@ -112,10 +112,7 @@ class Sizing:
         if working < self.needed:
             each = self._each_rps(self.needed)
             share = UTILISATION_CAP
-            law = self._queue.staffable and self.needed * share * each < demand.rate_rps * (
-                1 - 1e-9
-            )
-            if law:
+            if self._queue.staffable and self._falls_short(self.needed):  # the staffing law's
                 share = demand.rate_rps / self.needed / each
             return Shortage(
                 Bottleneck.CAPACITY,

@@ -123,8 +123,8 @@ def reference_cell(
     return Cell(deployment, wanted.batch, "reference", next(iter(grid.lengths), None))
 
 
-def on_a_core(size: InstanceType) -> int:
-    """How many replicas of ``size`` share a core that is full; 1 where none do."""
+def fill_a_core(size: InstanceType) -> int:
+    """How many replicas of ``size`` fill a core together; 1 where none share one."""
     if size.is_container or size.enforcement != "quota":
         return 1
     return max(1, int(1 / size.vcpus + 1e-9))
@@ -139,7 +139,7 @@ def sharing_cells(cells: Sequence[Cell]) -> list[Cell]:
     made: dict[str, Cell] = {}
     largest = sorted(cells, key=lambda cell: (cell.batch, cell.length or 0), reverse=True)
     for cell in largest:
-        together = on_a_core(cell.deployment.instance)
+        together = fill_a_core(cell.deployment.instance)
         if cell.deployment.variant.runtime == COMMAND or together < 2:
             continue
         deployment = cell.deployment.model_copy(update={"replicas": together})

@@ -31,7 +31,7 @@ from serving.instances import load_instances, resolve
 from serving.placement import CannotBeMeasured, check_measurable
 from serving.records import InstanceType
 from serving.toml_config import near_matches
-from tonnage.cells import DEPLOY_S, REFERENCE_S, on_a_core, threads_of
+from tonnage.cells import DEPLOY_S, REFERENCE_S, fill_a_core, threads_of
 from tonnage.config import Study, beside
 from tonnage.plan_options import with_options
 from tonnage.run_folder import RunFolder
@@ -193,7 +193,7 @@ def _check(bundle: Bundle, path: Path) -> None:
 def _takes_s(alone_s: float, size: InstanceType) -> float:
     """Seconds of a cell that is measured into a run, with what comes along."""
     cell_s = REFERENCE_S + 2 * DEPLOY_S + FULL.cell_s(alone_s)
-    return cell_s + (DEPLOY_S + SHARING.opened_s(alone_s) if on_a_core(size) > 1 else 0.0)
+    return cell_s + (DEPLOY_S + SHARING.opened_s(alone_s) if fill_a_core(size) > 1 else 0.0)
 
 
 def _measured_with(bundle: Bundle, folder: RunFolder) -> str:
